@@ -1,0 +1,92 @@
+# Everything a contributor types. `make` alone lists the targets; `make check` is
+# exactly what CI runs. Paths are relative and quoted, so a checkout may live in a
+# directory with a space; nothing is installed outside .venv.
+
+PYTHON ?= python3
+TESTS ?=
+PYTEST_WORKERS ?= 2
+FIRST_USER ?= demo@example.com
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PY := .venv/bin/python
+STAMP := .venv/.installed
+PROTOS := $(wildcard protos/authn/v1/*.proto) $(wildcard protos/authn/envoy/v1/*.proto)
+PROTOC = $(PY) -m grpc_tools.protoc -Iprotos
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: install
+install: $(STAMP) ## Create .venv with the locked dependencies and this project (editable)
+
+.PHONY: run
+run: $(STAMP) ## Start a development server on an embedded PostgreSQL
+	@$(PY) -m auth_service serve --dev
+
+.PHONY: test
+test: $(STAMP) ## Run the tests with branch coverage (TESTS=path to narrow)
+	@$(PY) -m pytest -n $(PYTEST_WORKERS) $(if $(TESTS),--no-cov $(TESTS),--cov=auth_service --cov-branch --cov-report=term)
+
+.PHONY: check
+check: lint types imports protos generated ## Run every static check, as CI does
+
+.PHONY: lint
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+.PHONY: types
+types: $(STAMP)
+	$(PY) -m mypy auth_service tests
+
+.PHONY: imports
+imports: $(STAMP)
+	.venv/bin/lint-imports --no-cache
+
+.PHONY: protos
+protos: $(STAMP)
+	.venv/bin/buf lint protos
+	bash .ci/buf-breaking
+
+.PHONY: generated
+generated: $(STAMP)
+	bash .ci/generated-is-current
+
+.PHONY: generate
+generate: $(STAMP) ## Regenerate generated/ from protos/
+	@bash .ci/generate generated
+
+.PHONY: format
+format: $(STAMP) ## Apply the formatter and the safe lint fixes
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+.PHONY: bench
+bench: $(STAMP) ## Run the benchmarks and print their ratios
+	@$(PY) -m benchmarks
+
+.PHONY: interop
+interop: $(STAMP) ## Drive a live server with grpcurl, grpc-health-probe, Go and Node.js
+	@bash tests/interop/run.sh
+
+.PHONY: user-password
+user-password: $(STAMP) ## Set a new password for the first user (FIRST_USER=name)
+	@$(PY) -m auth_service users set-password "$(FIRST_USER)"
+
+.PHONY: lock
+lock: ## Resolve requirements.lock anew (UPGRADE=1 for the newest versions)
+	@bash .ci/lock $(if $(UPGRADE),--upgrade)
+
+.PHONY: clean
+clean: ## Remove the environment, caches and build output (never data)
+	@rm -rf .venv .tools .interop build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov
+	@find auth_service tests generated benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(STAMP): requirements.lock pyproject.toml
+	@PYTHON="$(PYTHON)" bash .ci/install
