@@ -1,0 +1,203 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class InactiveReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    INACTIVE_REASON_UNSPECIFIED: _ClassVar[InactiveReason]
+    INACTIVE_REASON_MALFORMED: _ClassVar[InactiveReason]
+    INACTIVE_REASON_BAD_SIGNATURE: _ClassVar[InactiveReason]
+    INACTIVE_REASON_UNKNOWN_KEY: _ClassVar[InactiveReason]
+    INACTIVE_REASON_EXPIRED: _ClassVar[InactiveReason]
+    INACTIVE_REASON_NOT_YET_VALID: _ClassVar[InactiveReason]
+    INACTIVE_REASON_WRONG_ISSUER: _ClassVar[InactiveReason]
+    INACTIVE_REASON_WRONG_AUDIENCE: _ClassVar[InactiveReason]
+    INACTIVE_REASON_WRONG_TYPE: _ClassVar[InactiveReason]
+    INACTIVE_REASON_TOKEN_REVOKED: _ClassVar[InactiveReason]
+    INACTIVE_REASON_SESSION_REVOKED: _ClassVar[InactiveReason]
+    INACTIVE_REASON_USER_REVOKED: _ClassVar[InactiveReason]
+    INACTIVE_REASON_INSUFFICIENT_SCOPE: _ClassVar[InactiveReason]
+    INACTIVE_REASON_INSUFFICIENT_ROLE: _ClassVar[InactiveReason]
+INACTIVE_REASON_UNSPECIFIED: InactiveReason
+INACTIVE_REASON_MALFORMED: InactiveReason
+INACTIVE_REASON_BAD_SIGNATURE: InactiveReason
+INACTIVE_REASON_UNKNOWN_KEY: InactiveReason
+INACTIVE_REASON_EXPIRED: InactiveReason
+INACTIVE_REASON_NOT_YET_VALID: InactiveReason
+INACTIVE_REASON_WRONG_ISSUER: InactiveReason
+INACTIVE_REASON_WRONG_AUDIENCE: InactiveReason
+INACTIVE_REASON_WRONG_TYPE: InactiveReason
+INACTIVE_REASON_TOKEN_REVOKED: InactiveReason
+INACTIVE_REASON_SESSION_REVOKED: InactiveReason
+INACTIVE_REASON_USER_REVOKED: InactiveReason
+INACTIVE_REASON_INSUFFICIENT_SCOPE: InactiveReason
+INACTIVE_REASON_INSUFFICIENT_ROLE: InactiveReason
+
+class PasswordCredentials(_message.Message):
+    __slots__ = ("identifier", "password")
+    IDENTIFIER_FIELD_NUMBER: _ClassVar[int]
+    PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    identifier: str
+    password: str
+    def __init__(self, identifier: _Optional[str] = ..., password: _Optional[str] = ...) -> None: ...
+
+class ClientCredentials(_message.Message):
+    __slots__ = ("client_id", "client_secret")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_SECRET_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    client_secret: str
+    def __init__(self, client_id: _Optional[str] = ..., client_secret: _Optional[str] = ...) -> None: ...
+
+class LoginRequest(_message.Message):
+    __slots__ = ("password", "client", "audience", "scope", "client_id", "device_label", "request_id")
+    PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_LABEL_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    password: PasswordCredentials
+    client: ClientCredentials
+    audience: _containers.RepeatedScalarFieldContainer[str]
+    scope: _containers.RepeatedScalarFieldContainer[str]
+    client_id: str
+    device_label: str
+    request_id: str
+    def __init__(self, password: _Optional[_Union[PasswordCredentials, _Mapping]] = ..., client: _Optional[_Union[ClientCredentials, _Mapping]] = ..., audience: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., client_id: _Optional[str] = ..., device_label: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class TokenPair(_message.Message):
+    __slots__ = ("access_token", "token_type", "access_expires_at", "refresh_token", "refresh_expires_at", "scope", "session_id")
+    ACCESS_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_TYPE_FIELD_NUMBER: _ClassVar[int]
+    ACCESS_EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    REFRESH_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    REFRESH_EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    access_token: str
+    token_type: str
+    access_expires_at: _timestamp_pb2.Timestamp
+    refresh_token: str
+    refresh_expires_at: _timestamp_pb2.Timestamp
+    scope: _containers.RepeatedScalarFieldContainer[str]
+    session_id: str
+    def __init__(self, access_token: _Optional[str] = ..., token_type: _Optional[str] = ..., access_expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., refresh_token: _Optional[str] = ..., refresh_expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scope: _Optional[_Iterable[str]] = ..., session_id: _Optional[str] = ...) -> None: ...
+
+class LoginResponse(_message.Message):
+    __slots__ = ("tokens",)
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: TokenPair
+    def __init__(self, tokens: _Optional[_Union[TokenPair, _Mapping]] = ...) -> None: ...
+
+class RefreshRequest(_message.Message):
+    __slots__ = ("refresh_token", "scope")
+    REFRESH_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    refresh_token: str
+    scope: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, refresh_token: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RefreshResponse(_message.Message):
+    __slots__ = ("tokens",)
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: TokenPair
+    def __init__(self, tokens: _Optional[_Union[TokenPair, _Mapping]] = ...) -> None: ...
+
+class AllSessions(_message.Message):
+    __slots__ = ("user_id",)
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    def __init__(self, user_id: _Optional[str] = ...) -> None: ...
+
+class RevokeRequest(_message.Message):
+    __slots__ = ("refresh_token", "access_token", "session_id", "all_sessions")
+    REFRESH_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ACCESS_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    ALL_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    refresh_token: str
+    access_token: str
+    session_id: str
+    all_sessions: AllSessions
+    def __init__(self, refresh_token: _Optional[str] = ..., access_token: _Optional[str] = ..., session_id: _Optional[str] = ..., all_sessions: _Optional[_Union[AllSessions, _Mapping]] = ...) -> None: ...
+
+class RevokeResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ValidateRequest(_message.Message):
+    __slots__ = ("access_token", "audience", "required_scope", "required_roles", "max_staleness")
+    ACCESS_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_SCOPE_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_ROLES_FIELD_NUMBER: _ClassVar[int]
+    MAX_STALENESS_FIELD_NUMBER: _ClassVar[int]
+    access_token: str
+    audience: str
+    required_scope: _containers.RepeatedScalarFieldContainer[str]
+    required_roles: _containers.RepeatedScalarFieldContainer[str]
+    max_staleness: _duration_pb2.Duration
+    def __init__(self, access_token: _Optional[str] = ..., audience: _Optional[str] = ..., required_scope: _Optional[_Iterable[str]] = ..., required_roles: _Optional[_Iterable[str]] = ..., max_staleness: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class Claims(_message.Message):
+    __slots__ = ("issuer", "subject", "audience", "expires_at", "issued_at", "token_id", "session_id", "client_id", "scope", "roles", "auth_time", "authentication_methods")
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_AT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
+    AUTH_TIME_FIELD_NUMBER: _ClassVar[int]
+    AUTHENTICATION_METHODS_FIELD_NUMBER: _ClassVar[int]
+    issuer: str
+    subject: str
+    audience: _containers.RepeatedScalarFieldContainer[str]
+    expires_at: _timestamp_pb2.Timestamp
+    issued_at: _timestamp_pb2.Timestamp
+    token_id: str
+    session_id: str
+    client_id: str
+    scope: _containers.RepeatedScalarFieldContainer[str]
+    roles: _containers.RepeatedScalarFieldContainer[str]
+    auth_time: _timestamp_pb2.Timestamp
+    authentication_methods: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, issuer: _Optional[str] = ..., subject: _Optional[str] = ..., audience: _Optional[_Iterable[str]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., issued_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., token_id: _Optional[str] = ..., session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., roles: _Optional[_Iterable[str]] = ..., auth_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., authentication_methods: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ValidateResponse(_message.Message):
+    __slots__ = ("active", "inactive_reason", "claims", "revocations_as_of")
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    INACTIVE_REASON_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_FIELD_NUMBER: _ClassVar[int]
+    REVOCATIONS_AS_OF_FIELD_NUMBER: _ClassVar[int]
+    active: bool
+    inactive_reason: InactiveReason
+    claims: Claims
+    revocations_as_of: _timestamp_pb2.Timestamp
+    def __init__(self, active: _Optional[bool] = ..., inactive_reason: _Optional[_Union[InactiveReason, str]] = ..., claims: _Optional[_Union[Claims, _Mapping]] = ..., revocations_as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class BatchValidateRequest(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[ValidateRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[ValidateRequest, _Mapping]]] = ...) -> None: ...
+
+class BatchValidateResponse(_message.Message):
+    __slots__ = ("responses",)
+    RESPONSES_FIELD_NUMBER: _ClassVar[int]
+    responses: _containers.RepeatedCompositeFieldContainer[ValidateResponse]
+    def __init__(self, responses: _Optional[_Iterable[_Union[ValidateResponse, _Mapping]]] = ...) -> None: ...
