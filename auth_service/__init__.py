@@ -1,0 +1,1 @@
+"""Authentication service: Login, Refresh, Revoke and Validate over gRPC on PostgreSQL."""

@@ -1,0 +1,80 @@
+"""What the fields of a request may hold; whatever else is refused with the field's name.
+
+PostgreSQL and protobuf refuse some text that Python accepts (NUL, lone surrogates), and tell
+apart what people do not (case, Unicode forms): both are settled here, before anything is done.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from uuid import UUID
+
+from auth_service.errors import InvalidArgument
+
+MAX_IDENTIFIER_LENGTH = 254  # an e-mail address, RFC 5321 section 4.5.3.1.3
+MAX_LABEL_LENGTH = 256
+MAX_ITEMS = 64
+
+_SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,128}")  # RFC 6749 section 3.3
+_REQUEST_ID = re.compile(r"[\x21-\x7E]{8,128}")
+
+
+def identifier(value: str, field: str = "identifier") -> str:
+    """Return the one normal form of an identifier: NFKC, case folded, trimmed."""
+    normal = unicodedata.normalize("NFKC", value).strip()
+    # Folding may leave NFKC and normalising may unfold, so once more (Unicode 3.13, D146).
+    normal = unicodedata.normalize("NFKC", normal.casefold())
+    if not normal or len(normal) > MAX_IDENTIFIER_LENGTH:
+        raise InvalidArgument(field, f"must have 1 to {MAX_IDENTIFIER_LENGTH} characters")
+    if not normal.isprintable():
+        raise InvalidArgument(field, "must not hold control or other unprintable characters")
+    return normal
+
+
+def label(value: str, field: str) -> str:
+    """Return a text that is only shown; it may be empty."""
+    if len(value) > MAX_LABEL_LENGTH:
+        raise InvalidArgument(field, f"must have at most {MAX_LABEL_LENGTH} characters")
+    if not value.isprintable():
+        raise InvalidArgument(field, "must not hold control or other unprintable characters")
+    return value
+
+
+def labels(values: Sequence[str], field: str) -> tuple[str, ...]:
+    """Return names such as audiences or roles: printable, not empty, each once."""
+    if len(values) > MAX_ITEMS:
+        raise InvalidArgument(field, f"must have at most {MAX_ITEMS} items")
+    for index, value in enumerate(values):
+        if not label(value, f"{field}[{index}]"):
+            raise InvalidArgument(f"{field}[{index}]", "must not be empty")
+    return tuple(dict.fromkeys(values))
+
+
+def scope(values: Sequence[str], field: str = "scope") -> tuple[str, ...]:
+    """Return scope tokens (RFC 6749 section 3.3), each once."""
+    if len(values) > MAX_ITEMS:
+        raise InvalidArgument(field, f"must have at most {MAX_ITEMS} items")
+    for index, value in enumerate(values):
+        if _SCOPE.fullmatch(value) is None:
+            raise InvalidArgument(
+                f"{field}[{index}]",
+                'must have 1 to 128 printable ASCII characters other than space, " and \\',
+            )
+    return tuple(dict.fromkeys(values))
+
+
+def request_id(value: str, field: str = "request_id") -> str | None:
+    """Return a client's own id of a request, None if it gave none."""
+    if value and _REQUEST_ID.fullmatch(value) is None:
+        raise InvalidArgument(field, "must have 8 to 128 printable ASCII characters without spaces")
+    return value or None
+
+
+def uuid(value: str, field: str) -> UUID:
+    """Return the UUID that a field holds."""
+    try:
+        return UUID(value)
+    except ValueError as error:
+        raise InvalidArgument(
+            field, "must be a UUID, for example 0192f0c1-7f2e-4c1b-9c57-0d7b2f1f4a10"
+        ) from error

@@ -1,0 +1,132 @@
+"""JSON Web Signatures, strictly: only the one form that this service issues.
+
+PyJWT supplies the cryptography. The parsing around it is our own, because a general library
+accepts much that we never issue: duplicate JSON keys, padding, non-canonical base64, UTF-16,
+floats for integers, header parameters such as `jku` or `zip`. Every such token is refused before
+its claims are read (RFC 8725 sections 3.1, 3.8 to 3.11).
+"""
+
+import json
+import re
+from typing import Any, NamedTuple
+
+import jwt
+from jwt.algorithms import get_default_algorithms
+
+from auth_service import base64url
+from auth_service.errors import InactiveReason, InvalidToken
+from auth_service.keys import SigningKey
+
+MAX_TOKEN_LENGTH = 4096
+"""Longer tokens do not fit in gRPC metadata (8 KiB in all); checked before anything else."""
+
+_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
+_HEADER_PARAMETERS = {"typ", "alg", "kid"}
+_ALGORITHMS = get_default_algorithms()
+
+
+class Header(NamedTuple):
+    """The header parameters that this service issues (RFC 7515 section 4.1)."""
+
+    typ: str
+    alg: str
+    kid: str
+
+
+def malformed() -> InvalidToken:
+    """Return the error for what is not a token of ours."""
+    return InvalidToken(InactiveReason.MALFORMED)
+
+
+def sign(claims: dict[str, Any], key: SigningKey, typ: str) -> str:
+    """Return the claims as a compact JWS; equal input gives equal output but for ES256."""
+    return jwt.encode(
+        claims, key.signing, algorithm=key.algorithm, headers={"typ": typ, "kid": key.kid}
+    )
+
+
+def split(token: str) -> tuple[str, str, str]:
+    """Return the three segments; raises InvalidToken unless length and alphabet are right."""
+    if len(token) > MAX_TOKEN_LENGTH or _COMPACT.fullmatch(token) is None:
+        raise malformed()
+    header, payload, signature = token.split(".")
+    return header, payload, signature
+
+
+def read_header(segment: str) -> Header:
+    """Return the header; any parameter that we do not issue is refused."""
+    parameters = _read_json(segment)
+    if parameters.keys() != _HEADER_PARAMETERS:
+        raise malformed()
+    header = Header(**parameters)
+    if not all(type(value) is str and value.isprintable() for value in header):
+        raise malformed()
+    return header
+
+
+def verify_signature(token: str, signature: str, key: SigningKey) -> None:
+    """Check the signature over header and payload with the key's own algorithm."""
+    signing_input = token[: -len(signature) - 1].encode()
+    if not _ALGORITHMS[key.algorithm].verify(signing_input, key.verifying, _decode(signature)):
+        raise InvalidToken(InactiveReason.BAD_SIGNATURE)
+
+
+def read_claims(segment: str) -> dict[str, Any]:
+    """Return the claims of a payload whose signature has been checked."""
+    return _read_json(segment)
+
+
+def text(claims: dict[str, Any], name: str, default: str | None = None) -> str:
+    """Return a claim that must be printable text; raises InvalidToken."""
+    value = claims.get(name, default)
+    if type(value) is not str or not value.isprintable():
+        raise malformed()
+    return value
+
+
+def texts(claims: dict[str, Any], name: str) -> tuple[str, ...]:
+    """Return a claim that must be a list of printable texts; absent is empty."""
+    values = claims.get(name, [])
+    if type(values) is not list or not all(type(v) is str and v.isprintable() for v in values):
+        raise malformed()
+    return tuple(values)
+
+
+def seconds(claims: dict[str, Any], name: str, default: int | None = None) -> int:
+    """Return a claim that must be whole seconds since the epoch; raises InvalidToken."""
+    value = claims.get(name, default)
+    if type(value) is not int or not 0 <= value < 1 << 40:
+        raise malformed()
+    return value
+
+
+def _decode(segment: str) -> bytes:
+    try:
+        return base64url.decode(segment)
+    except ValueError as error:
+        raise malformed() from error
+
+
+def _read_json(segment: str) -> dict[str, Any]:
+    try:
+        value = json.loads(
+            _decode(segment).decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+        )
+    except (ValueError, RecursionError) as error:
+        raise malformed() from error
+    if type(value) is not dict:
+        raise malformed()
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("duplicate member")
+    return members
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,204 @@
+"""Signing keys: how they are made, held, published and kept secret at rest.
+
+Owns what a key is and which key signs. Knows neither the database nor tokens.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from jwt.algorithms import get_default_algorithms
+
+from auth_service import base64url
+from auth_service.errors import ConfigError
+from auth_service.models import KeyState, StoredKey
+
+SHARED_KEY_BYTES = 32
+"""RFC 7518 section 3.2: an HS256 key has at least the size of the hash, 256 bits."""
+
+ALGORITHMS = ("HS256", "EdDSA", "ES256", "RS256")
+
+_JWT_ALGORITHMS = get_default_algorithms()
+_NONCE_BYTES = 12  # NIST SP 800-38D section 8.2
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A key for exactly one algorithm (RFC 8725 section 3.1)."""
+
+    kid: str
+    algorithm: str
+    signing: Any = field(repr=False)
+    """What PyJWT signs with: bytes for HS256, else a private key; None in a verify-only ring."""
+    verifying: Any = field(repr=False)
+    """What PyJWT verifies with: the same bytes for HS256, else a public key."""
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether who can verify can also sign."""
+        return self.algorithm == "HS256"
+
+    def public_jwk(self) -> dict[str, Any]:
+        """Return the public key as a JWK (RFC 7517); a shared secret has none."""
+        if self.is_secret:
+            raise ValueError("a shared secret is never published")
+        jwk: dict[str, Any] = _JWT_ALGORITHMS[self.algorithm].to_jwk(self.verifying, as_dict=True)
+        jwk.pop("key_ops", None)
+        return jwk | {"kid": self.kid, "alg": self.algorithm, "use": "sig"}
+
+
+class KeyRing:
+    """The keys that verify, by `kid`, and the one among them that signs."""
+
+    def __init__(self, keys: Iterable[SigningKey], active_kid: str | None = None) -> None:
+        self._keys = {key.kid: key for key in keys}
+        self._active = self._keys[active_kid] if active_kid is not None else None
+
+    def __contains__(self, kid: str) -> bool:
+        return kid in self._keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def get(self, kid: str) -> SigningKey | None:
+        """Return the key of this id, if it is trusted."""
+        return self._keys.get(kid)
+
+    @property
+    def active(self) -> SigningKey:
+        """The key that signs."""
+        if self._active is None:
+            raise ValueError("this key ring only verifies")
+        return self._active
+
+    def jwks(self) -> str:
+        """Return the public keys as a JWK Set in JSON (RFC 7517 section 5)."""
+        public = [key.public_jwk() for key in self._keys.values() if not key.is_secret]
+        return json.dumps({"keys": public}, separators=(",", ":"))
+
+
+class MasterKey:
+    """The key that never leaves the server; what it protects is derived from it (RFC 5869)."""
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) < SHARED_KEY_BYTES:
+            raise ConfigError("the master key must have 256 bits or more")
+        self._secret = secret
+        self._cipher = AESGCM(self._derive(b"signing-keys at rest"))
+
+    def __repr__(self) -> str:
+        return "MasterKey(…)"
+
+    def refresh_token_key(self) -> bytes:
+        """Return the HS256 key of refresh tokens, which no holder of the shared key has."""
+        return self._derive(b"refresh tokens")
+
+    def encrypt(self, kid: str, secret: bytes) -> bytes:
+        """Seal a key's private part; it opens only under the same `kid`."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, secret, kid.encode())
+
+    def decrypt(self, kid: str, sealed: bytes) -> bytes:
+        """Open what `encrypt` sealed; raises ConfigError under another master key."""
+        try:
+            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], kid.encode())
+        except InvalidTag as error:
+            raise ConfigError(
+                f"signing key {kid} was encrypted with another master key; "
+                "set AUTH_MASTER_KEY or AUTH_MASTER_KEY_FILE to the one that this database "
+                "was first used with"
+            ) from error
+
+    def _derive(self, purpose: bytes) -> bytes:
+        return HKDF(
+            algorithm=hashes.SHA256(), length=32, salt=None, info=b"auth-service " + purpose
+        ).derive(self._secret)
+
+
+def shared_key(secret: bytes) -> SigningKey:
+    """Return the HS256 key of a shared secret.
+
+    Its `kid` follows from the secret, so that whoever holds the secret knows the `kid` too
+    (RFC 7638, key type oct). The thumbprint is of a 256-bit random value and tells nothing of it.
+    """
+    if len(secret) < SHARED_KEY_BYTES:
+        raise ConfigError("a shared key must have 256 bits or more")
+    jwk = json.dumps({"k": base64url.encode(secret), "kty": "oct"}, separators=(",", ":"))
+    kid = base64url.encode(hashlib.sha256(jwk.encode()).digest())
+    return SigningKey(kid=kid, algorithm="HS256", signing=secret, verifying=secret)
+
+
+def generate_key(algorithm: str) -> SigningKey:
+    """Make a fresh key for one of `ALGORITHMS`."""
+    match algorithm:
+        case "HS256":
+            return shared_key(secrets.token_bytes(SHARED_KEY_BYTES))
+        case "EdDSA":
+            return _asymmetric_key(algorithm, ed25519.Ed25519PrivateKey.generate())
+        case "ES256":
+            return _asymmetric_key(algorithm, ec.generate_private_key(ec.SECP256R1()))
+        case "RS256":
+            return _asymmetric_key(algorithm, rsa.generate_private_key(65537, 3072))
+        case _:
+            raise ConfigError(f"unknown algorithm {algorithm!r}; one of {', '.join(ALGORITHMS)}")
+
+
+def seal_key(key: SigningKey, master_key: MasterKey, state: KeyState, now: datetime) -> StoredKey:
+    """Return the key as it may be stored."""
+    secret = (
+        key.signing
+        if key.is_secret
+        else key.signing.private_bytes(
+            serialization.Encoding.DER,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    sealed = master_key.encrypt(key.kid, secret)
+    return StoredKey(key.kid, key.algorithm, state, sealed, now)
+
+
+def open_key(stored: StoredKey, master_key: MasterKey) -> SigningKey:
+    """Return the key that `seal_key` made fit to be stored."""
+    secret = master_key.decrypt(stored.kid, stored.encrypted_secret)
+    if stored.algorithm == "HS256":
+        return shared_key(secret)
+    return _asymmetric_key(stored.algorithm, serialization.load_der_private_key(secret, None))
+
+
+def key_ring(
+    stored: Sequence[StoredKey], master_key: MasterKey, algorithm: str, shared: bytes | None
+) -> KeyRing:
+    """Build the ring: a configured shared key signs before the active key of `algorithm`."""
+    opened = {row.kid: open_key(row, master_key) for row in stored}
+    active = next(
+        (r.kid for r in stored if r.algorithm == algorithm and r.state is KeyState.ACTIVE), None
+    )
+    if shared is not None:
+        configured = shared_key(shared)
+        opened[configured.kid] = configured
+        if algorithm == "HS256":
+            active = configured.kid
+    return KeyRing(opened.values(), active)
+
+
+def _asymmetric_key(algorithm: str, private: Any) -> SigningKey:
+    public = private.public_key()
+    jwk = _JWT_ALGORITHMS[algorithm].to_jwk(public, as_dict=True)
+    return SigningKey(_thumbprint(jwk), algorithm, private, public)
+
+
+def _thumbprint(jwk: dict[str, Any]) -> str:
+    """Return the JWK thumbprint (RFC 7638 section 3)."""
+    required = {name: jwk[name] for name in ("crv", "e", "kty", "n", "x", "y") if name in jwk}
+    canonical = json.dumps(required, separators=(",", ":"), sort_keys=True)
+    return base64url.encode(hashlib.sha256(canonical.encode()).digest())

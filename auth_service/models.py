@@ -1,0 +1,114 @@
+"""The things the service is about, frozen and without behaviour that needs I/O."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person's account. `identifiers` are normalised; `password_hash` is a PHC string."""
+
+    id: UUID
+    identifiers: tuple[str, ...]
+    password_hash: str = field(repr=False)
+    roles: tuple[str, ...]
+    scope: tuple[str, ...]
+    disabled: bool
+    created_at: datetime
+    revoked_before: datetime | None = None
+    """Sessions and tokens issued before this moment are revoked; a whole second."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccount:
+    """A service's account; it logs in with an id and a secret and holds no session."""
+
+    client_id: str
+    secret_hash: str = field(repr=False)
+    roles: tuple[str, ...]
+    scope: tuple[str, ...]
+    disabled: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A login that may be refreshed. One row, however often it is refreshed.
+
+    The current refresh token follows from it and the master key: `jti` from `seed` and
+    `generation`, `iat` from `refreshed_at`, `exp` from `refresh_expires_at`.
+    """
+
+    user_id: UUID
+    id: UUID
+    generation: int
+    seed: bytes = field(repr=False)
+    client_id: str
+    device_label: str
+    audience: tuple[str, ...]
+    scope: tuple[str, ...]
+    amr: tuple[str, ...]
+    auth_time: datetime
+    created_at: datetime
+    refreshed_at: datetime
+    refresh_expires_at: datetime
+    """When the current refresh token expires: the earlier of idle and absolute expiry."""
+    expires_at: datetime
+    """When the session ends whatever happens."""
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair:
+    """What a login or a refresh yields; `refresh_token` is empty for service accounts."""
+
+    access_token: str = field(repr=False)
+    access_expires_at: datetime
+    scope: tuple[str, ...]
+    refresh_token: str = field(default="", repr=False)
+    refresh_expires_at: datetime | None = None
+    session_id: str = ""
+
+
+class RevocationKind(StrEnum):
+    """What a revocation covers."""
+
+    TOKEN = "token"  # noqa: S105 - a kind, not a secret
+    SESSION = "session"
+    USER = "user"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """Access tokens that are no good although they have not expired.
+
+    `target` is a `jti`, `sid` or `sub` by `kind`, empty for ALL. `issued_before` bounds USER and
+    ALL. It matters until `expires_at`, when the last token that it covers has expired.
+    """
+
+    kind: RevocationKind
+    target: str
+    expires_at: datetime
+    issued_before: datetime | None = None
+
+
+class KeyState(StrEnum):
+    """Where a signing key stands in its life."""
+
+    PUBLISHED = "published"
+    ACTIVE = "active"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A signing key as the database holds it: the private part encrypted (AES-256-GCM)."""
+
+    kid: str
+    algorithm: str
+    state: KeyState
+    encrypted_secret: bytes = field(repr=False)
+    created_at: datetime

@@ -1,0 +1,106 @@
+"""Passwords: policy, and argon2id off the event loop.
+
+Hashing runs in a bounded pool of threads (argon2 releases the GIL). What the pool and its queue
+cannot take is refused at once, so that a flood of logins never slows other calls.
+"""
+
+import asyncio
+import os
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from argon2 import PasswordHasher as Argon2
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from auth_service.errors import InvalidArgument, RateLimited, WeakPassword
+
+MAX_PASSWORD_BYTES = 1024
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Argon2Profile:
+    """Cost of one hash; the default is the OWASP minimum for argon2id (19 MiB, t=2, p=1)."""
+
+    memory_kib: int = 19_456
+    time_cost: int = 2
+    parallelism: int = 1
+
+
+def check_policy(password: str, minimum_length: int, field: str = "password") -> None:
+    """Raise WeakPassword for a password that is too short (NIST SP 800-63B-4 section 3.1.1.2)."""
+    normalised = normalise_password(password, field)
+    if len(normalised) < minimum_length:
+        raise WeakPassword(field, f"must have {minimum_length} characters or more")
+
+
+def normalise_password(password: str, field: str = "password") -> str:
+    """Return the NFC form, so that one password typed on two keyboards is one password."""
+    try:
+        too_long = len(password.encode()) > MAX_PASSWORD_BYTES
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(field, "must be valid Unicode text") from error
+    if too_long:
+        raise InvalidArgument(field, f"must have at most {MAX_PASSWORD_BYTES} bytes in UTF-8")
+    return unicodedata.normalize("NFC", password)
+
+
+class PasswordHasher:
+    """Hashes and verifies passwords with argon2id (RFC 9106) in a bounded pool."""
+
+    def __init__(
+        self, profile: Argon2Profile | None = None, *, workers: int = 0, queue: int = 64
+    ) -> None:
+        profile = profile or Argon2Profile()
+        self._argon2 = Argon2(
+            time_cost=profile.time_cost,
+            memory_cost=profile.memory_kib,
+            parallelism=profile.parallelism,
+        )
+        workers = workers or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="argon2")
+        self._free = workers + queue
+        # Verified where there is no account, so that its absence does not show in the time.
+        self._dummy_hash = self._argon2.hash("no account has this password")
+
+    async def hash(self, password: str) -> str:
+        """Return the PHC string of a password; raises RateLimited when the queue is full."""
+        return await self._run(lambda: self._argon2.hash(normalise_password(password)))
+
+    async def verify(self, password_hash: str | None, password: str) -> bool:
+        """Tell whether the password matches; None stands for no account and takes as long."""
+        return await self._run(lambda: self._verify(password_hash, password))
+
+    def needs_rehash(self, password_hash: str) -> bool:
+        """Tell whether the hash was made with another profile than today's."""
+        return self._argon2.check_needs_rehash(password_hash)
+
+    def close(self) -> None:
+        """Let what runs finish and take in nothing more."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _verify(self, password_hash: str | None, password: str) -> bool:
+        try:
+            self._argon2.verify(password_hash or self._dummy_hash, normalise_password(password))
+        except (VerificationError, InvalidHashError):
+            return False
+        return password_hash is not None
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        if self._free <= 0:
+            raise RateLimited("too many logins at once; try again", timedelta(seconds=1))
+        self._free -= 1
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        # The place is free when the work is done, not when its caller has given up.
+        future.add_done_callback(self._release)
+        return await asyncio.shield(future)
+
+    def _release(self, future: asyncio.Future[Any]) -> None:
+        self._free += 1
+        if not future.cancelled():
+            future.exception()  # seen, should the caller be gone

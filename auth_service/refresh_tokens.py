@@ -1,0 +1,95 @@
+"""Refresh tokens: rebuilt from the session's row, never stored.
+
+A refresh token is a JWT whose every claim follows from the session's row: `jti` for generation n
+is HMAC(seed, n), `iat` and `exp` are the row's. So the current token of a session can be made
+again byte for byte, which is what makes a retried refresh harmless. It is signed with a key
+derived from the master key; a thief needs that key *and* the row.
+"""
+
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+from uuid import UUID
+
+from auth_service import base64url, jws
+from auth_service.errors import AuthError, InvalidGrant
+from auth_service.keys import MasterKey, SigningKey
+from auth_service.models import Session
+
+REFRESH_TOKEN_TYPE = "rt+jwt"  # noqa: S105 - a media type, not a secret
+
+_KID = "refresh"
+_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshClaims:
+    """What a refresh token says; times are whole seconds since the epoch."""
+
+    user_id: UUID
+    session_id: UUID
+    generation: int
+    token_id: str
+    issued_at: int
+    expires_at: int
+
+
+class RefreshTokens:
+    """Makes and reads refresh tokens; without I/O."""
+
+    def __init__(self, master_key: MasterKey, issuer: str) -> None:
+        secret = master_key.refresh_token_key()
+        self._key = SigningKey(kid=_KID, algorithm="HS256", signing=secret, verifying=secret)
+        self._issuer = issuer
+
+    def current(self, session: Session) -> str:
+        """Return the session's current refresh token: for an equal row, an equal token."""
+        claims = {
+            "iss": self._issuer,
+            "sub": str(session.user_id),
+            "sid": str(session.id),
+            "gen": session.generation,
+            "jti": token_id(session.seed, session.generation),
+            "iat": int(session.refreshed_at.timestamp()),
+            "exp": int(session.refresh_expires_at.timestamp()),
+        }
+        return jws.sign(claims, self._key, REFRESH_TOKEN_TYPE)
+
+    def read(self, token: str) -> RefreshClaims:
+        """Return the claims of a token that we signed, be it expired; raises InvalidGrant."""
+        try:
+            header, payload, signature = jws.split(token)
+            if jws.read_header(header) != (REFRESH_TOKEN_TYPE, "HS256", _KID):
+                raise InvalidGrant
+            jws.verify_signature(token, signature, self._key)
+            claims = jws.read_claims(payload)
+            if jws.text(claims, "iss") != self._issuer:
+                raise InvalidGrant
+            return RefreshClaims(
+                user_id=_uuid(jws.text(claims, "sub")),
+                session_id=_uuid(jws.text(claims, "sid")),
+                generation=jws.seconds(claims, "gen"),
+                token_id=jws.text(claims, "jti"),
+                issued_at=jws.seconds(claims, "iat"),
+                expires_at=jws.seconds(claims, "exp"),
+            )
+        except AuthError as error:
+            raise InvalidGrant from error
+
+
+def token_id(seed: bytes, generation: int) -> str:
+    """Return the `jti` of a generation: 128 bits of HMAC-SHA256(seed, generation)."""
+    digest = hmac.digest(seed, b"refresh %d" % generation, hashlib.sha256)
+    return base64url.encode(digest[:16])
+
+
+def access_token_id(seed: bytes, generation: int) -> str:
+    """Return the `jti` of the access token that comes with a generation."""
+    return base64url.encode(hmac.digest(seed, b"access %d" % generation, hashlib.sha256)[:16])
+
+
+def _uuid(text: str) -> UUID:
+    if _CANONICAL_UUID.fullmatch(text) is None:
+        raise InvalidGrant
+    return UUID(text)

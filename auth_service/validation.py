@@ -1,0 +1,74 @@
+"""Validate: the verdict on an access token, with a bound on how old it may be.
+
+Owns the freshness rule. All the rest of a verdict is the TokenVerifier's.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from auth_service.errors import InactiveReason, InvalidToken, RevocationsStale
+from auth_service.tokens import AccessClaims, TokenVerifier
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Either claims, or the reason why there are none (RFC 7662 section 2.2)."""
+
+    claims: AccessClaims | None
+    inactive_reason: InactiveReason | None
+    revocations_as_of: datetime
+
+
+class Validation:
+    """Answers Validate from memory, and refuses to guess when revocations are stale."""
+
+    def __init__(
+        self,
+        verifier: TokenVerifier,
+        revocations_as_of: Callable[[], datetime],
+        freshness_limit: timedelta,
+        clock: Clock,
+    ) -> None:
+        self._verifier = verifier
+        self._revocations_as_of = revocations_as_of
+        self._limit = freshness_limit
+        self._clock = clock
+
+    def validate(
+        self,
+        token: str,
+        *,
+        audience: str = "",
+        required_scope: Collection[str] = (),
+        required_roles: Collection[str] = (),
+        max_staleness: timedelta | None = None,
+    ) -> Verdict:
+        """Return the verdict; raises RevocationsStale rather than say yes on old knowledge."""
+        as_of = self._require_fresh(max_staleness)
+        try:
+            claims = self._verifier.verify(
+                token,
+                audience=audience,
+                required_scope=required_scope,
+                required_roles=required_roles,
+            )
+        except InvalidToken as error:
+            return Verdict(None, error.inactive_reason, as_of)
+        return Verdict(claims, None, as_of)
+
+    def authenticate(self, token: str) -> AccessClaims:
+        """Return the claims of a caller's own token; raises InvalidToken, RevocationsStale."""
+        self._require_fresh(None)
+        return self._verifier.verify(token)
+
+    def _require_fresh(self, max_staleness: timedelta | None) -> datetime:
+        as_of = self._revocations_as_of()
+        limit = self._limit if max_staleness is None else min(max_staleness, self._limit)
+        if self._clock() - as_of > limit:
+            raise RevocationsStale(
+                "this replica has not heard of revocations for longer than allowed; try another"
+            )
+        return as_of
