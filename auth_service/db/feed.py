@@ -1,0 +1,167 @@
+"""Revocations from PostgreSQL into the RevocationList of this process.
+
+Owns how soon, and how surely, a revocation that any replica has written is known here. A poll
+bounds the delay; a NOTIFY only wakes it early. One connection serves both, so that every poll
+proves that the connection which listens is alive; a lost one means a full resync.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import structlog
+
+from auth_service.db.pool import open_connection, translated
+from auth_service.db.store import Store
+from auth_service.errors import Unavailable
+from auth_service.revocation import RevocationList
+
+if TYPE_CHECKING:
+    DedicatedConnection = asyncpg.Connection[asyncpg.Record]
+
+__all__ = ["RevocationFeed"]
+
+log = structlog.get_logger(__name__)
+
+CHANNEL = "authn_feed"
+FIRST_BACKOFF = 0.05  # seconds
+MAX_BACKOFF = 1.0
+
+
+class RevocationFeed:
+    """Keeps a RevocationList up to date, and knows up to which moment it is."""
+
+    def __init__(  # noqa: PLR0913 - two collaborators, and the times
+        self,
+        store: Store,
+        url: str,
+        revocations: RevocationList,
+        clock: Callable[[], datetime],
+        *,
+        poll_interval: timedelta = timedelta(seconds=1),
+        timeout: timedelta = timedelta(seconds=2),
+        maintenance_interval: timedelta = timedelta(minutes=1),
+    ) -> None:
+        self._store = store
+        self._url = url
+        self._revocations = revocations
+        self._clock = clock
+        self._poll_interval = poll_interval.total_seconds()
+        self._timeout = timeout
+        self._maintenance_interval = maintenance_interval.total_seconds()
+        self._connection: DedicatedConnection | None = None
+        self._cursor = 0
+        self._as_of: datetime | None = None
+        self._poll_now = asyncio.Event()
+        self._notify_now = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def as_of(self) -> datetime:
+        """The moment up to which revocations are known. Raises Unavailable before `start`."""
+        if self._as_of is None:
+            raise Unavailable("revocations are not known yet")
+        return self._as_of
+
+    async def start(self) -> None:
+        """Learn all revocations, then keep up. Raises Unavailable where that is not possible."""
+        try:
+            await self._sync()
+        except BaseException:
+            self._disconnect()
+            raise
+        loops = (self._follow, self._notify, self._maintain)
+        self._tasks = [asyncio.create_task(loop(), name=f"feed{loop.__name__}") for loop in loops]
+
+    async def stop(self) -> None:
+        """Stop to follow; what is known stays known."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        self._disconnect()
+
+    def wake(self) -> None:
+        """Tell all replicas, soon, of revocations committed before this call. Never blocks."""
+        self._notify_now.set()
+
+    async def _follow(self) -> None:
+        backoff = FIRST_BACKOFF
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_interval):
+                    await self._poll_now.wait()
+            try:
+                await self._sync()
+                backoff = FIRST_BACKOFF
+            except Exception as error:  # noqa: BLE001 - whatever it is, the feed goes on
+                log.warning("revocation_feed_failed", error=repr(error), retry_in=backoff)
+                self._disconnect()
+                await asyncio.sleep(backoff)
+                self._poll_now.set()
+                backoff = min(2 * backoff, MAX_BACKOFF)
+
+    async def _sync(self) -> None:
+        """Take in what was committed since the last time; after a reconnection, everything."""
+        self._poll_now.clear()
+        if self._connection is None:
+            await self._connect()
+        as_of = self._clock()
+        found, cursor = await self._read(self._cursor)
+        if cursor < self._cursor:  # another database answers, with transaction numbers of its own
+            found, cursor = await self._read(0)
+        # Never replaced, only added to: this process may know of one that commits as we read, and
+        # a failover may have lost one. What is in excess expires.
+        for revocation in found:
+            self._revocations.add(revocation)
+        self._cursor, self._as_of = cursor, as_of
+
+    async def _read(self, cursor: int) -> tuple[list[Any], int]:
+        try:
+            async with asyncio.timeout(self._timeout.total_seconds()):
+                return await self._store.revocations_since(cursor, connection=self._connection)
+        except TimeoutError as error:
+            raise Unavailable("the database does not answer in time") from error
+
+    async def _connect(self) -> None:
+        self._cursor = 0
+        self._connection = connection = await open_connection(
+            self._url, statement_timeout=self._timeout, connect_timeout=self._timeout
+        )
+        connection.add_termination_listener(self._wake_poll)
+        try:
+            # Before the first read, so that no hint falls between the two.
+            with translated():
+                await connection.add_listener(CHANNEL, self._wake_poll)
+        except asyncpg.FeatureNotSupportedError:
+            log.warning("revocation_feed_cannot_listen", detail="the poll alone finds revocations")
+
+    def _wake_poll(self, *_: object) -> None:
+        self._poll_now.set()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.remove_termination_listener(self._wake_poll)
+            connection.terminate()
+
+    async def _notify(self) -> None:
+        while True:
+            await self._notify_now.wait()
+            self._notify_now.clear()  # all calls of wake() until here are served by this one
+            try:
+                await self._store.notify_revocations()
+            except Exception as error:  # noqa: BLE001 - a hint; the poll finds the revocation
+                log.warning("revocation_notify_failed", error=repr(error))
+
+    async def _maintain(self) -> None:
+        while True:
+            for work in (self._store.prune, self._store.extend_audit_log):
+                try:
+                    await work(self._clock())
+                except Exception as error:  # noqa: BLE001 - the next round tries again
+                    log.warning("maintenance_failed", work=work.__name__, error=repr(error))
+            await asyncio.sleep(self._maintenance_interval)

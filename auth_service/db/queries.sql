@@ -1,0 +1,225 @@
+-- Every statement of the service, by name. Hot ones name user_id or an identifier first, so that
+-- the schema may be sharded by it.
+
+-- name: create_user
+WITH created AS (
+    INSERT INTO users (id, password_hash, roles, scope, disabled, created_at)
+    VALUES ($1, $2, $3, $4, $5, $6)
+    RETURNING id, created_at
+), audited AS (
+    INSERT INTO audit_log (at, event, user_id) SELECT created_at, 'user.created', id FROM created
+)
+INSERT INTO user_identifiers (identifier, user_id, position)
+SELECT given.identifier, created.id, given.position
+FROM created, unnest($7::text[]) WITH ORDINALITY AS given (identifier, position)
+
+-- name: get_user
+SELECT u.*, ARRAY(
+    SELECT i.identifier FROM user_identifiers i WHERE i.user_id = u.id ORDER BY i.position
+) AS identifiers
+FROM users u
+WHERE u.id = $1
+
+-- name: find_user
+SELECT u.*, ARRAY(
+    SELECT i.identifier FROM user_identifiers i WHERE i.user_id = u.id ORDER BY i.position
+) AS identifiers
+FROM user_identifiers named
+JOIN users u ON u.id = named.user_id
+WHERE named.identifier = $1
+
+-- name: list_users
+SELECT u.*, ARRAY(
+    SELECT i.identifier FROM user_identifiers i WHERE i.user_id = u.id ORDER BY i.position
+) AS identifiers
+FROM users u
+WHERE $2::uuid IS NULL OR u.id > $2
+ORDER BY u.id
+LIMIT $1
+
+-- name: set_password_hash
+UPDATE users SET password_hash = $2
+WHERE id = $1 AND ($3::text IS NULL OR password_hash = $3)
+RETURNING id
+
+-- name: set_user_disabled
+UPDATE users SET disabled = $2 WHERE id = $1 RETURNING id
+
+-- name: bar_user
+UPDATE users SET revoked_before = GREATEST(revoked_before, $2) WHERE id = $1 RETURNING id
+
+-- name: create_service_account
+INSERT INTO service_accounts (client_id, secret_hash, roles, scope, disabled, created_at)
+VALUES ($1, $2, $3, $4, $5, $6)
+
+-- name: find_service_account
+SELECT * FROM service_accounts WHERE client_id = $1
+
+-- name: list_service_accounts
+SELECT * FROM service_accounts ORDER BY client_id
+
+-- A bucket that leaks: full_at is when all attempts are back. An attempt that is refused writes
+-- nothing; the time to wait is read from the statement's snapshot, and is a hint.
+-- name: reserve_login_attempt
+WITH taken AS (
+    INSERT INTO login_throttle AS t (identifier, full_at)
+    VALUES ($1, $2::timestamptz + $4::interval)
+    ON CONFLICT (identifier) DO UPDATE SET full_at = GREATEST(t.full_at, $2) + $4
+    WHERE GREATEST(t.full_at, $2) + $4 <= $2 + $3::integer * $4
+    RETURNING 1
+)
+SELECT CASE WHEN NOT EXISTS (SELECT FROM taken) THEN COALESCE(
+    (SELECT full_at + $4 - $3 * $4 - $2 FROM login_throttle WHERE identifier = $1), $4
+) END AS wait
+
+-- name: clear_login_attempts
+DELETE FROM login_throttle WHERE identifier = $1
+
+-- FOR SHARE waits for a revocation of the user that is under way, and holds off the next one:
+-- no session slips in between.
+-- name: create_session
+WITH created AS (
+    INSERT INTO sessions (
+        user_id, id, generation, seed, client_id, device_label, audience, scope, amr, auth_time,
+        created_at, refreshed_at, refresh_expires_at, expires_at, request_id
+    )
+    SELECT u.id, $2, $3::bigint, $4, $5, $6, $7::text[], $8::text[], $9::text[],
+        $10::timestamptz, $11::timestamptz, $12::timestamptz, $13::timestamptz, $14::timestamptz,
+        $15
+    FROM users u
+    WHERE u.id = $1 AND NOT u.disabled
+        AND (u.revoked_before IS NULL OR u.revoked_before <= $11)
+    FOR SHARE OF u
+    ON CONFLICT (user_id, request_id) WHERE request_id IS NOT NULL DO NOTHING
+    RETURNING *
+), audited AS (
+    INSERT INTO audit_log (at, event, user_id, session_id)
+    SELECT created_at, 'session.created', user_id, id FROM created
+)
+SELECT * FROM created
+
+-- name: find_requested_session
+SELECT s.* FROM sessions s JOIN users u ON u.id = s.user_id
+WHERE s.user_id = $1 AND s.request_id = $2 AND NOT u.disabled
+
+-- A user's sign-out everywhere that spared this session covers tokens issued before
+-- revoked_before: the next one must not be among them.
+-- name: rotate_session
+UPDATE sessions s
+SET generation = s.generation + 1,
+    refreshed_at = GREATEST($5::timestamptz, u.revoked_before),
+    refresh_expires_at = LEAST($6::timestamptz, s.expires_at)
+FROM users u
+WHERE s.user_id = $1 AND s.id = $2 AND s.generation = $3 AND s.scope @> $4::text[]
+    AND s.revoked_at IS NULL AND s.refresh_expires_at > $5 AND s.expires_at > $5
+    AND u.id = $1 AND NOT u.disabled
+RETURNING s.*, u.roles
+
+-- name: adopt_generation
+UPDATE sessions s
+SET generation = $3::bigint + 1,
+    refreshed_at = GREATEST($5::timestamptz, u.revoked_before),
+    refresh_expires_at = LEAST($6::timestamptz, s.expires_at)
+FROM users u
+WHERE s.user_id = $1 AND s.id = $2 AND s.generation < $3 AND s.scope @> $4::text[]
+    AND s.revoked_at IS NULL AND s.refresh_expires_at > $5 AND s.expires_at > $5
+    AND u.id = $1 AND NOT u.disabled
+RETURNING s.*, u.roles
+
+-- name: get_session
+SELECT s.*, u.roles, u.disabled FROM sessions s JOIN users u ON u.id = s.user_id
+WHERE s.user_id = $1 AND s.id = $2
+
+-- name: find_session
+SELECT * FROM sessions WHERE id = $1
+
+-- name: list_sessions
+SELECT * FROM sessions
+WHERE user_id = $1 AND revoked_at IS NULL AND refresh_expires_at > $2 AND expires_at > $2
+ORDER BY created_at DESC, id
+
+-- name: end_session
+UPDATE sessions SET revoked_at = $3
+WHERE user_id = $1 AND id = $2 AND revoked_at IS NULL
+RETURNING id
+
+-- name: end_user_sessions
+UPDATE sessions SET revoked_at = $2
+WHERE user_id = $1 AND revoked_at IS NULL AND id IS DISTINCT FROM $3::uuid
+
+-- xid moves along with a change, so that readers past the row's first writing see it again.
+-- name: add_revocation
+INSERT INTO revocations AS r (kind, target, issued_before, expires_at, created_at)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (kind, target) DO UPDATE
+SET issued_before = GREATEST(r.issued_before, excluded.issued_before),
+    expires_at = GREATEST(r.expires_at, excluded.expires_at),
+    xid = pg_current_xact_id()
+
+-- Transactions below the snapshot's xmin have ended, and what they wrote is in this answer or in
+-- an earlier one. One that commits later has at least this number, whenever it began.
+-- name: revocations_since
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS cursor, r.*
+FROM (SELECT) AS always LEFT JOIN revocations r ON r.xid >= $1::bigint::text::xid8
+
+-- name: notify_revocations
+SELECT pg_notify('authn_feed', '')
+
+-- name: write_audit
+INSERT INTO audit_log (at, event, user_id, session_id) VALUES ($1, $2, $3, $4)
+
+-- name: prune_revocations
+WITH pruned AS (
+    DELETE FROM revocations WHERE expires_at <= $1::timestamptz AND ctid = ANY (ARRAY(
+        SELECT ctid FROM revocations WHERE expires_at <= $1
+        ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING 1
+)
+SELECT count(*) FROM pruned
+
+-- name: prune_sessions
+WITH pruned AS (
+    DELETE FROM sessions WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM sessions WHERE expires_at <= $1::timestamptz - interval '1 day'
+        ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING 1
+)
+SELECT count(*) FROM pruned
+
+-- name: prune_login_throttle
+WITH pruned AS (
+    DELETE FROM login_throttle WHERE full_at <= $1::timestamptz AND ctid = ANY (ARRAY(
+        SELECT ctid FROM login_throttle WHERE full_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING 1
+)
+SELECT count(*) FROM pruned
+
+-- name: extend_audit_log
+SELECT create_audit_partition($1), create_audit_partition($1::timestamptz + interval '1 month')
+
+-- name: load_keys
+SELECT * FROM signing_keys ORDER BY created_at, kid
+
+-- name: insert_key
+INSERT INTO signing_keys (kid, algorithm, state, encrypted_secret, created_at)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT DO NOTHING
+RETURNING kid
+
+-- name: lock_keys
+SELECT pg_advisory_xact_lock(hashtext('auth_service.signing_keys'))
+
+-- name: retire_active_key
+UPDATE signing_keys SET state = 'retired' WHERE algorithm = $1 AND state = 'active'
+
+-- name: schema_is_migrated
+SELECT to_regclass('alembic_version') IS NOT NULL
+
+-- name: schema_version
+SELECT version_num FROM alembic_version
+
+-- name: ping
+SELECT 1

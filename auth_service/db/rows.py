@@ -1,0 +1,99 @@
+"""Rows of the database as the things of models.py, and back."""
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from auth_service.models import (
+    KeyState,
+    Revocation,
+    RevocationKind,
+    ServiceAccount,
+    Session,
+    StoredKey,
+    User,
+)
+
+Arguments = Sequence[object]
+
+
+def user(row: asyncpg.Record) -> User:
+    """Read a row of users with its identifiers."""
+    return User(
+        id=row["id"],
+        identifiers=tuple(row["identifiers"]),
+        password_hash=row["password_hash"],
+        roles=tuple(row["roles"]),
+        scope=tuple(row["scope"]),
+        disabled=row["disabled"],
+        created_at=row["created_at"],
+        revoked_before=row["revoked_before"],
+    )
+
+
+def service_account(row: asyncpg.Record) -> ServiceAccount:
+    """Read a row of service_accounts."""
+    return ServiceAccount(
+        client_id=row["client_id"],
+        secret_hash=row["secret_hash"],
+        roles=tuple(row["roles"]),
+        scope=tuple(row["scope"]),
+        disabled=row["disabled"],
+        created_at=row["created_at"],
+    )
+
+
+def session(row: asyncpg.Record) -> Session:
+    """Read a row of sessions."""
+    return Session(
+        user_id=row["user_id"],
+        id=row["id"],
+        generation=row["generation"],
+        seed=row["seed"],
+        client_id=row["client_id"],
+        device_label=row["device_label"],
+        audience=tuple(row["audience"]),
+        scope=tuple(row["scope"]),
+        amr=tuple(row["amr"]),
+        auth_time=row["auth_time"],
+        created_at=row["created_at"],
+        refreshed_at=row["refreshed_at"],
+        refresh_expires_at=row["refresh_expires_at"],
+        expires_at=row["expires_at"],
+        revoked_at=row["revoked_at"],
+    )
+
+
+def session_arguments(of: Session) -> Arguments:
+    """Return the arguments of create_session, but for the request id."""
+    return (
+        of.user_id, of.id, of.generation, of.seed, of.client_id, of.device_label, of.audience,
+        of.scope, of.amr, of.auth_time, of.created_at, of.refreshed_at, of.refresh_expires_at,
+        of.expires_at,
+    )  # fmt: skip
+
+
+def revocation(row: asyncpg.Record) -> Revocation:
+    """Read a row of revocations."""
+    return Revocation(
+        kind=RevocationKind(row["kind"]),
+        target=row["target"],
+        expires_at=row["expires_at"],
+        issued_before=row["issued_before"],
+    )
+
+
+def key(row: asyncpg.Record) -> StoredKey:
+    """Read a row of signing_keys."""
+    return StoredKey(
+        kid=row["kid"],
+        algorithm=row["algorithm"],
+        state=KeyState(row["state"]),
+        encrypted_secret=row["encrypted_secret"],
+        created_at=row["created_at"],
+    )
+
+
+def key_arguments(of: StoredKey) -> Arguments:
+    """Return the arguments of insert_key."""
+    return (of.kid, of.algorithm, of.state.value, of.encrypted_secret, of.created_at)
