@@ -1,0 +1,135 @@
+"""Accounts: create, disable, change password, service accounts. The rules of an account."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from auth_service import fields
+from auth_service.db.store import Store
+from auth_service.errors import InvalidArgument, NotFound
+from auth_service.models import ServiceAccount, Session, User
+from auth_service.passwords import PasswordHasher, check_policy
+from auth_service.sessions import Announce, SessionPolicy, secret_hash
+
+Clock = Callable[[], datetime]
+
+_SECRET_BYTES = 32
+
+
+class Accounts:
+    """The life of an account. `announce` is told of each revocation once it is committed."""
+
+    def __init__(  # noqa: PLR0913 - wiring
+        self,
+        store: Store,
+        hasher: PasswordHasher,
+        policy: SessionPolicy,
+        announce: Announce,
+        clock: Clock,
+        *,
+        password_min_length: int,
+    ) -> None:
+        self._store = store
+        self._hasher = hasher
+        self._policy = policy
+        self._announce = announce
+        self._clock = clock
+        self._min_length = password_min_length
+
+    async def create_user(
+        self,
+        identifiers: Sequence[str],
+        password: str,
+        *,
+        roles: Sequence[str] = (),
+        scope: Sequence[str] = (),
+    ) -> User:
+        """Make an account; raises AlreadyExists where an identifier is taken."""
+        if not identifiers:
+            raise InvalidArgument("identifiers", "at least one is required")
+        normal = [fields.identifier(v, f"identifiers[{i}]") for i, v in enumerate(identifiers)]
+        check_policy(password, self._min_length)
+        user = User(
+            id=uuid4(),
+            identifiers=tuple(dict.fromkeys(normal)),
+            password_hash=await self._hasher.hash(password),
+            roles=fields.labels(roles, "roles"),
+            scope=fields.scope(scope),
+            disabled=False,
+            created_at=self._clock(),
+        )
+        await self._store.create_user(user)
+        return user
+
+    async def get_user(self, user: str) -> User:
+        """Return the user of an id or identifier; raises NotFound."""
+        try:
+            found = await self._store.get_user(UUID(user))
+        except ValueError:
+            found = await self._store.find_user(fields.identifier(user))
+        if found is None:
+            raise NotFound("no such user")
+        return found
+
+    async def list_users(self, limit: int = 100, after: UUID | None = None) -> list[User]:
+        """Return users in the order of their ids, those after `after`."""
+        return await self._store.list_users(limit, after)
+
+    async def set_disabled(self, user_id: UUID, disabled: bool) -> None:
+        """Disable a user and end its sessions, or enable it."""
+        now = self._clock()
+        revocation = self._policy.user_revocation(str(user_id), now) if disabled else None
+        await self._store.set_user_disabled(user_id, disabled, revocation, now)
+        if revocation is not None:
+            self._announce(revocation)
+
+    async def set_password(self, user_id: UUID, password: str) -> None:
+        """Replace a user's password and end its sessions."""
+        check_policy(password, self._min_length)
+        hashed = await self._hasher.hash(password)
+        now = self._clock()
+        revocation = self._policy.user_revocation(str(user_id), now)
+        await self._store.change_password(user_id, hashed, revocation, now)
+        self._announce(revocation)
+
+    async def list_sessions(self, user_id: UUID) -> list[Session]:
+        """Return a user's live sessions, the newest first."""
+        return await self._store.list_sessions(user_id, self._clock())
+
+    async def revoke_session(self, session_id: UUID) -> None:
+        """End a session; one that has ended already stays so. Raises NotFound."""
+        session = await self._store.find_session(session_id)
+        if session is None:
+            raise NotFound("no such session")
+        now = self._clock()
+        revocation = self._policy.session_revocation(session_id, now)
+        await self._store.revoke_session(
+            session.user_id, session_id, revocation, now, "session.revoked"
+        )
+        self._announce(revocation)
+
+    async def revoke_sessions(self, user_id: UUID) -> None:
+        """End every session of a user. Raises NotFound."""
+        now = self._clock()
+        revocation = self._policy.user_revocation(str(user_id), now)
+        if not await self._store.revoke_user(user_id, revocation, now):
+            raise NotFound("no such user")
+        self._announce(revocation)
+
+    async def create_service_account(
+        self, client_id: str, *, roles: Sequence[str] = (), scope: Sequence[str] = ()
+    ) -> str:
+        """Make a service account and return its secret, which cannot be had again."""
+        secret = secrets.token_urlsafe(_SECRET_BYTES)
+        await self._store.create_service_account(
+            ServiceAccount(
+                client_id=fields.identifier(client_id, "client_id"),
+                secret_hash=secret_hash(secret),
+                roles=fields.labels(roles, "roles"),
+                scope=fields.scope(scope),
+                disabled=False,
+                created_at=self._clock(),
+            )
+        )
+        return secret

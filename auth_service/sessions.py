@@ -1,0 +1,366 @@
+"""Sessions: login, refresh, revoke. The rules, and nothing of wire or SQL."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+from auth_service import fields
+from auth_service.db.store import Store
+from auth_service.errors import (
+    InvalidArgument,
+    InvalidCredentials,
+    InvalidGrant,
+    InvalidScope,
+    InvalidToken,
+    NotFound,
+    PermissionDenied,
+    RateLimited,
+)
+from auth_service.models import Revocation, RevocationKind, Session, TokenPair, User
+from auth_service.passwords import PasswordHasher
+from auth_service.refresh_tokens import (
+    RefreshClaims,
+    RefreshTokens,
+    access_token_id,
+    token_id,
+)
+from auth_service.revocation import whole_second_after
+from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier, new_token_id
+
+Clock = Callable[[], datetime]
+Announce = Callable[[Revocation], None]
+
+ADMIN_ROLE = "admin"
+
+_SEED_BYTES = 32
+_MAX_REFRESH_ROUNDS = 4
+_LONGEST_USUAL_TOKEN = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPolicy:
+    """How long tokens last, and how many logins one identifier may try."""
+
+    issuer: str
+    default_audience: tuple[str, ...]
+    access_ttl: timedelta = timedelta(minutes=15)
+    refresh_idle_ttl: timedelta = timedelta(days=7)
+    refresh_absolute_ttl: timedelta = timedelta(days=30)
+    refresh_grace: timedelta = timedelta(seconds=10)
+    login_burst: int = 10
+    login_refill: timedelta = timedelta(seconds=10)
+
+    def revocation_expiry(self, now: datetime) -> datetime:
+        """Return when the last token issued until `now` has expired, on any replica's clock.
+
+        Not less than an hour on: tokens may be about from before the lifetime was shortened.
+        """
+        return now + max(self.access_ttl, _LONGEST_USUAL_TOKEN) + timedelta(minutes=1)
+
+    def session_revocation(self, session_id: UUID, now: datetime) -> Revocation:
+        """Return what revokes every access token of a session."""
+        return Revocation(RevocationKind.SESSION, str(session_id), self.revocation_expiry(now))
+
+    def user_revocation(self, subject: str, now: datetime) -> Revocation:
+        """Return what revokes every access token of a user or service account until `now`."""
+        return Revocation(
+            RevocationKind.USER, subject, self.revocation_expiry(now), whole_second_after(now)
+        )
+
+
+class Sessions:
+    """The life of a session. `announce` is told of each revocation once it is committed."""
+
+    def __init__(  # noqa: PLR0913 - the wiring of the service's centre
+        self,
+        store: Store,
+        hasher: PasswordHasher,
+        signer: TokenSigner,
+        verifier: TokenVerifier,
+        refresh_tokens: RefreshTokens,
+        policy: SessionPolicy,
+        announce: Announce,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._hasher = hasher
+        self._signer = signer
+        self._verifier = verifier
+        self._refresh_tokens = refresh_tokens
+        self._policy = policy
+        self._announce = announce
+        self._clock = clock
+
+    # Login
+
+    async def login_password(  # noqa: PLR0913 - the fields of the request
+        self,
+        identifier: str,
+        password: str,
+        *,
+        audience: Sequence[str] = (),
+        scope: Sequence[str] = (),
+        client_id: str = "",
+        device_label: str = "",
+        request_id: str = "",
+    ) -> TokenPair:
+        """Return the first tokens of a new session, or of the one that `request_id` began."""
+        identifier = fields.identifier(identifier, "password.identifier")
+        audience = fields.labels(audience, "audience") or self._policy.default_audience
+        scope = fields.scope(scope)
+        client_id = fields.label(client_id, "client_id") or "first-party"
+        device_label = fields.label(device_label, "device_label")
+        request = fields.request_id(request_id)
+
+        user = await self._check_password(identifier, password)
+        now = self._issue_time(user)
+        expires_at = now + self._policy.refresh_absolute_ttl
+        session = Session(
+            user_id=user.id,
+            id=uuid4(),
+            generation=0,
+            seed=secrets.token_bytes(_SEED_BYTES),
+            client_id=client_id,
+            device_label=device_label,
+            audience=tuple(audience),
+            scope=_granted(user.scope, scope),
+            amr=("pwd",),
+            auth_time=now,
+            created_at=now,
+            refreshed_at=now,
+            refresh_expires_at=min(now + self._policy.refresh_idle_ttl, expires_at),
+            expires_at=expires_at,
+        )
+        stored = await self._store.create_session(session, request)
+        if stored.generation or stored.revoked_at or stored.refresh_expires_at <= now:
+            raise InvalidArgument(
+                "request_id", "belongs to an earlier login; make up a new one for each login"
+            )
+        return self._token_pair(stored, user.roles, stored.scope)
+
+    async def login_client(
+        self,
+        client_id: str,
+        client_secret: str,
+        *,
+        audience: Sequence[str] = (),
+        scope: Sequence[str] = (),
+    ) -> TokenPair:
+        """Return the access token of a service account; it gets no refresh token."""
+        client_id = fields.identifier(client_id, "client.client_id")
+        audience = fields.labels(audience, "audience") or self._policy.default_audience
+        scope = fields.scope(scope)
+        account = await self._store.find_service_account(client_id)
+        known = account.secret_hash if account else ""
+        matches = hmac.compare_digest(secret_hash(client_secret), known)
+        if account is None or not matches or account.disabled:
+            raise InvalidCredentials
+        now = self._clock()
+        granted = _granted(account.scope, scope)
+        claims = AccessClaims(
+            issuer=self._policy.issuer,
+            subject=account.client_id,
+            audience=tuple(audience),
+            expires_at=int((now + self._policy.access_ttl).timestamp()),
+            issued_at=int(now.timestamp()),
+            token_id=new_token_id(),
+            session_id="",
+            client_id=account.client_id,
+            scope=granted,
+            roles=account.roles,
+            auth_time=int(now.timestamp()),
+            amr=(),
+        )
+        return TokenPair(self._signer.sign(claims), _moment(claims.expires_at, now), granted)
+
+    async def _check_password(self, identifier: str, password: str) -> User:
+        # The attempt is reserved before the hash, so that parallel guesses cannot race past.
+        policy = self._policy
+        wait = await self._store.reserve_login_attempt(
+            identifier, self._clock(), policy.login_burst, policy.login_refill
+        )
+        if wait is not None:
+            raise RateLimited("too many login attempts for this identifier; wait", wait)
+        user = await self._store.find_user(identifier)
+        matches = await self._hasher.verify(user.password_hash if user else None, password)
+        if user is None or not matches or user.disabled:
+            raise InvalidCredentials
+        await self._store.clear_login_attempts(identifier)
+        if self._hasher.needs_rehash(user.password_hash):
+            renewed = await self._hasher.hash(password)
+            await self._store.set_password_hash(user.id, renewed, only_if=user.password_hash)
+        return user
+
+    def _issue_time(self, user: User) -> datetime:
+        """Return now, but never a moment that an earlier sign-out everywhere still covers."""
+        now = self._clock()
+        return max(now, user.revoked_before) if user.revoked_before else now
+
+    # Refresh
+
+    async def refresh(self, refresh_token: str, scope: Sequence[str] = ()) -> TokenPair:
+        """Return the successor of a refresh token, the same one for every retry.
+
+        Raises InvalidGrant for a token that is no good, and revokes the session of one that was
+        used before (RFC 9700 section 4.14.2); InvalidScope, with nothing done, for a scope
+        beyond the session's.
+        """
+        wanted = fields.scope(scope)
+        claims = self._refresh_tokens.read(refresh_token)
+        now = self._clock()
+        if claims.expires_at <= now.timestamp():
+            raise InvalidGrant
+        session, roles = await self._successor(claims, wanted, now)
+        return self._token_pair(session, roles, wanted or session.scope)
+
+    async def _successor(
+        self, claims: RefreshClaims, wanted: tuple[str, ...], now: datetime
+    ) -> tuple[Session, tuple[str, ...]]:
+        """Return the session after the one step that this token is good for.
+
+        A step that finds nothing to do has lost a race, or the token is not the current one.
+        Generations only grow, so that a few rounds settle which.
+        """
+        until = now + self._policy.refresh_idle_ttl
+        step = self._store.rotate_session
+        for _ in range(_MAX_REFRESH_ROUNDS):
+            rotated = await step(
+                claims.user_id, claims.session_id, claims.generation, wanted, now, until
+            )
+            if rotated is not None:
+                await self._require_genuine(claims, rotated[0], now)
+                return rotated
+            found = await self._store.get_session(claims.user_id, claims.session_id)
+            if found is None:
+                raise InvalidGrant
+            session, roles, disabled = found
+            await self._require_genuine(claims, session, now)
+            if session.revoked_at or disabled or session.expires_at <= now:
+                raise InvalidGrant
+            if not set(wanted) <= set(session.scope):
+                raise InvalidScope("scope exceeds what the session was granted")
+            behind = session.generation - claims.generation
+            if behind == 1 and now - session.refreshed_at <= self._policy.refresh_grace:
+                return session, roles
+            if behind > 0:
+                await self._end(session.user_id, session.id, now, "session.reuse_detected")
+                raise InvalidGrant
+            if session.refresh_expires_at <= now and behind == 0:
+                raise InvalidGrant
+            # Ahead of the database: it lost its last commits, and the token is provably ours.
+            step = self._store.adopt_generation if behind < 0 else self._store.rotate_session
+        raise InvalidGrant
+
+    async def _require_genuine(
+        self, claims: RefreshClaims, session: Session, now: datetime
+    ) -> None:
+        """End the session of a token that only a thief of the master key can have made."""
+        expected = token_id(session.seed, claims.generation)
+        if not hmac.compare_digest(expected, claims.token_id):
+            await self._end(session.user_id, session.id, now, "session.forgery_detected")
+            raise InvalidGrant
+
+    # Revoke
+
+    async def revoke_refresh_token(self, refresh_token: str) -> None:
+        """End the session of a refresh token; of one that is no good, nothing (RFC 7009 2.2)."""
+        try:
+            claims = self._refresh_tokens.read(refresh_token)
+        except InvalidGrant:
+            return
+        await self._end(claims.user_id, claims.session_id, self._clock(), "session.revoked")
+
+    async def revoke_access_token(self, access_token: str) -> None:
+        """End one access token; of one that is no good, nothing (RFC 7009 section 2.2)."""
+        try:
+            claims = self._verifier.authenticate(access_token)
+        except InvalidToken:
+            return
+        now = self._clock()
+        expires_at = _moment(claims.expires_at, now)
+        if expires_at > now:
+            revocation = Revocation(RevocationKind.TOKEN, claims.token_id, expires_at)
+            await self._store.add_revocation(revocation, now)
+            self._announce(revocation)
+
+    async def revoke_session(self, session_id: str, caller: AccessClaims) -> None:
+        """End a session of the caller's own, or for an admin anybody's."""
+        session = await self._store.find_session(fields.uuid(session_id, "session_id"))
+        may = session is not None and (
+            str(session.user_id) == caller.subject or ADMIN_ROLE in caller.roles
+        )
+        if session is None or not may:
+            raise NotFound("no such session among yours")
+        await self._end(session.user_id, session.id, self._clock(), "session.revoked")
+
+    async def revoke_all(self, user_id: str, caller: AccessClaims) -> None:
+        """End every session of the caller, or for an admin of a user."""
+        subject = user_id or caller.subject
+        if subject != caller.subject and ADMIN_ROLE not in caller.roles:
+            raise PermissionDenied("the sessions of another user need the admin role")
+        now = self._clock()
+        if not user_id and not caller.session_id:  # a service account: no sessions, only tokens
+            revocation = self._policy.user_revocation(subject, now)
+            await self._store.add_revocation(revocation, now)
+        else:
+            user = fields.uuid(subject, "all_sessions.user_id")
+            revocation = self._policy.user_revocation(str(user), now)
+            if not await self._store.revoke_user(user, revocation, now):
+                raise NotFound("no such user")
+        self._announce(revocation)
+
+    async def _end(self, user_id: UUID, session_id: UUID, now: datetime, event: str) -> None:
+        revocation = self._policy.session_revocation(session_id, now)
+        await self._store.revoke_session(user_id, session_id, revocation, now, event)
+        self._announce(revocation)
+
+    def _token_pair(
+        self, session: Session, roles: tuple[str, ...], scope: tuple[str, ...]
+    ) -> TokenPair:
+        """Return the tokens of a session's current generation: for equal input, equal tokens."""
+        issued_at = session.refreshed_at
+        expires_at = min(issued_at + self._policy.access_ttl, session.expires_at)
+        claims = AccessClaims(
+            issuer=self._policy.issuer,
+            subject=str(session.user_id),
+            audience=session.audience,
+            expires_at=int(expires_at.timestamp()),
+            issued_at=int(issued_at.timestamp()),
+            token_id=access_token_id(session.seed, session.generation),
+            session_id=str(session.id),
+            client_id=session.client_id,
+            scope=scope,
+            roles=roles,
+            auth_time=int(session.auth_time.timestamp()),
+            amr=session.amr,
+        )
+        return TokenPair(
+            access_token=self._signer.sign(claims),
+            access_expires_at=_moment(claims.expires_at, issued_at),
+            scope=scope,
+            refresh_token=self._refresh_tokens.current(session),
+            refresh_expires_at=session.refresh_expires_at,
+            session_id=str(session.id),
+        )
+
+
+def secret_hash(client_secret: str) -> str:
+    """Return what is stored of a service account's secret.
+
+    It is 256 random bits: no guessing, so that a fast hash is as good as a slow one.
+    """
+    return hashlib.sha256(client_secret.encode(errors="surrogatepass")).hexdigest()
+
+
+def _granted(grant: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
+    if not set(wanted) <= set(grant):
+        raise InvalidScope("scope exceeds what the account was granted")
+    return wanted or grant
+
+
+def _moment(epoch_seconds: int, like: datetime) -> datetime:
+    return datetime.fromtimestamp(epoch_seconds, like.tzinfo)
