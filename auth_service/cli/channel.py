@@ -1,0 +1,141 @@
+"""The connection of the client commands to a server, and its errors in a person's words."""
+
+import ipaddress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from auth_service.cli.terminal import Exit, Failure, fail
+
+__all__ = ["Target", "open_stub", "server_options"]
+
+_UNAVAILABLE = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which server to call, and how."""
+
+    address: str
+    tls: bool
+    ca_file: Path | None
+    deadline: float
+    """Seconds."""
+
+
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --address and its kin to a command; it takes them as one argument `target`."""
+
+    @click.option(
+        "--address",
+        envvar="AUTH_ADDRESS",
+        default="127.0.0.1:50051",
+        show_default=True,
+        show_envvar=True,
+        help="The server.",
+    )
+    @click.option(
+        "--tls/--plaintext",
+        default=None,
+        help="Whether to use TLS (default: yes, unless the server is on this machine).",
+    )
+    @click.option(
+        "--ca-file",
+        envvar="AUTH_CA_FILE",
+        show_envvar=True,
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="The authorities to trust, in PEM; implies --tls.",
+    )
+    @click.option(
+        "--deadline",
+        type=click.FloatRange(min=0, min_open=True),
+        default=10.0,
+        show_default=True,
+        help="Seconds to wait for the answer.",
+    )
+    @wraps(command)
+    def wrapper(
+        address: str, tls: bool | None, ca_file: Path | None, deadline: float, **arguments: Any
+    ) -> Any:
+        if tls is False and ca_file is not None:
+            fail(Exit.USAGE, "--plaintext and --ca-file exclude each other", "leave one out")
+        if tls is None:
+            tls = ca_file is not None or not _is_local(address)
+        return command(target=Target(address, tls, ca_file, deadline), **arguments)
+
+    return wrapper
+
+
+@contextmanager
+def open_stub(target: Target, stub: Callable[[grpc.Channel], Any]) -> Iterator[Any]:
+    """Give a stub on a channel to the server; what fails becomes a Failure."""
+    # A proxy of the environment is for the outside; it cannot reach this machine's loopback.
+    options = [("grpc.enable_http_proxy", 0)] if _is_local(target.address) else []
+    with _channel(target, options) as channel:
+        try:
+            yield stub(channel)
+        except grpc.RpcError as error:
+            raise _failure(error, target) from error
+
+
+def _channel(target: Target, options: list[tuple[str, int]]) -> grpc.Channel:
+    if not target.tls:
+        return grpc.insecure_channel(target.address, options)
+    try:
+        roots = None if target.ca_file is None else target.ca_file.read_bytes()
+    except OSError as error:
+        fail(Exit.USAGE, f"{target.ca_file} cannot be read: {error.strerror}")
+    return grpc.secure_channel(target.address, grpc.ssl_channel_credentials(roots), options)
+
+
+def _is_local(address: str) -> bool:
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _failure(error: Any, target: Target) -> Failure:
+    code, text = error.code(), error.details() or "no details"
+    reason, violations = _details(error)
+    shown = f"{text} ({code.name}{', ' + reason if reason else ''})"
+    if violations and not all(violation in text for violation in violations):
+        shown = f"{shown}: {'; '.join(violations)}"
+    if code not in _UNAVAILABLE:
+        return Failure(Exit.REFUSED, shown)
+    if reason or code is not grpc.StatusCode.UNAVAILABLE:
+        return Failure(Exit.UNAVAILABLE, shown, "try again in a moment")
+    return Failure(
+        Exit.UNAVAILABLE,
+        f"no server can be reached at {target.address}: {text}",
+        "start one (auth-service serve), or check --address, --tls and --ca-file",
+    )
+
+
+def _details(error: Any) -> tuple[str, list[str]]:
+    """Return the reason and the field violations of google.rpc.Status, if there are any."""
+    reason, violations = "", []
+    for name, value in error.trailing_metadata() or ():
+        if name != "grpc-status-details-bin":
+            continue
+        for detail in status_pb2.Status.FromString(value).details:
+            info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+            if detail.Unpack(info):
+                reason = info.reason
+            elif detail.Unpack(bad):
+                violations = [f"{v.field}: {v.description}" for v in bad.field_violations]
+    return reason, violations

@@ -1,0 +1,203 @@
+"""login, refresh, validate, revoke: the service's RPCs for people and scripts."""
+
+import socket
+from typing import Any
+from uuid import uuid4
+
+import click
+from authn.v1 import auth_service_pb2 as pb
+from authn.v1.auth_service_pb2_grpc import AuthServiceStub
+
+from auth_service.cli.channel import Target, open_stub, server_options
+from auth_service.cli.terminal import Exit, examples, fail, json_option, read_secret, show
+from auth_service.cli.token import header_of
+from auth_service.config import parse_duration
+
+__all__ = ["login", "refresh", "revoke", "validate"]
+
+FIELDS = ("access-token", "refresh-token", "session-id")
+
+scope_option = click.option("--scope", multiple=True, help="A scope to ask for; may be repeated.")
+only_option = click.option(
+    "--only", type=click.Choice(FIELDS), help="Print this field and no more."
+)
+
+
+@click.command(
+    epilog=examples(
+        "auth-service login ann@example.com",
+        "auth-service login ann@example.com --json < password-file",
+        "auth-service login orders --service-account --only access-token < secret-file",
+    )
+)
+@click.argument("identifier")
+@click.option("--service-account", is_flag=True, help="IDENTIFIER is a service account's id.")
+@click.option("--audience", multiple=True, help="A service the tokens are for; may be repeated.")
+@scope_option
+@click.option("--client-id", default="auth-service-cli", show_default=True, help="The application.")
+@click.option("--device-label", help="The device (default: this machine's name).")
+@only_option
+@json_option
+@server_options
+def login(  # noqa: PLR0917 - click passes the options by name
+    target: Target,
+    identifier: str,
+    service_account: bool,
+    audience: tuple[str, ...],
+    scope: tuple[str, ...],
+    client_id: str,
+    device_label: str | None,
+    only: str | None,
+    as_json: bool,
+) -> None:
+    """Log in as IDENTIFIER and print the tokens; the password is asked for or read from stdin."""
+    request = pb.LoginRequest(audience=audience, scope=scope)
+    if service_account:
+        request.client.client_id = identifier
+        request.client.client_secret = read_secret("Secret")
+    else:
+        request.password.identifier = identifier
+        request.password.password = read_secret("Password")
+        request.client_id = client_id
+        request.device_label = socket.gethostname() if device_label is None else device_label
+        request.request_id = str(uuid4())
+    with open_stub(target, AuthServiceStub) as stub:
+        response = stub.Login(request, timeout=target.deadline)
+    _show_tokens(response.tokens, only, as_json)
+
+
+@click.command(
+    epilog=examples(
+        "auth-service refresh < refresh-token-file",
+        "auth-service login ann --only refresh-token | auth-service refresh --json",
+    )
+)
+@scope_option
+@only_option
+@json_option
+@server_options
+def refresh(target: Target, scope: tuple[str, ...], only: str | None, as_json: bool) -> None:
+    """Trade a refresh token, from a prompt or standard input, for new tokens."""
+    request = pb.RefreshRequest(refresh_token=read_secret("Refresh token"), scope=scope)
+    with open_stub(target, AuthServiceStub) as stub:
+        response = stub.Refresh(request, timeout=target.deadline)
+    _show_tokens(response.tokens, only, as_json)
+
+
+@click.command(
+    epilog=examples(
+        "auth-service validate < token-file && echo good",
+        "auth-service validate --audience orders --scope orders:read --json < token-file",
+    )
+)
+@click.option("--audience", default="", help="The audience that the token must have.")
+@click.option("--scope", multiple=True, help="A scope that it must have; may be repeated.")
+@click.option("--role", multiple=True, help="A role that it must have; may be repeated.")
+@click.option("--max-staleness", help="How old the knowledge of revocations may be, such as 2s.")
+@json_option
+@server_options
+def validate(
+    target: Target,
+    audience: str,
+    scope: tuple[str, ...],
+    role: tuple[str, ...],
+    max_staleness: str | None,
+    as_json: bool,
+) -> None:
+    """Ask whether an access token, from a prompt or standard input, is good; exit code 1 if not."""
+    request = pb.ValidateRequest(audience=audience, required_scope=scope, required_roles=role)
+    if max_staleness is not None:
+        try:
+            request.max_staleness.FromTimedelta(parse_duration(max_staleness))
+        except ValueError as error:
+            fail(Exit.USAGE, f"--max-staleness: {max_staleness!r} {error}", "for example 2s")
+    request.access_token = read_secret("Access token")
+    with open_stub(target, AuthServiceStub) as stub:
+        verdict = stub.Validate(request, timeout=target.deadline)
+    show(_verdict(verdict), as_json=as_json)
+    if not verdict.active:
+        click.get_current_context().exit(Exit.REFUSED)
+
+
+@click.command(
+    epilog=examples(
+        "auth-service revoke < refresh-token-file          # ends its session",
+        "auth-service revoke < access-token-file           # ends this token alone",
+        "auth-service revoke --all < access-token-file     # ends all sessions of its user",
+        "auth-service revoke --session ID < access-token-file",
+    )
+)
+@click.option("--session", "session_id", help="End this session; the token is the caller's.")
+@click.option("--all", "all_sessions", is_flag=True, help="End all sessions of the caller.")
+@click.option("--user", "user_id", default="", help="With --all: of this user id (role admin).")
+@server_options
+def revoke(target: Target, session_id: str | None, all_sessions: bool, user_id: str) -> None:
+    """End what a token, from a prompt or standard input, stands for or may end."""
+    if session_id is not None and all_sessions:
+        fail(Exit.USAGE, "--session and --all exclude each other", "leave one out")
+    if user_id and not all_sessions:
+        fail(Exit.USAGE, "--user goes with --all", "add --all")
+    token = read_secret("Token").strip()
+    metadata: tuple[tuple[str, str], ...] = ()
+    if session_id is not None or all_sessions:
+        metadata = (("authorization", f"Bearer {_ascii(token)}"),)
+        request = pb.RevokeRequest(session_id=session_id)
+        if all_sessions:
+            request.all_sessions.user_id = user_id
+    elif header_of(token).get("typ") == "rt+jwt":
+        request = pb.RevokeRequest(refresh_token=token)
+    else:
+        request = pb.RevokeRequest(access_token=token)
+    with open_stub(target, AuthServiceStub) as stub:
+        stub.Revoke(request, timeout=target.deadline, metadata=metadata)
+    click.echo("revoked", err=True)
+
+
+def _ascii(token: str) -> str:
+    if not token.isascii() or not token.isprintable():
+        fail(Exit.REFUSED, "this is not an access token")
+    return token
+
+
+def _show_tokens(tokens: Any, only: str | None, as_json: bool) -> None:
+    if only is not None:
+        click.echo(getattr(tokens, only.replace("-", "_")))
+        return
+    record = {
+        "access_token": tokens.access_token,
+        "token_type": tokens.token_type,
+        "access_expires_at": _time(tokens, "access_expires_at"),
+        "refresh_token": tokens.refresh_token or None,
+        "refresh_expires_at": _time(tokens, "refresh_expires_at"),
+        "scope": list(tokens.scope),
+        "session_id": tokens.session_id or None,
+    }
+    show(record, as_json=as_json)
+
+
+def _verdict(verdict: Any) -> dict[str, object]:
+    record: dict[str, object] = {"active": verdict.active}
+    if verdict.active:
+        claims = verdict.claims
+        record |= {
+            "issuer": claims.issuer,
+            "subject": claims.subject,
+            "audience": list(claims.audience),
+            "expires_at": _time(claims, "expires_at"),
+            "issued_at": _time(claims, "issued_at"),
+            "token_id": claims.token_id,
+            "session_id": claims.session_id or None,
+            "client_id": claims.client_id or None,
+            "scope": list(claims.scope),
+            "roles": list(claims.roles),
+            "auth_time": _time(claims, "auth_time"),
+            "authentication_methods": list(claims.authentication_methods),
+        }
+    else:
+        name = pb.InactiveReason.Name(verdict.inactive_reason)
+        record["inactive_reason"] = name.removeprefix("INACTIVE_REASON_").lower()
+    return record | {"revocations_as_of": _time(verdict, "revocations_as_of")}
+
+
+def _time(message: Any, field: str) -> object:
+    return getattr(message, field).ToJsonString() if message.HasField(field) else None

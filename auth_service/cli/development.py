@@ -1,0 +1,77 @@
+"""What `serve --dev` adds: a first user, and lines to paste that try the service."""
+
+from auth_service.cli.database import open_backend
+from auth_service.cli.users import generate_password
+from auth_service.config import Settings
+from auth_service.errors import AlreadyExists, NotFound
+
+__all__ = ["FIRST_USER", "prepare"]
+
+FIRST_USER = "demo@example.com"
+RESET = "make user-password   (or: auth-service users set-password demo@example.com)"
+
+
+async def prepare(settings: Settings, address: str = "") -> str:
+    """Make the first user if there is none, and return what to tell the developer."""
+    password = await _first_user(settings)
+    address = address or settings.grpc_address
+    return _text(address.replace("0.0.0.0:", "127.0.0.1:"), _flags(settings), password)
+
+
+async def _first_user(settings: Settings) -> str | None:
+    """Return the new user's password; None where the user is there already."""
+    async with open_backend(settings) as backend:
+        try:
+            await backend.accounts.get_user(FIRST_USER)
+            return None
+        except NotFound:
+            password = generate_password()
+        try:
+            await backend.accounts.create_user(
+                [FIRST_USER], password, roles=["admin"], scope=["profile"]
+            )
+        except AlreadyExists:  # another server on the same database was first
+            return None
+        return password
+
+
+def _flags(settings: Settings) -> str:
+    return "-plaintext" if settings.tls_cert_file is None else f"-cacert '{settings.tls_cert_file}'"
+
+
+def _text(address: str, flags: str, password: str | None) -> str:
+    call = f"grpcurl {flags} -d @ {address} authn.v1.AuthService"
+    if password is None:
+        user = (
+            f"User      {FIRST_USER}, with the password shown at the first start; reset it: {RESET}"
+        )
+        note = "# Login; asks for the password, so paste this line by itself"
+        credentials = (
+            'python3 -c \'import getpass, json; print(json.dumps({"password": {"identifier": '
+            f'"{FIRST_USER}", "password": getpass.getpass()}}}}))\''
+        )
+    else:
+        user = f"User      {FIRST_USER}\nPassword  {password}   shown only now; reset it: {RESET}"
+        note = "# Login"
+        credentials = (
+            f'echo \'{{"password": {{"identifier": "{FIRST_USER}", "password": "{password}"}}}}\''
+        )
+    return f"""
+Serving   {address}
+{user}
+
+{note}
+TOKENS=$({credentials} | {call}/Login); echo "$TOKENS"
+
+# Validate
+field() {{ echo "$TOKENS" | sed -n "s/.*\\"$1\\": *\\"\\([^\\"]*\\)\\".*/\\1/p"; }}
+echo "{{\\"accessToken\\": \\"$(field accessToken)\\"}}" | {call}/Validate
+
+# Refresh
+TOKENS=$(echo "{{\\"refreshToken\\": \\"$(field refreshToken)\\"}}" | {call}/Refresh)
+echo "$TOKENS"
+
+# Revoke, after which Validate answers SESSION_REVOKED
+echo "{{\\"refreshToken\\": \\"$(field refreshToken)\\"}}" | {call}/Revoke
+echo "{{\\"accessToken\\": \\"$(field accessToken)\\"}}" | {call}/Validate
+"""

@@ -1,0 +1,28 @@
+"""The settings of a command: AUTH_* variables, --config, the embedded PostgreSQL's directory."""
+
+import os
+from pathlib import Path
+
+import click
+
+from auth_service.config import Settings, load_settings, unknown_variables
+from auth_service.db.embedded import default_directory
+
+__all__ = ["config_option", "settings_of"]
+
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="TOML file with settings (default: AUTH_CONFIG_FILE).",
+)
+
+
+def settings_of(config_file: Path | None) -> Settings:
+    """Load the settings, with the directory of the embedded PostgreSQL settled."""
+    for warning in unknown_variables(os.environ):
+        click.echo(f"warning: {warning}", err=True)
+    settings = load_settings(config_file)
+    if settings.database_url is None and settings.embedded_dir is None:
+        return settings.model_copy(update={"embedded_dir": default_directory(Path.cwd())})
+    return settings

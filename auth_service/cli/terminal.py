@@ -1,0 +1,122 @@
+"""What all commands share: exit codes, secrets from a prompt or standard input, output, errors."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any, NoReturn, TypeVar
+from uuid import UUID
+
+import click
+
+__all__ = ["EXIT_CODES", "Exit", "Failure", "examples", "fail", "json_option", "show", "table"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Exit(IntEnum):
+    """What a script learns from the exit code."""
+
+    OK = 0
+    REFUSED = 1
+    USAGE = 2
+    CONFIG = 3
+    UNAVAILABLE = 4
+
+
+EXIT_CODES = (
+    "Exit codes: 0 done, or the token is active; 1 refused, or not active; 2 wrong usage; "
+    "3 wrong configuration; 4 server or database not available, try again."
+)
+
+
+class Failure(click.ClickException):
+    """An outcome that ends the command with a line on stderr and, where known, the way out."""
+
+    def __init__(self, code: Exit, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.exit_code = code  # type: ignore[misc]
+        self.hint = hint
+
+    def show(self, file: Any = None) -> None:
+        """Print the error and the hint to stderr."""
+        click.echo(f"error: {self.message}", file=file, err=True)
+        if self.hint:
+            click.echo(f"hint: {self.hint}", file=file, err=True)
+
+
+def fail(code: Exit, text: str, hint: str = "") -> NoReturn:
+    """End the command."""
+    raise Failure(code, text, hint)
+
+
+def examples(*lines: str) -> str:
+    """Return an epilog with examples and the exit codes; click would otherwise wrap the lines."""
+    return "\n\n".join(["\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines), EXIT_CODES])
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+
+
+def read_secret(prompt: str, *, confirm: bool = False) -> str:
+    """Ask without echo at a terminal, else read the first line of standard input.
+
+    Never an argument: arguments are seen by every user of the machine and stay in histories.
+    """
+    if sys.stdin.isatty():
+        entered: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
+        return entered
+    try:
+        secret = sys.stdin.readline().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        fail(Exit.USAGE, f"standard input is not UTF-8 where the {prompt.lower()} is expected")
+    if not secret:
+        fail(Exit.USAGE, f"no {prompt.lower()} on standard input", "pipe it in, or use a terminal")
+    return secret
+
+
+def plain(value: object) -> object:
+    """Return a value as JSON can hold it."""
+    match value:
+        case datetime():
+            return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        case UUID():
+            return str(value)
+        case tuple() | list():
+            return [plain(item) for item in value]
+        case _:
+            return value
+
+
+def show(record: Mapping[str, object], *, as_json: bool) -> None:
+    """Print one thing: a JSON object, or a line for each field."""
+    if as_json:
+        click.echo(json.dumps({name: plain(value) for name, value in record.items()}))
+        return
+    width = max(map(len, record), default=0)
+    for name, value in record.items():
+        click.echo(f"{name:<{width}}  {_text(value)}".rstrip())
+
+
+def table(records: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
+    """Print several things: a JSON array, or columns under a heading."""
+    if as_json:
+        click.echo(json.dumps([{n: plain(v) for n, v in record.items()} for record in records]))
+        return
+    if not records:
+        click.echo("none", err=True)
+        return
+    rows = [[name.upper() for name in records[0]]]
+    rows += [[_text(value) for value in record.values()] for record in records]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip())
+
+
+def _text(value: object) -> str:
+    value = plain(value)
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
+    return {None: "-", True: "yes", False: "no", "": "-"}.get(value, str(value))  # type: ignore[call-overload, no-any-return]

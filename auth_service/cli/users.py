@@ -1,0 +1,219 @@
+"""users and service-accounts: the commands that manage accounts."""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from uuid import UUID
+
+import click
+
+from auth_service.cli.database import Backend, run
+from auth_service.cli.settings import config_option
+from auth_service.cli.terminal import examples, json_option, read_secret, show, table
+from auth_service.models import ServiceAccount, User
+
+__all__ = ["generate_password", "service_accounts", "users"]
+
+_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 characters, none that looks like another
+_PAGE = 500
+
+roles_option = click.option("--role", "roles", multiple=True, help="A role; may be repeated.")
+scope_option = click.option("--scope", multiple=True, help="A scope; may be repeated.")
+generate_option = click.option(
+    "--generate", is_flag=True, help="Make a password and print it, instead of asking for one."
+)
+
+
+def generate_password() -> str:
+    """Return 100 random bits as four groups of five characters, fit for shell and JSON."""
+    return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(5)) for _ in range(4))
+
+
+@click.group(
+    epilog=examples(
+        "auth-service users create ann@example.com --role admin",
+        "auth-service users list --json",
+    )
+)
+def users() -> None:
+    """Create, show, disable and mend users. USER is an identifier or an id."""
+
+
+@users.command(
+    epilog=examples(
+        "auth-service users create ann@example.com",
+        "auth-service users create bob bob@example.com --role admin --scope orders:read",
+        "auth-service users create ci@example.com --generate --json",
+    )
+)
+@click.argument("identifiers", nargs=-1, required=True)
+@roles_option
+@scope_option
+@generate_option
+@json_option
+@config_option
+def create(
+    identifiers: tuple[str, ...],
+    roles: tuple[str, ...],
+    scope: tuple[str, ...],
+    generate: bool,
+    as_json: bool,
+    config_file: Path | None,
+) -> None:
+    """Create a user who logs in with any of IDENTIFIERS; the password is asked for."""
+    password = _password(generate)
+
+    async def work(backend: Backend) -> User:
+        return await backend.accounts.create_user(identifiers, password, roles=roles, scope=scope)
+
+    user = run(config_file, work)
+    show(_record(user) | ({"password": password} if generate else {}), as_json=as_json)
+
+
+@users.command("list", epilog=examples("auth-service users list", "auth-service users list --json"))
+@json_option
+@config_option
+def list_(as_json: bool, config_file: Path | None) -> None:
+    """List all users."""
+
+    async def work(backend: Backend) -> list[User]:
+        found: list[User] = []
+        after: UUID | None = None
+        while page := await backend.accounts.list_users(_PAGE, after):
+            found += page
+            after = page[-1].id
+        return found
+
+    table([_record(user) for user in run(config_file, work)], as_json=as_json)
+
+
+@users.command("show", epilog=examples("auth-service users show ann@example.com"))
+@click.argument("user")
+@json_option
+@config_option
+def show_(user: str, as_json: bool, config_file: Path | None) -> None:
+    """Show one user."""
+
+    async def work(backend: Backend) -> User:
+        return await backend.accounts.get_user(user)
+
+    show(_record(run(config_file, work)), as_json=as_json)
+
+
+@users.command(epilog=examples("auth-service users disable ann@example.com"))
+@click.argument("user")
+@config_option
+def disable(user: str, config_file: Path | None) -> None:
+    """Keep a user from logging in, and end the user's sessions and tokens."""
+    _change(user, config_file, lambda backend, id_: backend.accounts.set_disabled(id_, True))
+    click.echo(f"{user} is disabled and logged out", err=True)
+
+
+@users.command(epilog=examples("auth-service users enable ann@example.com"))
+@click.argument("user")
+@config_option
+def enable(user: str, config_file: Path | None) -> None:
+    """Let a disabled user log in again."""
+    _change(user, config_file, lambda backend, id_: backend.accounts.set_disabled(id_, False))
+    click.echo(f"{user} is enabled", err=True)
+
+
+@users.command(
+    "set-password",
+    epilog=examples(
+        "auth-service users set-password ann@example.com",
+        "auth-service users set-password ann@example.com < password-file",
+    ),
+)
+@click.argument("user")
+@generate_option
+@config_option
+def set_password(user: str, generate: bool, config_file: Path | None) -> None:
+    """Set a user's password, which is asked for, and end the user's sessions and tokens."""
+    password = _password(generate)
+    _change(user, config_file, lambda backend, id_: backend.accounts.set_password(id_, password))
+    click.echo(f"{user} has a new password and is logged out", err=True)
+    if generate:
+        click.echo(password)
+
+
+@click.group(
+    "service-accounts",
+    epilog=examples("auth-service service-accounts create orders --role verifier"),
+)
+def service_accounts() -> None:
+    """Create and list the accounts of services, which log in with an id and a secret."""
+
+
+@service_accounts.command(
+    "create",
+    epilog=examples(
+        "auth-service service-accounts create orders --role verifier",
+        "auth-service service-accounts create orders --json | …",
+    ),
+)
+@click.argument("client_id")
+@roles_option
+@scope_option
+@json_option
+@config_option
+def create_service_account(
+    client_id: str,
+    roles: tuple[str, ...],
+    scope: tuple[str, ...],
+    as_json: bool,
+    config_file: Path | None,
+) -> None:
+    """Create a service account and print its secret, which cannot be shown again."""
+
+    async def work(backend: Backend) -> str:
+        return await backend.accounts.create_service_account(client_id, roles=roles, scope=scope)
+
+    secret = run(config_file, work)
+    show({"client_id": client_id, "client_secret": secret}, as_json=as_json)
+
+
+@service_accounts.command("list", epilog=examples("auth-service service-accounts list --json"))
+@json_option
+@config_option
+def list_service_accounts(as_json: bool, config_file: Path | None) -> None:
+    """List all service accounts; secrets are not kept and cannot be shown."""
+
+    async def work(backend: Backend) -> list[ServiceAccount]:
+        return await backend.store.list_service_accounts()
+
+    table([_service_record(account) for account in run(config_file, work)], as_json=as_json)
+
+
+def _password(generate: bool) -> str:
+    return generate_password() if generate else read_secret("Password", confirm=True)
+
+
+def _change(
+    user: str, config_file: Path | None, change: Callable[[Backend, UUID], Awaitable[None]]
+) -> None:
+    async def work(backend: Backend) -> None:
+        await change(backend, (await backend.accounts.get_user(user)).id)
+
+    run(config_file, work)
+
+
+def _record(user: User) -> dict[str, object]:
+    return {
+        "id": user.id,
+        "identifiers": user.identifiers,
+        "roles": user.roles,
+        "scope": user.scope,
+        "disabled": user.disabled,
+        "created_at": user.created_at,
+    }
+
+
+def _service_record(account: ServiceAccount) -> dict[str, object]:
+    return {
+        "client_id": account.client_id,
+        "roles": account.roles,
+        "scope": account.scope,
+        "disabled": account.disabled,
+        "created_at": account.created_at,
+    }

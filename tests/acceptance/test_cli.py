@@ -1,0 +1,426 @@
+"""The commands, as real processes against a real server and a real PostgreSQL."""
+
+import base64
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jwt
+import pytest
+
+COMMAND = [sys.executable, "-m", "auth_service"]
+USER = "demo@example.com"
+PASSWORD = "a password of some length"
+START_SECONDS = 90
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Ours without AUTH_* and without a width, plus what is given."""
+    kept = {n: v for n, v in os.environ.items() if not n.startswith("AUTH_") and n != "COLUMNS"}
+    return kept | {"PYTHONUNBUFFERED": "1"} | variables
+
+
+def command(*arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; it never asks, as standard input is no terminal."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        input=stdin,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
+    )
+
+
+@dataclass
+class Served:
+    """A running `serve --dev`, and the commands that go to it."""
+
+    directory: Path
+    address: str
+    process: subprocess.Popen[str] | None = None
+    greeting: str = ""
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, "serve", "--dev"],
+            env=environment(AUTH_EMBEDDED_DIR=str(self.directory), AUTH_GRPC_ADDRESS=self.address),
+            stdout=subprocess.PIPE,
+            stderr=(self.directory.parent / "serve.log").open("a"),
+            text=True,
+        )
+        self.greeting = self._read_until("# Revoke")
+
+    def stop(self) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(30)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return command(
+            *arguments,
+            stdin=stdin,
+            AUTH_EMBEDDED_DIR=str(self.directory),
+            AUTH_ADDRESS=self.address,
+            **self.variables,
+        )
+
+    def ok(self, *arguments: str, stdin: str = "") -> str:
+        done = self.run(*arguments, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def login(self, user: str, password: str = PASSWORD) -> dict[str, str]:
+        tokens: dict[str, str] = json.loads(self.ok("login", user, "--json", stdin=password))
+        return tokens
+
+    def _read_until(self, mark: str) -> str:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        seen, deadline = "", time.monotonic() + START_SECONDS
+        while mark not in seen:
+            ready, _, _ = select.select([self.process.stdout], [], [], 0.5)
+            chunk = os.read(self.process.stdout.fileno(), 65536).decode() if ready else ""
+            seen += chunk
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"serve did not start: {seen}\n{self._log()}")
+        return seen
+
+    def _log(self) -> str:
+        return (self.directory.parent / "serve.log").read_text()
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server for all tests of this module, in a path with a space."""
+    base = tmp_path_factory.mktemp("cli tests")
+    for folder in (base, *base.parents[:2]):  # PostgreSQL runs as another account under root
+        if os.geteuid() == 0:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    server = Served(base / "data", free_address())
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def create(served: Served, name: str, *options: str) -> str:
+    served.ok("users", "create", name, *options, stdin=PASSWORD)
+    return name
+
+
+def test_first_start_shows_a_password_that_logs_in(served: Served) -> None:
+    """The first user's password is shown, with the way to reset it, and is good."""
+    shown = re.search(r"Password +(\S+)", served.greeting)
+    assert shown is not None
+    assert "users set-password" in served.greeting
+    assert served.login(USER, shown[1])["access_token"]
+
+
+def test_greeting_has_a_line_for_each_call(served: Served) -> None:
+    """All four calls can be pasted."""
+    for name in ("Login", "Validate", "Refresh", "Revoke"):
+        assert f"{served.address} authn.v1.AuthService/{name}" in served.greeting
+
+
+def test_login_validate_refresh_revoke(served: Served) -> None:
+    """A person can go through the life of a session, and scripts by the exit codes."""
+    user = create(served, "life@example.com", "--scope", "orders:read")
+    tokens = served.login(user)
+    access, refresh = tokens["access_token"], tokens["refresh_token"]
+    verdict = json.loads(served.ok("validate", "--scope", "orders:read", "--json", stdin=access))
+    assert verdict["active"] is True
+    assert verdict["scope"] == ["orders:read"]
+    successor = json.loads(served.ok("refresh", "--json", stdin=refresh))
+    assert successor["session_id"] == tokens["session_id"]
+    served.ok("revoke", stdin=successor["refresh_token"])
+    refused = served.run("validate", "--json", stdin=access)
+    assert refused.returncode == 1
+    assert json.loads(refused.stdout)["inactive_reason"] == "session_revoked"
+    assert served.run("refresh", stdin=successor["refresh_token"]).returncode == 1
+
+
+def test_revoke_access_token_alone(served: Served) -> None:
+    """The session of a revoked access token goes on."""
+    tokens = served.login(create(served, "alone@example.com"))
+    served.ok("revoke", stdin=tokens["access_token"])
+    assert served.run("validate", stdin=tokens["access_token"]).returncode == 1
+    served.ok("refresh", stdin=tokens["refresh_token"])
+
+
+@pytest.mark.parametrize("how", ["--all", "--session"])
+def test_revoke_by_the_callers_token(served: Served, how: str) -> None:
+    """The caller's own sessions end by id or all at once."""
+    tokens = served.login(create(served, f"own{how}@example.com"))
+    target = [how, tokens["session_id"]] if how == "--session" else [how]
+    served.ok("revoke", *target, stdin=tokens["access_token"])
+    assert served.run("refresh", stdin=tokens["refresh_token"]).returncode == 1
+
+
+def test_wrong_password_is_refused_in_one_line(served: Served) -> None:
+    """A refusal is exit code 1 and the server's reason on stderr."""
+    refused = served.run("login", USER, stdin="not the password at all")
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert "INVALID_CREDENTIALS" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_only_prints_one_field(served: Served) -> None:
+    """A script gets just the token it needs."""
+    user = create(served, "only@example.com")
+    token = served.ok("login", user, "--only", "access-token", stdin=PASSWORD)
+    assert token.count("\n") == 1
+    served.ok("validate", stdin=token)
+
+
+def test_users_are_shown_listed_disabled_and_enabled(served: Served) -> None:
+    """A disabled user is logged out and cannot log in until enabled."""
+    user = create(served, "Some@Example.com", "--role", "clerk")
+    tokens = served.login(user)
+    record = json.loads(served.ok("users", "show", user, "--json"))
+    assert record["identifiers"] == ["some@example.com"]
+    assert record["roles"] == ["clerk"]
+    assert record in json.loads(served.ok("users", "list", "--json"))
+    assert "some@example.com" in served.ok("users", "list")
+    served.ok("users", "disable", record["id"])
+    assert served.run("login", user, stdin=PASSWORD).returncode == 1
+    assert served.run("refresh", stdin=tokens["refresh_token"]).returncode == 1
+    served.ok("users", "enable", user)
+    served.login(user)
+
+
+def test_set_password_replaces_the_old_one(served: Served) -> None:
+    """After a reset only the new password logs in."""
+    user = create(served, "reset@example.com")
+    generated = served.ok("users", "set-password", user, "--generate").strip()
+    assert served.run("login", user, stdin=PASSWORD).returncode == 1
+    served.login(user, generated)
+    served.ok("users", "set-password", user, stdin=PASSWORD + "\n")
+    served.login(user)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "code"),
+    [
+        (["users", "create", USER], PASSWORD, 1),
+        (["users", "create", "short@example.com"], "short", 1),
+        (["users", "show", "nobody@example.com"], "", 1),
+        (["users", "disable", "nobody@example.com"], "", 1),
+        (["users", "create", "x@example.com"], "", 2),
+        (["users", "create"], "", 2),
+        (["sessions", "revoke"], "", 2),
+    ],
+)
+def test_refusals_are_one_line_and_a_code(
+    served: Served, arguments: list[str], stdin: str, code: int
+) -> None:
+    """What is refused is told on stderr without a traceback."""
+    refused = served.run(*arguments, stdin=stdin)
+    assert refused.returncode == code
+    assert refused.stdout == ""
+    assert "Traceback" not in refused.stderr
+    assert "rror: " in refused.stderr
+
+
+def test_sessions_are_listed_and_revoked(served: Served) -> None:
+    """An operator sees a user's sessions and ends one or all."""
+    user = create(served, "sessions@example.com")
+    first, second = served.login(user), served.login(user)
+    listed = json.loads(served.ok("sessions", "list", user, "--json"))
+    assert {s["id"] for s in listed} == {first["session_id"], second["session_id"]}
+    served.ok("sessions", "revoke", first["session_id"])
+    assert served.run("refresh", stdin=first["refresh_token"]).returncode == 1
+    served.ok("refresh", stdin=second["refresh_token"])
+    served.ok("sessions", "revoke", "--user", user)
+    assert json.loads(served.ok("sessions", "list", user, "--json")) == []
+
+
+def test_service_account_logs_in_with_its_secret(served: Served) -> None:
+    """A service account gets an access token and no refresh token."""
+    made = json.loads(served.ok("service-accounts", "create", "orders", "--json"))
+    listed = json.loads(served.ok("service-accounts", "list", "--json"))
+    assert "orders" in [account["client_id"] for account in listed]
+    arguments = ["login", "orders", "--service-account", "--json"]
+    tokens = json.loads(served.ok(*arguments, stdin=made["client_secret"]))
+    assert tokens["refresh_token"] is None
+    served.ok("validate", stdin=tokens["access_token"])
+
+
+def test_exported_shared_key_verifies_tokens(served: Served) -> None:
+    """The exported value is the key that access tokens are signed with."""
+    key = served.ok("keys", "export", "--shared").strip()
+    secret = base64.urlsafe_b64decode(key + "=" * (-len(key) % 4))
+    token = served.login(create(served, "export@example.com"))["access_token"]
+    claims = jwt.decode(token, secret, algorithms=["HS256"], audience="internal", leeway=10)
+    assert claims["iss"] == "https://auth.internal"
+
+
+def test_keys_are_listed_without_secrets(served: Served) -> None:
+    """The list of keys holds no key."""
+    listed = json.loads(served.ok("keys", "list", "--json"))
+    assert {"kid", "algorithm", "state", "created_at"} == set(listed[0])
+    assert served.ok("keys", "export", "--shared").strip() not in json.dumps(listed)
+
+
+def test_a_second_server_on_the_directory_is_refused(served: Served) -> None:
+    """Two servers never share one embedded PostgreSQL, and the second says so."""
+    refused = command(
+        "serve", AUTH_EMBEDDED_DIR=str(served.directory), AUTH_GRPC_ADDRESS=free_address()
+    )
+    assert refused.returncode == 3
+    assert "in use by another server" in refused.stderr
+
+
+def test_commands_work_without_a_server_and_data_survives(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Admin commands start the embedded PostgreSQL themselves; a later server finds their work."""
+    base = tmp_path_factory.mktemp("offline")
+    for folder in (base, *base.parents[:2]):
+        if os.geteuid() == 0:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    served = Served(base / "data", free_address())
+    served.ok("migrate")
+    create(served, USER)
+    served.ok("keys", "rotate")
+    key = served.ok("keys", "export", "--shared")
+    served.start()
+    try:
+        assert "shown at the first start" in served.greeting
+        served.login(USER)
+        assert served.ok("keys", "export", "--shared") == key
+    finally:
+        assert served.stop() == 0
+    assert served.run("validate", stdin="x").returncode == 4
+
+
+def test_unreachable_server_is_exit_code_four() -> None:
+    """A script can tell a server that is away from a token that is no good."""
+    away = command("validate", "--address", free_address(), stdin="x.y.z")
+    assert away.returncode == 4
+    assert "hint: start one" in away.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "code"),
+    [
+        (["serve"], {"AUTH_SHARED_KEY": "c2hvcnQ"}, 3),
+        (["serve"], {"AUTH_GRPC_ADDRESS": "0.0.0.0:50051"}, 3),
+        (["config", "check"], {"AUTH_DATABASE_URL": "postgresql://h/d"}, 3),
+        (["config", "show", "--config", "/nowhere.toml"], {}, 3),
+        (["validate", "--max-staleness", "soon"], {}, 2),
+        (["validate", "--deadline", "0"], {}, 2),
+        (["revoke", "--all", "--session", "x"], {}, 2),
+        (["revoke", "--user", "x"], {}, 2),
+        (["login"], {}, 2),
+        (["nonsense"], {}, 2),
+    ],
+)
+def test_wrong_use_and_configuration_have_their_codes(
+    arguments: list[str], variables: dict[str, str], code: int
+) -> None:
+    """Usage is 2 and configuration is 3, each without a traceback."""
+    done = command(*arguments, **variables)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+def test_config_show_masks_secrets() -> None:
+    """Secrets do not get into a terminal's history."""
+    key = base64.urlsafe_b64encode(os.urandom(32)).decode()
+    for option in ([], ["--json"]):
+        done = command("config", "show", *option, AUTH_SHARED_KEY=key)
+        assert done.returncode == 0
+        assert key.rstrip("=") not in done.stdout + done.stderr
+        assert "**********" in done.stdout
+
+
+def test_unknown_variable_is_warned_about() -> None:
+    """A misspelt variable is told with the nearest one."""
+    done = command("config", "check", AUTH_ISUER="x")
+    assert done.returncode == 0
+    assert "did you mean AUTH_ISSUER?" in done.stderr
+
+
+def test_config_docs_is_the_committed_page() -> None:
+    """The reference in docs/ is the output of the command."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
+    assert command("config", "docs").stdout == page.read_text()
+
+
+def part(value: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+
+def test_token_inspect_decodes_and_says_that_it_does_not_verify() -> None:
+    """Inspection shows header and claims with readable times, and trusts nothing."""
+    token = f"{part({'alg': 'none'})}.{part({'exp': 0, 'nbf': 10**30, 'sub': 'x'})}."
+    shown = command("token", "inspect", stdin=token)
+    assert shown.returncode == 0
+    assert "1970-01-01T00:00:00Z" in shown.stdout
+    assert "not verified" in shown.stderr
+    assert json.loads(command("token", "inspect", "--json", stdin=token).stdout) == {
+        "verified": False,
+        "header": {"alg": "none"},
+        "claims": {"exp": 0, "nbf": 10**30, "sub": "x"},
+    }
+
+
+@pytest.mark.parametrize("token", ["x", "a.b.c", "W10.W10.", "é.é.é", "[" * 99999])
+def test_token_inspect_refuses_what_is_no_token(token: str) -> None:
+    """Anything else is refused in one line."""
+    refused = command("token", "inspect", stdin=token)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: this is not a JWT")
+
+
+def test_reader_that_goes_away_is_no_error() -> None:
+    """`… | head` ends quietly."""
+    line = f'"{sys.executable}" -m auth_service config docs | head -n 1'
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+
+
+HELP = (
+    *(["serve"], ["migrate"], ["users"], ["service-accounts"], ["sessions"], ["keys"], ["config"]),
+    *(["login"], ["refresh"], ["validate"], ["revoke"], ["token"], ["token", "inspect"]),
+    *(["users", n] for n in ("create", "list", "show", "disable", "enable", "set-password")),
+    *(["service-accounts", n] for n in ("create", "list")),
+    *(["sessions", n] for n in ("list", "revoke")),
+    *(["keys", n] for n in ("list", "rotate", "export")),
+    *(["config", n] for n in ("show", "check", "docs")),
+)
+
+
+def test_every_help_has_examples_and_exit_codes() -> None:
+    """Nobody has to leave the terminal to learn how a command is used."""
+    for arguments in HELP:
+        done = command(*arguments, "--help")
+        assert done.returncode == 0, (arguments, done.stderr)
+        assert "Examples:\n" in done.stdout, arguments
+        assert "Exit codes: 0" in done.stdout, arguments

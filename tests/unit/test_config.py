@@ -1,0 +1,313 @@
+"""Configuration: what is read, what is refused, and how a refusal helps."""
+
+import base64
+import os
+import stat
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from auth_service import config
+from auth_service.config import Settings, load_settings, unknown_variables
+from auth_service.errors import ConfigError
+
+KEY = base64.urlsafe_b64encode(bytes(range(32))).decode()  # with padding
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AUTH_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "auth.toml"
+        path.write_text(text)
+        path.chmod(0o600)
+        return path
+
+    return write
+
+
+def refusal(config_file: Path | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(config_file)
+    return caught.value.text
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    """With nothing set the service serves loopback with the documented lifetimes."""
+    settings = load_settings()
+    assert settings.grpc_address == "127.0.0.1:50051"
+    assert settings.access_token_ttl == timedelta(minutes=15)
+    assert settings.shared_key_bytes() is None
+
+
+def test_settings_are_frozen() -> None:
+    """Nothing changes a setting once it is read."""
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().issuer = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AUTH_ACCESS_TOKEN_TTL", "soon"),
+        ("AUTH_ACCESS_TOKEN_TTL", "0s"),
+        ("AUTH_ACCESS_TOKEN_TTL", "9" * 30 + "d"),
+        ("AUTH_REFRESH_GRACE", "-1s"),
+        ("AUTH_GRPC_ADDRESS", "50051"),
+        ("AUTH_GRPC_ADDRESS", "::1:50051"),
+        ("AUTH_GRPC_ADDRESS", "127.0.0.1:70000"),
+        ("AUTH_DATABASE_POOL_MAX", "many"),
+        ("AUTH_SIGNING_ALGORITHM", "none"),
+        ("AUTH_DEFAULT_AUDIENCE", ""),
+        ("AUTH_DEFAULT_AUDIENCE", "a,,b"),
+        ("AUTH_EMBEDDED_DIR", ""),
+        ("AUTH_REFLECTION", "perhaps"),
+        ("AUTH_PASSWORD_MIN_LENGTH", "7"),
+    ],
+)
+def test_wrong_value_names_variable_and_example(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """A wrong value is refused with the variable's name and an example that works."""
+    monkeypatch.setenv(name, value)
+    text = refusal()
+    assert text.startswith(f"{name}: ")
+    example = text.partition(f"example: {name}=")[2]
+    assert example
+    monkeypatch.setenv(name, example)
+    monkeypatch.setenv("AUTH_ALLOW_PLAINTEXT", "true")
+    load_settings()
+
+
+@pytest.mark.parametrize("name", ["AUTH_DATABASE_URL", "AUTH_SHARED_KEY", "AUTH_MASTER_KEY"])
+def test_refusal_never_shows_a_secret(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The value of a secret stays out of the refusal."""
+    monkeypatch.setenv(name, "hunter2!")
+    text = refusal()
+    assert name in text
+    assert "hunter2" not in text
+
+
+def test_several_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is wrong is told in one go."""
+    monkeypatch.setenv("AUTH_LOG_LEVEL", "loud")
+    monkeypatch.setenv("AUTH_HASH_QUEUE", "0")
+    assert {line.partition(":")[0] for line in refusal().splitlines()} == {
+        "AUTH_LOG_LEVEL",
+        "AUTH_HASH_QUEUE",
+    }
+
+
+@pytest.mark.parametrize(
+    ("variables", "way_out"),
+    [
+        ({"GRPC_ADDRESS": "0.0.0.0:50051"}, "AUTH_ALLOW_PLAINTEXT=true"),
+        ({"GRPC_ADDRESS": "[::]:50051"}, "AUTH_TLS_CERT_FILE"),
+        ({"GRPC_ADDRESS": "auth.example.com:50051"}, "AUTH_TLS_CERT_FILE"),
+        ({"TLS_CERT_FILE": "/x"}, "set both"),
+        ({"TLS_CLIENT_CA_FILE": "/x"}, "needs AUTH_TLS_CERT_FILE"),
+        ({"TLS_REQUIRE_CLIENT_CERT": "1"}, "needs AUTH_TLS_CLIENT_CA_FILE"),
+        ({"SHARED_KEY": KEY, "SHARED_KEY_FILE": "/x"}, "keep one"),
+        ({"MASTER_KEY": KEY, "MASTER_KEY_FILE": "/x"}, "keep one"),
+        ({"DATABASE_POOL_MIN": "11"}, "lower it"),
+        ({"REFRESH_TOKEN_IDLE_TTL": "31d"}, "lower it"),
+        ({"FEED_POLL_INTERVAL": "5s"}, "lower it"),
+        ({"SHARED_KEY_FILE": "/nowhere"}, "name a file"),
+        ({"TLS_CERT_FILE": "/nowhere", "TLS_KEY_FILE": "/nowhere"}, "name a file"),
+    ],
+)
+def test_unsafe_or_contradictory_is_refused_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], way_out: str
+) -> None:
+    """What cannot work or is not safe is refused, and the refusal tells what to do."""
+    for name, value in variables.items():
+        monkeypatch.setenv(f"AUTH_{name}", value)
+    assert way_out in refusal()
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:0", "127.8.8.8:1", "[::1]:50051", "localhost:50051", "unix:/run/auth"]
+)
+def test_plaintext_on_loopback_is_served(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """An address that only this machine reaches needs no TLS."""
+    monkeypatch.setenv("AUTH_GRPC_ADDRESS", address)
+    assert load_settings().is_loopback
+
+
+@pytest.mark.parametrize("key", [KEY, KEY.rstrip("="), f" {KEY}\n"])
+def test_shared_key_is_base64url_padded_or_not(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """Padding and white space around a key do not matter."""
+    monkeypatch.setenv("AUTH_SHARED_KEY", key)
+    assert load_settings().shared_key_bytes() == bytes(range(32))
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        (base64.urlsafe_b64encode(bytes(31)).decode(), "248 bits"),
+        ("", "0 bits"),
+        ("a" * 45, "cut off"),
+        ("+/" * 30, "not base64url"),
+    ],
+)
+def test_bad_key_is_refused_with_its_problem(
+    monkeypatch: pytest.MonkeyPatch, key: str, problem: str
+) -> None:
+    """A key that is short, cut off or of another alphabet is refused for just that."""
+    monkeypatch.setenv("AUTH_SHARED_KEY", key)
+    assert problem in refusal()
+
+
+def test_key_file_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A key may stand in a file of mode 0600."""
+    path = tmp_path / "key"
+    path.write_text(KEY + "\n")
+    path.chmod(0o600)
+    monkeypatch.setenv("AUTH_SHARED_KEY_FILE", str(path))
+    monkeypatch.setenv("AUTH_MASTER_KEY_FILE", str(path))
+    settings = load_settings()
+    assert settings.shared_key_bytes() == settings.master_key_bytes() == bytes(range(32))
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o620])
+def test_key_file_open_to_others_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: int
+) -> None:
+    """A key file that the group or others may read or write is refused."""
+    path = tmp_path / "key"
+    path.write_text(KEY)
+    path.chmod(mode)
+    monkeypatch.setenv("AUTH_SHARED_KEY_FILE", str(path))
+    assert f"chmod 600 '{path}'" in refusal()
+
+
+@pytest.mark.parametrize("content", [b"short", b"\xff\xfe"])
+def test_key_file_without_a_key_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+) -> None:
+    """A key file is held to the same rules as the variable, and its content is not shown."""
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    monkeypatch.setenv("AUTH_MASTER_KEY_FILE", str(path))
+    text = refusal()
+    assert text.startswith("AUTH_MASTER_KEY_FILE: ")
+    assert "short" not in text
+
+
+def test_own_database_needs_a_master_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With AUTH_DATABASE_URL no master key is made up."""
+    monkeypatch.setenv("AUTH_DATABASE_URL", "postgresql://auth@db/auth")
+    with pytest.raises(ConfigError, match="AUTH_MASTER_KEY is missing"):
+        load_settings().master_key_bytes()
+    monkeypatch.setenv("AUTH_MASTER_KEY", KEY)
+    assert load_settings().master_key_bytes() == bytes(range(32))
+
+
+def test_embedded_master_key_is_made_once(tmp_path: Path) -> None:
+    """The generated master key is private and the same ever after."""
+    settings = Settings(embedded_dir=tmp_path / "new" / "data")
+    key = settings.master_key_bytes()
+    path = tmp_path / "new" / "data" / "master.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(key) == 32
+    assert settings.master_key_bytes() == key
+    assert Settings().master_key_bytes(path.parent) == key
+    assert [entry.name for entry in path.parent.iterdir()] == ["master.key"]
+
+
+def test_file_is_read_and_variables_win(
+    monkeypatch: pytest.MonkeyPatch, toml: Callable[[str], Path]
+) -> None:
+    """The TOML file gives what no variable gives."""
+    path = toml('issuer = "file"\naccess_token_ttl = "5m"\ndefault_audience = ["a", "b"]\n')
+    monkeypatch.setenv("AUTH_ISSUER", "variable")
+    monkeypatch.setenv("AUTH_CONFIG_FILE", str(path))
+    settings = load_settings()
+    assert settings.issuer == "variable"
+    assert settings.access_token_ttl == timedelta(minutes=5)
+    assert settings.default_audience == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('isuer = "x"', "isuer is not a setting; did you mean issuer?"),
+        ("issuer =", "is not TOML"),
+        ('grpc_address = "x"', "AUTH_GRPC_ADDRESS (grpc_address in "),
+    ],
+)
+def test_wrong_file_is_refused(toml: Callable[[str], Path], text: str, problem: str) -> None:
+    """An unknown name, bad syntax or a wrong value in the file is told with the file's name."""
+    path = toml(text)
+    told = refusal(path)
+    assert problem in told
+    assert str(path) in told
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    """A file that is named has to be there."""
+    assert "cannot be read" in refusal(tmp_path / "none.toml")
+
+
+def test_file_with_a_key_must_be_private(toml: Callable[[str], Path]) -> None:
+    """A file that holds a key is held to the rules of a key file."""
+    path = toml(f'shared_key = "{KEY}"')
+    load_settings(path)
+    path.chmod(0o644)
+    assert "chmod 600" in refusal(path)
+
+
+def test_unknown_override_is_refused() -> None:
+    """A misspelt argument of load_settings does not pass unseen."""
+    with pytest.raises(ConfigError, match="did you mean issuer"):
+        load_settings(None, isuer="x")
+
+
+def test_unknown_variable_gets_a_warning_with_the_nearest() -> None:
+    """A misspelt variable is told; those that are known are not."""
+    names = ["AUTH_SHARD_KEY", "AUTH_SHARED_KEY", "AUTH_ADDRESS", "AUTH_QQQQQQQQ", "PATH"]
+    assert unknown_variables(names) == [
+        "AUTH_QQQQQQQQ is not a setting and has no effect",
+        "AUTH_SHARD_KEY is not a setting and has no effect; did you mean AUTH_SHARED_KEY?",
+    ]
+
+
+@pytest.mark.parametrize("text", ["250ms", "90s", "15m", "36h", "7d", "0ms"])
+def test_durations_are_written_as_they_are_read(text: str) -> None:
+    """What `config show` prints may be pasted into a variable."""
+    assert config.duration_text(config.parse_duration(text)) == text
+
+
+def test_numbers_are_seconds() -> None:
+    """A duration without a unit is in seconds, in the file also as a number."""
+    assert config.parse_duration(1.5) == config.parse_duration("1500ms")
+    with pytest.raises(ValueError, match="not a duration"):
+        config.parse_duration(True)
+
+
+def test_masked_shows_no_secret() -> None:
+    """What is shown of the settings holds no key and no password."""
+    shown = config.masked(load_settings(shared_key=KEY, database_url="postgresql://u:pw@h/d"))
+    assert shown["shared_key"] == shown["database_url"] == "**********"
+    assert KEY not in repr(load_settings(shared_key=KEY))
+
+
+def test_reference_is_up_to_date() -> None:
+    """docs/configuration.md is what `config docs` prints."""
+    assert (ROOT / "docs" / "configuration.md").read_text() == config.reference()
+
+
+def test_every_setting_has_a_description_and_an_example() -> None:
+    """Nobody has to guess what a setting is or looks like."""
+    for name, info in Settings.model_fields.items():
+        assert info.description, name
+        assert info.examples, name
