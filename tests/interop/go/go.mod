@@ -1,0 +1,17 @@
+// The Go client of the interop checks. run.sh copies it to .interop/go and generates the package
+// gen/authn/v1 from protos/ next to it.
+module authn.test/interop
+
+go 1.25.0
+
+require (
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260825221802-da73d73af1c5
+	google.golang.org/grpc v1.83.2
+	google.golang.org/protobuf v1.36.12
+)
+
+require (
+	golang.org/x/net v0.58.0 // indirect
+	golang.org/x/sys v0.47.0 // indirect
+	golang.org/x/text v0.41.0 // indirect
+)

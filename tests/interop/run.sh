@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Runs clients that this project did not write against a live server: `make interop`.
+# Installs grpcurl, grpc-health-probe, a Go and a Node.js client below .interop/ (kept, so that the
+# next run is quick), then hands over to check.py. Needs the project's .venv, Go and Node.js.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+readonly SOURCE="$PWD/tests/interop" BUILD="$PWD/.interop" PYTHON="$PWD/.venv/bin/python"
+readonly GO_PACKAGE=authn.test/interop/gen
+
+fail() {
+  echo "interop: $*" >&2
+  exit 1
+}
+
+# need COMMAND PACKAGE… installs what the machine lacks, where that is ours to do.
+need() {
+  local command=$1
+  shift
+  command -v "$command" >/dev/null && return
+  [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null ||
+    fail "$command is missing; install it (on Debian: apt-get install $*)"
+  echo "interop: installing $*"
+  timeout 300 apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -y -qq --no-install-recommends "$@"
+}
+
+# unchanged NAME FILE… tells whether the files are those of the last success that `done_with` noted.
+fingerprint() { cat -- "$@" | sha256sum; }
+unchanged() { [[ -f "$BUILD/$1.stamp" && "$(fingerprint "${@:2}")" == "$(<"$BUILD/$1.stamp")" ]]; }
+done_with() { fingerprint "${@:2}" >"$BUILD/$1.stamp"; }
+
+# The versions and checksums of the tools are those of tools/go.mod and tools/go.sum.
+install_tools() {
+  local inputs=("$SOURCE/tools/go.mod" "$SOURCE/tools/go.sum")
+  unchanged tools "${inputs[@]}" && return
+  echo "interop: installing grpcurl, grpc-health-probe and the generators"
+  (cd "$SOURCE/tools" && GOBIN="$BUILD/bin" timeout 900 go install -mod=readonly tool)
+  done_with tools "${inputs[@]}"
+}
+
+# The protos name no Go package: that choice is each client's own, made by these options.
+generate_go() {
+  local proto options=()
+  for proto in authn/v1/{auth_service,error_reason}.proto; do
+    options+=("--go_opt=M$proto=$GO_PACKAGE/authn/v1" "--go-grpc_opt=M$proto=$GO_PACKAGE/authn/v1")
+  done
+  rm -rf "$BUILD/go/gen"
+  mkdir -p "$BUILD/go/gen"
+  PATH="$BUILD/bin:$PATH" "$PYTHON" -m grpc_tools.protoc -Iprotos \
+    --go_out="$BUILD/go/gen" "--go_opt=module=$GO_PACKAGE" \
+    --go-grpc_out="$BUILD/go/gen" "--go-grpc_opt=module=$GO_PACKAGE" \
+    "${options[@]}" authn/v1/auth_service.proto authn/v1/error_reason.proto
+}
+
+build_go() {
+  local inputs=("$SOURCE"/go/* "$SOURCE"/tools/go.sum protos/authn/v1/*.proto)
+  unchanged go "${inputs[@]}" && return
+  echo "interop: building the Go client"
+  mkdir -p "$BUILD/go"
+  cp "$SOURCE"/go/* "$BUILD/go/"
+  generate_go
+  (cd "$BUILD/go" && timeout 600 go build -mod=readonly -o "$BUILD/bin/interop-go" .)
+  done_with go "${inputs[@]}"
+}
+
+install_node() {
+  local inputs=("$SOURCE"/node/package*.json)
+  mkdir -p "$BUILD/node"
+  cp -R "$SOURCE/node/." "$BUILD/node/"
+  [[ -d "$BUILD/node/node_modules" ]] && unchanged node "${inputs[@]}" && return
+  echo "interop: installing the packages of the Node.js client"
+  # No package needs its install script, and what does not run cannot do harm.
+  (cd "$BUILD/node" && timeout 300 npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+  done_with node "${inputs[@]}"
+}
+
+[[ -x "$PYTHON" ]] || fail ".venv is missing; run \`make interop\`, which makes it"
+need go golang-go
+need node nodejs npm
+need npm npm
+go_version=$(cd "$SOURCE/tools" && go env GOVERSION) ||
+  fail "this Go is too old for tests/interop/tools/go.mod"
+echo "interop: $go_version, Node.js $(node --version)"
+mkdir -p "$BUILD/bin"
+install_tools
+build_go
+install_node
+exec "$PYTHON" "$SOURCE/check.py"
