@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from auth_service import fields
 from auth_service.db.store import Store
 from auth_service.errors import InvalidArgument, NotFound
-from auth_service.models import ServiceAccount, Session, User
+from auth_service.models import Revocation, ServiceAccount, Session, User
 from auth_service.passwords import PasswordHasher, check_policy
 from auth_service.sessions import Announce, SessionPolicy, secret_hash
 
@@ -20,7 +20,7 @@ _SECRET_BYTES = 32
 class Accounts:
     """The life of an account. `announce` is told of each revocation once it is committed."""
 
-    def __init__(  # noqa: PLR0913 - wiring
+    def __init__(
         self,
         store: Store,
         hasher: PasswordHasher,
@@ -79,19 +79,18 @@ class Accounts:
     async def set_disabled(self, user_id: UUID, disabled: bool) -> None:
         """Disable a user and end its sessions, or enable it."""
         now = self._clock()
-        revocation = self._policy.user_revocation(str(user_id), now) if disabled else None
-        await self._store.set_user_disabled(user_id, disabled, revocation, now)
-        if revocation is not None:
-            self._announce(revocation)
+        revocation = await self._user_revocation(user_id, now) if disabled else None
+        recorded = await self._store.set_user_disabled(user_id, disabled, revocation, now)
+        if recorded is not None:
+            self._announce(recorded)
 
     async def set_password(self, user_id: UUID, password: str) -> None:
         """Replace a user's password and end its sessions."""
         check_policy(password, self._min_length)
         hashed = await self._hasher.hash(password)
         now = self._clock()
-        revocation = self._policy.user_revocation(str(user_id), now)
-        await self._store.change_password(user_id, hashed, revocation, now)
-        self._announce(revocation)
+        revocation = await self._user_revocation(user_id, now)
+        self._announce(await self._store.change_password(user_id, hashed, revocation, now))
 
     async def list_sessions(self, user_id: UUID) -> list[Session]:
         """Return a user's live sessions, the newest first."""
@@ -112,10 +111,8 @@ class Accounts:
     async def revoke_sessions(self, user_id: UUID) -> None:
         """End every session of a user. Raises NotFound."""
         now = self._clock()
-        revocation = self._policy.user_revocation(str(user_id), now)
-        if not await self._store.revoke_user(user_id, revocation, now):
-            raise NotFound("no such user")
-        self._announce(revocation)
+        revocation = await self._user_revocation(user_id, now)
+        self._announce(await self._store.revoke_user(user_id, revocation, now))
 
     async def create_service_account(
         self, client_id: str, *, roles: Sequence[str] = (), scope: Sequence[str] = ()
@@ -133,3 +130,7 @@ class Accounts:
             )
         )
         return secret
+
+    async def _user_revocation(self, user_id: UUID, now: datetime) -> Revocation:
+        live = await self._store.list_sessions(user_id, now)
+        return self._policy.user_revocation(str(user_id), now, live)

@@ -19,5 +19,5 @@ def decode(text: str) -> bytes:
     except (binascii.Error, ValueError) as error:
         raise ValueError("is cut off: not a whole base64url value") from error
     if encode(raw) != text:
-        raise ValueError("is not canonical base64url (A-Z a-z 0-9 - _, without padding)")
+        raise ValueError("is not base64url in its one canonical form (A-Z a-z 0-9 - _)")
     return raw

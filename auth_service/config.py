@@ -4,13 +4,9 @@ Owns every name, default and rule of the configuration, and the table of them in
 nothing of what the settings are for: no socket, database or token is touched here.
 """
 
-import base64
-import binascii
 import difflib
 import ipaddress
 import os
-import re
-import secrets
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -30,47 +26,33 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from auth_service.durations import parse_duration
 from auth_service.errors import ConfigError
+from auth_service.key_files import (
+    MAKE_A_KEY,
+    decode_key,
+    generated_key,
+    read_key,
+    refuse_open_file,
+)
 
-__all__ = ["Settings", "duration_text", "load_settings", "parse_duration", "unknown_variables"]
+__all__ = [
+    "Settings",
+    "example_of",
+    "load_settings",
+    "unknown_variables",
+    "value_text",
+    "variable_of",
+]
 
 PREFIX = "AUTH_"
 CONFIG_FILE_VARIABLE = "AUTH_CONFIG_FILE"
 OTHER_VARIABLES = (CONFIG_FILE_VARIABLE, "AUTH_ADDRESS", "AUTH_CA_FILE")
 """AUTH_* variables that are not settings of the server: the file's name, and the client's."""
 
-KEY_BYTES = 32
-"""256 bits: RFC 7518 section 3.2 asks no less of an HS256 key."""
-MAKE_A_KEY = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)?", re.ASCII)
-
 
 def _wrong(text: str) -> PydanticCustomError:
     return PydanticCustomError("setting", "{text}", {"text": text})
-
-
-def parse_duration(value: object) -> timedelta:
-    """Read `15m`, `7d`, `500ms` or a number of seconds. Raises ValueError on anything else."""
-    if isinstance(value, timedelta):
-        return value
-    match = None if isinstance(value, bool) else _DURATION.fullmatch(str(value).strip())
-    if match is None:
-        raise ValueError("is not a duration: a number with ms, s, m, h or d")
-    try:
-        return timedelta(seconds=float(match[1]) * _UNITS[match[2] or "s"])
-    except OverflowError:
-        raise ValueError("is too long a duration") from None
-
-
-def duration_text(value: timedelta) -> str:
-    """Write a duration the way `parse_duration` reads it, in the largest whole unit."""
-    milliseconds = value // timedelta(milliseconds=1)
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
-        if milliseconds % size == 0 and milliseconds:
-            return f"{milliseconds // size}{unit}"
-    return f"{milliseconds}ms"
 
 
 def _duration(value: object) -> timedelta:
@@ -107,23 +89,9 @@ def _database_url(value: SecretStr) -> SecretStr:
     return value
 
 
-def _decode_key(text: str) -> bytes:
-    """Decode base64url (padding optional). Raises ValueError with the value's problem."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]*={0,2}", text := text.strip(), re.ASCII):
-        raise ValueError("is not base64url (A-Z a-z 0-9 - _)")
-    bare = text.rstrip("=")
-    try:
-        key = base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
-    except binascii.Error:
-        raise ValueError("is cut off: not a whole base64url value") from None
-    if len(key) < KEY_BYTES:
-        raise ValueError(f"has {len(key) * 8} bits and needs 256 or more; make one: {MAKE_A_KEY}")
-    return key
-
-
 def _key(value: SecretStr) -> SecretStr:
     try:
-        _decode_key(value.get_secret_value())
+        decode_key(value.get_secret_value())
     except ValueError as error:
         raise _wrong(str(error)) from None
     return value
@@ -318,7 +286,9 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         for name in ("master_key", "shared_key"):
             if getattr(self, name) is not None and getattr(self, f"{name}_file") is not None:
-                raise _wrong(f"{_variable(name)} and {_variable(name)}_FILE are both set; keep one")
+                raise _wrong(
+                    f"{variable_of(name)} and {variable_of(name)}_FILE are both set; keep one"
+                )
         if self.database_pool_min > self.database_pool_max:
             raise _wrong("AUTH_DATABASE_POOL_MIN is more than AUTH_DATABASE_POOL_MAX; lower it")
         if self.refresh_token_idle_ttl > self.refresh_token_absolute_ttl:
@@ -361,8 +331,8 @@ class Settings(BaseSettings):
     def shared_key_bytes(self) -> bytes | None:
         """Return the configured shared key; None where the server makes its own."""
         if self.shared_key_file is not None:
-            return _read_key(self.shared_key_file, "AUTH_SHARED_KEY_FILE")
-        return None if self.shared_key is None else _decode_key(self.shared_key.get_secret_value())
+            return read_key(self.shared_key_file, "AUTH_SHARED_KEY_FILE")
+        return None if self.shared_key is None else decode_key(self.shared_key.get_secret_value())
 
     def master_key_bytes(self, embedded_directory: Path | None = None) -> bytes:
         """Return the master key; with the embedded PostgreSQL made at first use, mode 0600.
@@ -370,9 +340,9 @@ class Settings(BaseSettings):
         `embedded_directory` stands in for an `embedded_dir` that is unset.
         """
         if self.master_key_file is not None:
-            return _read_key(self.master_key_file, "AUTH_MASTER_KEY_FILE")
+            return read_key(self.master_key_file, "AUTH_MASTER_KEY_FILE")
         if self.master_key is not None:
-            return _decode_key(self.master_key.get_secret_value())
+            return decode_key(self.master_key.get_secret_value())
         directory = self.embedded_dir or embedded_directory
         if self.database_url is not None or directory is None:
             raise ConfigError(
@@ -380,16 +350,16 @@ class Settings(BaseSettings):
                 f"outlives it; make one with {MAKE_A_KEY} and set AUTH_MASTER_KEY, or put it in a "
                 "file of mode 0600 and set AUTH_MASTER_KEY_FILE"
             )
-        return _generated_key(directory / "master.key")
+        return generated_key(directory / "master.key")
 
     def check_files(self) -> None:
         """Refuse key files that cannot be read or that others can read. Raises ConfigError."""
         self.shared_key_bytes()
         if self.master_key_file is not None:
-            _read_key(self.master_key_file, "AUTH_MASTER_KEY_FILE")
+            read_key(self.master_key_file, "AUTH_MASTER_KEY_FILE")
         for name in ("tls_cert_file", "tls_key_file", "tls_client_ca_file"):
             if (path := getattr(self, name)) is not None:
-                _refuse_open_file(path, _variable(name), stat.S_IRWXO if "key" in name else 0)
+                refuse_open_file(path, variable_of(name), stat.S_IRWXO if "key" in name else 0)
 
 
 def load_settings(config_file: Path | None = None, **overrides: Any) -> Settings:
@@ -401,7 +371,7 @@ def load_settings(config_file: Path | None = None, **overrides: Any) -> Settings
     path = Path(named) if named else None
     values = {} if path is None else _read_toml(path)
     present = {name.upper() for name in os.environ}
-    from_file = {name: v for name, v in values.items() if _variable(name) not in present}
+    from_file = {name: v for name, v in values.items() if variable_of(name) not in present}
     try:
         settings = Settings(**{**from_file, **overrides})
     except ValidationError as error:
@@ -415,81 +385,27 @@ def unknown_variables(environ: Iterable[str]) -> list[str]:
 
     A warning and no error: Kubernetes makes AUTH_PORT and the like for a Service named "auth".
     """
-    known = [*map(_variable, Settings.model_fields), *OTHER_VARIABLES]
+    known = [*map(variable_of, Settings.model_fields), *OTHER_VARIABLES]
     strangers = sorted(n for n in environ if n.startswith(PREFIX) and n not in known)
     return [
         f"{name} is not a setting and has no effect{_nearest(name, known)}" for name in strangers
     ]
 
 
-def masked(settings: Settings) -> dict[str, object]:
-    """Return the settings as plain values fit to be shown: secrets masked."""
-    return {name: _plain(getattr(settings, name)) for name in Settings.model_fields}
-
-
-def reference() -> str:
-    """Return docs/configuration.md."""
-    rows = [_row(name, info) for name, info in Settings.model_fields.items()]
-    return "\n".join([_INTRODUCTION, *rows, ""])
-
-
-_INTRODUCTION = f"""\
-# Configuration
-
-<!-- Made by `python -m auth_service config docs`; change auth_service/config.py instead. -->
-
-Every setting is an environment variable. The same names without `AUTH_`, in lower case, may stand
-in a TOML file that `--config` or `AUTH_CONFIG_FILE` names; a variable wins over the file. Durations
-are a number with `ms`, `s`, `m`, `h` or `d`. `auth-service config show` prints what is in force,
-`auth-service config check` tells whether the service would start with it.
-
-Refused at start: a key below 256 bits; a key file that others can read (`chmod 600`); no TLS on an
-address that is not loopback, unless `AUTH_ALLOW_PLAINTEXT=true`; a database of your own without a
-master key; a key given both as a variable and as a file; an unknown key in the TOML file. An
-unknown `AUTH_*` variable gets a warning.
-
-Make a key: `{MAKE_A_KEY}`
-
-The commands exit with 0 (done, or the token is active), 1 (refused, or not active), 2 (wrong
-usage), 3 (wrong configuration) or 4 (a server or database is not available; try again). The client
-commands (`login`, `refresh`, `validate`, `revoke`) read `AUTH_ADDRESS` and `AUTH_CA_FILE`.
-
-| Variable | Default | Meaning | Example |
-|---|---|---|---|"""
-
-
-def _row(name: str, info: FieldInfo) -> str:
-    default = "number of CPUs" if info.default_factory else _plain(info.default)
-    shown = "" if default is None else f"`{_text(default)}`"
-    example = _text(_example(info)).replace("|", "\\|")
-    return f"| `{_variable(name)}` | {shown} | {info.description} | `{example}` |"
-
-
-def _plain(value: object) -> object:
-    match value:
-        case SecretStr():
-            return "**********"
-        case timedelta():
-            return duration_text(value)
-        case Path():
-            return str(value)
-        case tuple():
-            return list(value)
-        case _:
-            return value
-
-
-def _text(value: object) -> str:
+def value_text(value: object) -> str:
+    """Return a setting's value as one writes it in a variable."""
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(value) if isinstance(value, list) else str(value)
 
 
-def _variable(name: str) -> str:
+def variable_of(name: str) -> str:
+    """Return the environment variable of a setting."""
     return PREFIX + name.upper()
 
 
-def _example(info: FieldInfo) -> object:
+def example_of(info: FieldInfo) -> object:
+    """Return the example that a setting's errors and its row in the table give."""
     return info.examples[0] if info.examples else ""
 
 
@@ -514,8 +430,8 @@ def _explain(error: ValidationError, from_file: Mapping[str, object], path: Path
         value = "" if "SecretStr" in str(info.annotation) else f" {item['input']!r}"
         message = item["msg"][:1].lower() + item["msg"][1:]
         problems.append(
-            f"{_variable(name)}{where}:{value} {message}; example: "
-            f"{_variable(name)}={_text(_example(info))}"
+            f"{variable_of(name)}{where}:{value} {message}; example: "
+            f"{variable_of(name)}={value_text(example_of(info))}"
         )
     return "\n".join(problems)
 
@@ -540,52 +456,5 @@ def _read_toml(path: Path) -> dict[str, Any]:
                 "see docs/configuration.md, or run auth-service config docs"
             )
     if {"master_key", "shared_key"} & values.keys():
-        _refuse_open_file(path, "the configuration file with a key in it", 0o077)
+        refuse_open_file(path, "the configuration file with a key in it", 0o077)
     return values
-
-
-def _refuse_open_file(path: Path, what: str, forbidden: int) -> None:
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-    except OSError as error:
-        raise ConfigError(
-            f"{what}: {path} cannot be read: {error.strerror}; name a file that this user may read"
-        ) from error
-    if mode & forbidden:
-        raise ConfigError(
-            f"{what}: {path} has mode {stat.S_IMODE(mode):04o}, and others than its owner may read "
-            f"it; chmod 600 '{path}'"
-        )
-
-
-def _read_key(path: Path, variable: str) -> bytes:
-    _refuse_open_file(path, variable, 0o077)
-    try:
-        return _decode_key(path.read_text(encoding="ascii"))
-    except UnicodeDecodeError:
-        raise ConfigError(f"{variable}: {path} is not text; make one: {MAKE_A_KEY}") from None
-    except ValueError as error:
-        raise ConfigError(f"{variable}: the key in {path} {error}") from None
-
-
-def _generated_key(path: Path) -> bytes:
-    """Read the key, made and fsynced on first use; two processes at once agree on one."""
-    if not path.exists():
-        # As EmbeddedPostgres makes it: ours alone, but its account has to pass through for root.
-        if not path.parent.exists():
-            path.parent.mkdir(parents=True)
-            path.parent.chmod(0o711 if os.geteuid() == 0 else 0o700)
-        draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(KEY_BYTES) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, path)  # fails where another process was first, and then theirs counts
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    return _read_key(path, "the generated master key")

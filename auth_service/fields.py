@@ -21,6 +21,8 @@ _REQUEST_ID = re.compile(r"[\x21-\x7E]{8,128}")
 
 def identifier(value: str, field: str = "identifier") -> str:
     """Return the one normal form of an identifier: NFKC, case folded, trimmed."""
+    if len(value) > 4 * MAX_IDENTIFIER_LENGTH:  # normalising takes quadratic time
+        raise InvalidArgument(field, f"must have 1 to {MAX_IDENTIFIER_LENGTH} characters")
     normal = unicodedata.normalize("NFKC", value).strip()
     # Folding may leave NFKC and normalising may unfold, so once more (Unicode 3.13, D146).
     normal = unicodedata.normalize("NFKC", normal.casefold())

@@ -1,5 +1,6 @@
 """Sessions: login, refresh, revoke. The rules, and nothing of wire or SQL."""
 
+import contextlib
 import hashlib
 import hmac
 import secrets
@@ -65,17 +66,24 @@ class SessionPolicy:
         """Return what revokes every access token of a session."""
         return Revocation(RevocationKind.SESSION, str(session_id), self.revocation_expiry(now))
 
-    def user_revocation(self, subject: str, now: datetime) -> Revocation:
-        """Return what revokes every access token of a user or service account until `now`."""
+    def user_revocation(
+        self, subject: str, now: datetime, live: Sequence[Session] = ()
+    ) -> Revocation:
+        """Return what revokes every access token of a user or service account until `now`.
+
+        Those of its `live` sessions too that are dated ahead: by a replica whose clock is, or by
+        a login right after an earlier sign-out.
+        """
+        latest = max([now, *(session.refreshed_at for session in live)])
         return Revocation(
-            RevocationKind.USER, subject, self.revocation_expiry(now), whole_second_after(now)
+            RevocationKind.USER, subject, self.revocation_expiry(latest), whole_second_after(latest)
         )
 
 
 class Sessions:
     """The life of a session. `announce` is told of each revocation once it is committed."""
 
-    def __init__(  # noqa: PLR0913 - the wiring of the service's centre
+    def __init__(
         self,
         store: Store,
         hasher: PasswordHasher,
@@ -97,7 +105,7 @@ class Sessions:
 
     # Login
 
-    async def login_password(  # noqa: PLR0913 - the fields of the request
+    async def login_password(
         self,
         identifier: str,
         password: str,
@@ -191,8 +199,9 @@ class Sessions:
             raise InvalidCredentials
         await self._store.clear_login_attempts(identifier)
         if self._hasher.needs_rehash(user.password_hash):
-            renewed = await self._hasher.hash(password)
-            await self._store.set_password_hash(user.id, renewed, only_if=user.password_hash)
+            with contextlib.suppress(RateLimited):  # no reason to refuse: another login will do
+                renewed = await self._hasher.hash(password)
+                await self._store.set_password_hash(user.id, renewed, only_if=user.password_hash)
         return user
 
     def _issue_time(self, user: User) -> datetime:
@@ -308,9 +317,9 @@ class Sessions:
             await self._store.add_revocation(revocation, now)
         else:
             user = fields.uuid(subject, "all_sessions.user_id")
-            revocation = self._policy.user_revocation(str(user), now)
-            if not await self._store.revoke_user(user, revocation, now):
-                raise NotFound("no such user")
+            live = await self._store.list_sessions(user, now)
+            revocation = self._policy.user_revocation(str(user), now, live)
+            revocation = await self._store.revoke_user(user, revocation, now)
         self._announce(revocation)
 
     async def _end(self, user_id: UUID, session_id: UUID, now: datetime, event: str) -> None:

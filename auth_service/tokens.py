@@ -74,7 +74,7 @@ class TokenVerifier:
     still checks its expiry and its revocation. A new ring empties that memory.
     """
 
-    def __init__(  # noqa: PLR0913 - one keyword a rule
+    def __init__(
         self,
         key_ring: KeyRing,
         revocations: RevocationList,

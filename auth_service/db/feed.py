@@ -17,6 +17,7 @@ import structlog
 from auth_service.db.pool import open_connection, translated
 from auth_service.db.store import Store
 from auth_service.errors import Unavailable
+from auth_service.models import Revocation
 from auth_service.revocation import RevocationList
 
 if TYPE_CHECKING:
@@ -29,12 +30,13 @@ log = structlog.get_logger(__name__)
 CHANNEL = "authn_feed"
 FIRST_BACKOFF = 0.05  # seconds
 MAX_BACKOFF = 1.0
+CLOSE_TIMEOUT = 1.0
 
 
 class RevocationFeed:
     """Keeps a RevocationList up to date, and knows up to which moment it is."""
 
-    def __init__(  # noqa: PLR0913 - two collaborators, and the times
+    def __init__(
         self,
         store: Store,
         url: str,
@@ -82,7 +84,16 @@ class RevocationFeed:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        if self._connection is not None:
+            self._connection.remove_termination_listener(self._wake_poll)
+            with contextlib.suppress(Unavailable), translated():
+                await self._connection.close(timeout=CLOSE_TIMEOUT)
         self._disconnect()
+
+    def announce(self, revocation: Revocation) -> None:
+        """Take in a revocation that was just committed here, and tell all replicas, soon."""
+        self._revocations.add(revocation)
+        self.wake()
 
     def wake(self) -> None:
         """Tell all replicas, soon, of revocations committed before this call. Never blocks."""
@@ -129,7 +140,10 @@ class RevocationFeed:
     async def _connect(self) -> None:
         self._cursor = 0
         self._connection = connection = await open_connection(
-            self._url, statement_timeout=self._timeout, connect_timeout=self._timeout
+            self._url,
+            application_name="auth-service feed",
+            statement_timeout=self._timeout,
+            connect_timeout=self._timeout,
         )
         connection.add_termination_listener(self._wake_poll)
         try:

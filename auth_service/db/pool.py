@@ -26,6 +26,7 @@ __all__ = ["acquire", "connect", "open_connection", "statements", "translated"]
 
 log = structlog.get_logger(__name__)
 
+APPLICATION_NAME = "auth-service"
 ACQUIRE_TIMEOUT = 5.0  # seconds to wait for a free connection
 CLIENT_MARGIN = 1.0  # seconds that the server's own statement timeout goes first
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
@@ -128,6 +129,7 @@ async def connect(
 async def open_connection(
     url: str,
     *,
+    application_name: str = APPLICATION_NAME,
     statement_timeout: timedelta = timedelta(seconds=5),
     connect_timeout: timedelta = timedelta(seconds=5),
 ) -> "asyncpg.Connection[asyncpg.Record]":
@@ -137,13 +139,15 @@ async def open_connection(
             url,
             timeout=connect_timeout.total_seconds(),
             command_timeout=statement_timeout.total_seconds() + CLIENT_MARGIN,
-            server_settings=_server_settings(statement_timeout),
+            server_settings=_server_settings(statement_timeout, application_name),
         )
 
 
-def _server_settings(statement_timeout: timedelta) -> dict[str, str]:
+def _server_settings(
+    statement_timeout: timedelta, application_name: str = APPLICATION_NAME
+) -> dict[str, str]:
     return {
-        "application_name": "auth-service",
+        "application_name": application_name,
         "jit": "off",  # every statement is short
         "statement_timeout": str(max(1, int(statement_timeout.total_seconds() * 1000))),
     }

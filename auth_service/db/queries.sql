@@ -45,8 +45,18 @@ RETURNING id
 -- name: set_user_disabled
 UPDATE users SET disabled = $2 WHERE id = $1 RETURNING id
 
+-- name: lock_user
+SELECT id FROM users WHERE id = $1 FOR NO KEY UPDATE
+
+-- The tokens of a session that began in the very second of an earlier sign-out are dated ahead of
+-- the clock, to revoked_before: the sessions that end now ($3) push it on past their own tokens.
 -- name: bar_user
-UPDATE users SET revoked_before = GREATEST(revoked_before, $2) WHERE id = $1 RETURNING id
+UPDATE users SET revoked_before = GREATEST(revoked_before, $2, (
+    SELECT date_trunc('second', max(s.refreshed_at)) + interval '1 second'
+    FROM sessions s WHERE s.user_id = $1 AND s.revoked_at = $3
+))
+WHERE id = $1
+RETURNING revoked_before
 
 -- name: create_service_account
 INSERT INTO service_accounts (client_id, secret_hash, roles, scope, disabled, created_at)
@@ -58,9 +68,9 @@ SELECT * FROM service_accounts WHERE client_id = $1
 -- name: list_service_accounts
 SELECT * FROM service_accounts ORDER BY client_id
 
+-- name: reserve_login_attempt
 -- A bucket that leaks: full_at is when all attempts are back. An attempt that is refused writes
 -- nothing; the time to wait is read from the statement's snapshot, and is a hint.
--- name: reserve_login_attempt
 WITH taken AS (
     INSERT INTO login_throttle AS t (identifier, full_at)
     VALUES ($1, $2::timestamptz + $4::interval)
@@ -75,9 +85,9 @@ SELECT CASE WHEN NOT EXISTS (SELECT FROM taken) THEN COALESCE(
 -- name: clear_login_attempts
 DELETE FROM login_throttle WHERE identifier = $1
 
+-- name: create_session
 -- FOR SHARE waits for a revocation of the user that is under way, and holds off the next one:
 -- no session slips in between.
--- name: create_session
 WITH created AS (
     INSERT INTO sessions (
         user_id, id, generation, seed, client_id, device_label, audience, scope, amr, auth_time,
@@ -102,9 +112,9 @@ SELECT * FROM created
 SELECT s.* FROM sessions s JOIN users u ON u.id = s.user_id
 WHERE s.user_id = $1 AND s.request_id = $2 AND NOT u.disabled
 
+-- name: rotate_session
 -- A user's sign-out everywhere that spared this session covers tokens issued before
 -- revoked_before: the next one must not be among them.
--- name: rotate_session
 UPDATE sessions s
 SET generation = s.generation + 1,
     refreshed_at = GREATEST($5::timestamptz, u.revoked_before),
@@ -147,8 +157,8 @@ RETURNING id
 UPDATE sessions SET revoked_at = $2
 WHERE user_id = $1 AND revoked_at IS NULL AND id IS DISTINCT FROM $3::uuid
 
--- xid moves along with a change, so that readers past the row's first writing see it again.
 -- name: add_revocation
+-- xid moves along with a change, so that readers past the row's first writing see it again.
 INSERT INTO revocations AS r (kind, target, issued_before, expires_at, created_at)
 VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (kind, target) DO UPDATE
@@ -156,9 +166,9 @@ SET issued_before = GREATEST(r.issued_before, excluded.issued_before),
     expires_at = GREATEST(r.expires_at, excluded.expires_at),
     xid = pg_current_xact_id()
 
+-- name: revocations_since
 -- Transactions below the snapshot's xmin have ended, and what they wrote is in this answer or in
 -- an earlier one. One that commits later has at least this number, whenever it began.
--- name: revocations_since
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS cursor, r.*
 FROM (SELECT) AS always LEFT JOIN revocations r ON r.xid >= $1::bigint::text::xid8
 

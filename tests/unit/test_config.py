@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from auth_service import config
+from auth_service import config_reference, durations
 from auth_service.config import Settings, load_settings, unknown_variables
 from auth_service.errors import ConfigError
 
@@ -284,26 +284,28 @@ def test_unknown_variable_gets_a_warning_with_the_nearest() -> None:
 @pytest.mark.parametrize("text", ["250ms", "90s", "15m", "36h", "7d", "0ms"])
 def test_durations_are_written_as_they_are_read(text: str) -> None:
     """What `config show` prints may be pasted into a variable."""
-    assert config.duration_text(config.parse_duration(text)) == text
+    assert durations.duration_text(durations.parse_duration(text)) == text
 
 
 def test_numbers_are_seconds() -> None:
     """A duration without a unit is in seconds, in the file also as a number."""
-    assert config.parse_duration(1.5) == config.parse_duration("1500ms")
+    assert durations.parse_duration(1.5) == durations.parse_duration("1500ms")
     with pytest.raises(ValueError, match="not a duration"):
-        config.parse_duration(True)
+        durations.parse_duration(True)
 
 
 def test_masked_shows_no_secret() -> None:
     """What is shown of the settings holds no key and no password."""
-    shown = config.masked(load_settings(shared_key=KEY, database_url="postgresql://u:pw@h/d"))
+    shown = config_reference.masked(
+        load_settings(shared_key=KEY, database_url="postgresql://u:pw@h/d")
+    )
     assert shown["shared_key"] == shown["database_url"] == "**********"
     assert KEY not in repr(load_settings(shared_key=KEY))
 
 
 def test_reference_is_up_to_date() -> None:
     """docs/configuration.md is what `config docs` prints."""
-    assert (ROOT / "docs" / "configuration.md").read_text() == config.reference()
+    assert (ROOT / "docs" / "configuration.md").read_text() == config_reference.reference()
 
 
 def test_every_setting_has_a_description_and_an_example() -> None:

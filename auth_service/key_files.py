@@ -1,0 +1,70 @@
+"""Keys as operators hand them over: base64url text, or a file that only its owner can read."""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from auth_service import base64url
+from auth_service.errors import ConfigError
+
+KEY_BYTES = 32
+"""256 bits: RFC 7518 section 3.2 asks no less of an HS256 key."""
+MAKE_A_KEY = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+
+
+def decode_key(text: str) -> bytes:
+    """Decode base64url, padding optional. Raises ValueError with the value's problem."""
+    key = base64url.decode(text.strip().rstrip("="))
+    if len(key) < KEY_BYTES:
+        raise ValueError(f"has {len(key) * 8} bits and needs 256 or more; make one: {MAKE_A_KEY}")
+    return key
+
+
+def refuse_open_file(path: Path, what: str, forbidden: int) -> None:
+    """Raise ConfigError for a file that cannot be read, or has a mode bit of `forbidden`."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+    except OSError as error:
+        raise ConfigError(
+            f"{what}: {path} cannot be read: {error.strerror}; name a file that this user may read"
+        ) from error
+    if mode & forbidden:
+        raise ConfigError(
+            f"{what}: {path} has mode {stat.S_IMODE(mode):04o}, and others than its owner may read "
+            f"it; chmod 600 '{path}'"
+        )
+
+
+def read_key(path: Path, variable: str) -> bytes:
+    """Return the key in a file that only its owner can read. Raises ConfigError."""
+    refuse_open_file(path, variable, 0o077)
+    try:
+        return decode_key(path.read_text(encoding="ascii"))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{variable}: {path} is not text; make one: {MAKE_A_KEY}") from None
+    except ValueError as error:
+        raise ConfigError(f"{variable}: the key in {path} {error}") from None
+
+
+def generated_key(path: Path) -> bytes:
+    """Read the key, made and fsynced on first use; two processes at once agree on one."""
+    if not path.exists():
+        # As EmbeddedPostgres makes it: ours alone, but its account has to pass through for root.
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+            path.parent.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(KEY_BYTES) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)  # fails where another process was first, and then theirs counts
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return read_key(path, "the generated master key")

@@ -1,0 +1,121 @@
+"""The core wired as server.py wires it, on a real store and a clock that tests move."""
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from auth_service import jws
+from auth_service.accounts import Accounts
+from auth_service.db.store import Store
+from auth_service.keys import KeyRing, MasterKey, SigningKey, shared_key
+from auth_service.models import TokenPair, User
+from auth_service.passwords import Argon2Profile, PasswordHasher
+from auth_service.refresh_tokens import REFRESH_TOKEN_TYPE, RefreshTokens
+from auth_service.revocation import RevocationList
+from auth_service.sessions import SessionPolicy, Sessions
+from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier
+from auth_service.validation import Validation, Verdict
+
+Clock = Callable[[], datetime]
+
+ISSUER = "https://auth.test"
+PASSWORD = "correct horse battery staple"
+CHEAP = Argon2Profile(memory_kib=8, time_cost=1)
+MASTER_KEY = MasterKey(bytes(range(32)))
+SHARED_KEY = shared_key(bytes(range(32, 64)))
+POLICY = SessionPolicy(issuer=ISSUER, default_audience=("internal",))
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The rules, and what a test looks at."""
+
+    store: Store
+    hasher: PasswordHasher
+    sessions: Sessions
+    accounts: Accounts
+    validation: Validation
+    verifier: TokenVerifier
+    signer: TokenSigner
+
+    async def user(
+        self,
+        identifier: str = "ada@example.com",
+        *,
+        roles: tuple[str, ...] = (),
+        scope: tuple[str, ...] = ("read", "write"),
+    ) -> User:
+        """Make a user with PASSWORD."""
+        return await self.accounts.create_user([identifier], PASSWORD, roles=roles, scope=scope)
+
+    async def login(self, identifier: str = "ada@example.com") -> TokenPair:
+        """Begin a session."""
+        return await self.sessions.login_password(identifier, PASSWORD)
+
+    def verdict(self, access_token: str) -> Verdict:
+        """Validate a token."""
+        return self.validation.validate(access_token)
+
+    def active(self, access_token: str) -> bool:
+        """Tell whether a token is good."""
+        return self.verdict(access_token).claims is not None
+
+    def claims(self, access_token: str) -> AccessClaims:
+        """Return the claims of a token that is good."""
+        return self.verifier.verify(access_token)
+
+
+def make_core(
+    store: Store,
+    clock: Clock,
+    *,
+    profile: Argon2Profile = CHEAP,
+    queue: int = 1000,
+    **policy: Any,
+) -> Core:
+    """Wire the core; `policy` overrides fields of SessionPolicy."""
+    rules = replace(POLICY, **policy)
+    ring = KeyRing([SHARED_KEY], SHARED_KEY.kid)
+    revocations = RevocationList(clock)
+    verifier = TokenVerifier(ring, revocations, issuer=ISSUER, clock=clock)
+    signer = TokenSigner(ring)
+    hasher = PasswordHasher(profile, queue=queue)
+    sessions = Sessions(
+        store,
+        hasher,
+        signer,
+        verifier,
+        RefreshTokens(MASTER_KEY, ISSUER),
+        rules,
+        revocations.add,
+        clock,
+    )
+    accounts = Accounts(store, hasher, rules, revocations.add, clock, password_min_length=15)
+    validation = Validation(verifier, clock, timedelta(seconds=5), clock)
+    return Core(store, hasher, sessions, accounts, validation, verifier, signer)
+
+
+def payload(token: str) -> dict[str, Any]:
+    """Return what a token says, unchecked."""
+    segment = token.split(".")[1]
+    claims: dict[str, Any] = json.loads(
+        base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+    )
+    return claims
+
+
+def refresh_token(token: str, **changes: Any) -> str:
+    """Sign the claims of a refresh token anew with the genuine key, some of them changed."""
+    secret = MASTER_KEY.refresh_token_key()
+    key = SigningKey(kid="refresh", algorithm="HS256", signing=secret, verifying=secret)
+    return jws.sign(payload(token) | changes, key, REFRESH_TOKEN_TYPE)
+
+
+def session_key(pair: TokenPair) -> tuple[UUID, UUID]:
+    """Return the key of a session's row."""
+    claims = payload(pair.refresh_token)
+    return UUID(claims["sub"]), UUID(claims["sid"])

@@ -1,0 +1,206 @@
+"""The revocation feed: whatever any replica revokes is known to all, whatever breaks."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from auth_service.db import pool as pools
+from auth_service.db.feed import RevocationFeed
+from auth_service.db.store import Store
+from auth_service.errors import Unavailable
+from auth_service.models import Revocation, RevocationKind
+from auth_service.revocation import RevocationList
+from tests.clock import FakeClock
+
+if TYPE_CHECKING:
+    from auth_service.db.pool import Pool
+
+NEVER = timedelta(hours=1)
+OFTEN = timedelta(milliseconds=20)
+
+Start = Callable[[timedelta], AbstractAsyncContextManager[tuple[RevocationFeed, RevocationList]]]
+LISTENERS = (
+    "FROM pg_stat_activity WHERE datname = current_database() "
+    "AND application_name = 'auth-service feed'"
+)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def until_sql(pool: "Pool", condition: str) -> None:
+    async with asyncio.timeout(10):
+        while not await pool.fetchval(condition):
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def start(store: Store, database_url: str, clock: FakeClock) -> Start:
+    """Starts a feed as a replica of its own has it."""
+
+    @asynccontextmanager
+    async def feed(
+        poll_interval: timedelta,
+    ) -> AsyncIterator[tuple[RevocationFeed, RevocationList]]:
+        known = RevocationList(clock)
+        feed = RevocationFeed(store, database_url, known, clock, poll_interval=poll_interval)
+        await feed.start()
+        try:
+            yield feed, known
+        finally:
+            await feed.stop()
+
+    return feed
+
+
+@pytest.fixture
+def revoke(store: Store, clock: FakeClock) -> Callable[[str], Awaitable[None]]:
+    """Revokes a token in the database."""
+
+    async def revoke(target: str) -> None:
+        expires_at = clock.now + timedelta(hours=1)
+        await store.add_revocation(Revocation(RevocationKind.TOKEN, target, expires_at), clock.now)
+
+    return revoke
+
+
+Revoke = Callable[[str], Awaitable[None]]
+
+
+async def test_start_knows_all_that_was_revoked(
+    start: Start, revoke: Revoke, clock: FakeClock
+) -> None:
+    """A new replica is never behind."""
+    await revoke("a")
+    await revoke("b")
+    async with start(NEVER) as (feed, known):
+        assert len(known) == 2
+        assert feed.as_of == clock.now
+
+
+async def test_replicas_wake_each_other(start: Start, revoke: Revoke) -> None:
+    """With wake() a revocation arrives long before the poll, both ways, however many call."""
+    async with start(NEVER) as (feed, known), start(NEVER) as (other_feed, other_known):
+        await revoke("a")
+        feed.wake()
+        await until(lambda: len(known) == len(other_known) == 1)
+        for n in range(20):
+            await revoke(f"b{n}")
+            other_feed.wake()
+        await until(lambda: len(known) == len(other_known) == 21)
+
+
+async def test_poll_finds_what_no_hint_told(start: Start, revoke: Revoke, clock: FakeClock) -> None:
+    """A lost NOTIFY delays a revocation by the poll interval; as_of goes on meanwhile."""
+    async with start(OFTEN) as (feed, known):
+        await revoke("a")
+        await until(lambda: len(known) == 1)
+        clock.advance(timedelta(seconds=3))
+        await until(lambda: feed.as_of == clock.now)
+
+
+async def test_late_commit_arrives(
+    start: Start, revoke: Revoke, pool: "Pool", clock: FakeClock
+) -> None:
+    """A transaction that commits after others were read is not skipped."""
+    async with start(OFTEN) as (_, known):
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute(
+                "INSERT INTO revocations (kind, target, expires_at, created_at) "
+                "VALUES ('token', 'late', $1, $1)",
+                clock.now + timedelta(hours=1),
+            )
+            await revoke("early")
+            await until(lambda: len(known) == 1)
+        await until(lambda: len(known) == 2)
+
+
+async def test_lost_connection_loses_no_revocation(
+    start: Start, revoke: Revoke, pool: "Pool"
+) -> None:
+    """A listening connection that is killed is made anew at once, and hints work again."""
+    async with start(NEVER) as (feed, known):
+        for n in range(3):
+            pid = await pool.fetchval(f"SELECT pid {LISTENERS}")
+            await pool.execute("SELECT pg_terminate_backend($1)", pid)
+            await revoke(f"unseen{n}")
+            await until(lambda n=n: len(known) == 2 * n + 1)  # type: ignore[misc]
+            await until_sql(pool, f"SELECT count(*) = 1 AND min(pid) <> {pid} {LISTENERS}")
+            await revoke(f"hinted{n}")
+            feed.wake()
+            await until(lambda n=n: len(known) == 2 * n + 2)  # type: ignore[misc]
+
+
+async def test_outage_stops_as_of_until_the_database_is_back(
+    start: Start, revoke: Revoke, pool: "Pool", clock: FakeClock
+) -> None:
+    """While nothing can be read as_of stands still, and the feed mends itself."""
+    async with start(OFTEN) as (feed, known):
+        before = clock.now
+        # A lock on the table, beyond the feed's timeout, stands for a database that hangs.
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute("LOCK TABLE revocations IN ACCESS EXCLUSIVE MODE")
+            await until_sql(pool, "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")
+            clock.advance(timedelta(seconds=30))
+            await until_sql(pool, "SELECT count(*) = 0 FROM pg_locks WHERE NOT granted")
+            assert feed.as_of == before
+        await revoke("a")
+        await until(lambda: len(known) == 1 and feed.as_of == clock.now)
+
+
+async def test_restored_database_is_read_from_the_start(start: Start, revoke: Revoke) -> None:
+    """Where transaction numbers begin anew, rows with low numbers are read all the same."""
+    async with start(OFTEN) as (feed, known):
+        feed._cursor += 1_000_000
+        await revoke("a")
+        await until(lambda: len(known) == 1)
+
+
+async def test_feed_outlives_any_error(start: Start, revoke: Revoke, pool: "Pool") -> None:
+    """Even without its table, it goes on when that is back."""
+    async with start(OFTEN) as (_, known):
+        await pool.execute("ALTER TABLE revocations RENAME TO gone")
+        await until_sql(pool, f"SELECT count(*) = 0 {LISTENERS}")
+        await pool.execute("ALTER TABLE gone RENAME TO revocations")
+        await revoke("a")
+        await until(lambda: len(known) == 1)
+
+
+async def test_maintenance_prunes_and_extends(
+    start: Start, revoke: Revoke, pool: "Pool", clock: FakeClock
+) -> None:
+    """A running server needs no cron job."""
+    await revoke("old")
+    clock.advance(timedelta(days=1))
+    async with start(NEVER):
+        await until_sql(pool, "SELECT count(*) = 0 FROM revocations")
+        month = f"audit_log_{clock.now:%Y%m}"
+        await until_sql(pool, f"SELECT to_regclass('{month}') IS NOT NULL")
+
+
+async def test_stop_gives_back_the_connection(start: Start, pool: "Pool") -> None:
+    """Nothing listens after stop()."""
+    async with start(NEVER):
+        assert await pool.fetchval(f"SELECT count(*) {LISTENERS}") == 1
+    await until_sql(pool, f"SELECT count(*) = 0 {LISTENERS}")
+
+
+async def test_start_needs_the_database(clock: FakeClock, database_url: str) -> None:
+    """Without it nothing is known, and start() says so."""
+    pool = await pools.connect(database_url, min_size=1)
+    feed = RevocationFeed(
+        Store(pool), "postgresql://auth@127.0.0.1:1/auth", RevocationList(clock), clock
+    )
+    with pytest.raises(Unavailable):
+        await feed.start()
+    with pytest.raises(Unavailable):
+        _ = feed.as_of
+    await feed.stop()
+    pool.terminate()

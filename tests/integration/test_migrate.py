@@ -1,0 +1,59 @@
+"""Migrations: safe for many replicas at once, and the server notices what is missing."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+
+from auth_service.db import pool as pools
+from auth_service.db.migrate import migrate, schema_version_ok
+from auth_service.errors import ConfigError, Unavailable
+
+if TYPE_CHECKING:
+    from auth_service.db.pool import Pool
+
+
+async def test_replicas_that_start_at_once_migrate_once(empty_database_url: str) -> None:
+    """Four at once on an empty database all succeed, and doing so again changes nothing."""
+    await asyncio.gather(*(migrate(empty_database_url) for _ in range(4)))
+    await migrate(empty_database_url)
+    pool = await pools.connect(empty_database_url, min_size=1)
+    await schema_version_ok(pool)
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    assert await pool.fetchval(locks) == 0
+    pool.terminate()
+
+
+async def test_missing_migration_is_told_with_the_command_that_mends_it(
+    empty_database_url: str,
+) -> None:
+    """A server does not start on a database without its schema."""
+    pool = await pools.connect(empty_database_url, min_size=1)
+    with pytest.raises(ConfigError, match="auth-service migrate"):
+        await schema_version_ok(pool)
+    pool.terminate()
+
+
+async def test_newer_schema_passes(pool: "Pool") -> None:
+    """An old server goes on during a rolling update."""
+    await pool.execute("UPDATE alembic_version SET version_num = 'from the future'")
+    await schema_version_ok(pool)
+
+
+async def test_failed_migration_leaves_nothing(empty_database_url: str) -> None:
+    """Where a table is in the way, none of the others stays."""
+    connection = await asyncpg.connect(empty_database_url)
+    await connection.execute("CREATE TABLE audit_log ()")
+    with pytest.raises(Exception, match="audit_log"):
+        await migrate(empty_database_url)
+    assert await connection.fetchval("SELECT to_regclass('users') IS NULL")
+    await connection.execute("DROP TABLE audit_log")
+    await migrate(empty_database_url)
+    await connection.close()
+
+
+async def test_unreachable_database_is_unavailable() -> None:
+    """Nobody listens there."""
+    with pytest.raises(Unavailable):
+        await migrate("postgresql://auth@127.0.0.1:1/auth")

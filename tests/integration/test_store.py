@@ -1,0 +1,636 @@
+"""The store: each state change is whole, and conflicts have one winner."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from auth_service.db import pool as pools
+from auth_service.db.store import Store
+from auth_service.errors import (
+    AlreadyExists,
+    ConfigError,
+    InvalidArgument,
+    InvalidCredentials,
+    NotFound,
+    Unavailable,
+)
+from auth_service.models import (
+    KeyState,
+    Revocation,
+    RevocationKind,
+    ServiceAccount,
+    Session,
+    StoredKey,
+)
+from tests.clock import FakeClock
+from tests.integration.conftest import AddSession, AddUser
+
+if TYPE_CHECKING:
+    from auth_service.db.pool import Pool
+
+WEEK = timedelta(days=7)
+SECOND = timedelta(seconds=1)
+NewSession = Callable[[UUID], Session]
+
+
+def of_user(user_id: UUID, clock: FakeClock) -> Revocation:
+    return Revocation(
+        RevocationKind.USER, str(user_id), clock.now + timedelta(hours=1), clock.now + SECOND
+    )
+
+
+def of_session(session_id: UUID, clock: FakeClock) -> Revocation:
+    return Revocation(RevocationKind.SESSION, str(session_id), clock.now + timedelta(hours=1))
+
+
+async def events(pool: "Pool") -> list[str]:
+    return [row["event"] for row in await pool.fetch("SELECT event FROM audit_log")]
+
+
+# Users
+
+
+async def test_user_is_found_by_id_and_by_each_identifier(store: Store, add_user: AddUser) -> None:
+    """A user comes back as it was stored, identifiers in their order."""
+    user = await add_user("zoe@example.org", "anna")
+    assert await store.get_user(user.id) == user
+    assert await store.find_user("zoe@example.org") == user
+    assert await store.find_user("anna") == user
+    assert await store.find_user("nobody") is None
+    assert await store.get_user(uuid4()) is None
+
+
+async def test_taken_identifier_adds_nothing(store: Store, add_user: AddUser) -> None:
+    """A user of whom one identifier is taken is not stored in part."""
+    await add_user("anna")
+    with pytest.raises(AlreadyExists):
+        await add_user("new", "anna")
+    assert await store.find_user("new") is None
+    assert len(await store.list_users(10)) == 1
+
+
+async def test_users_are_listed_in_pages(store: Store, add_user: AddUser) -> None:
+    """Pages follow one another without gap or overlap."""
+    users = [await add_user() for _ in range(5)]
+    first = await store.list_users(3)
+    rest = await store.list_users(3, first[-1].id)
+    assert [u.id for u in first + rest] == sorted(u.id for u in users)
+
+
+async def test_rehash_gives_way_to_a_password_change(store: Store, add_user: AddUser) -> None:
+    """A rehash of the old password never overwrites a new one."""
+    user = await add_user("anna")
+    await store.set_password_hash(user.id, "renewed", only_if=user.password_hash)
+    await store.set_password_hash(user.id, "late", only_if=user.password_hash)
+    found = await store.get_user(user.id)
+    assert found is not None
+    assert found.password_hash == "renewed"
+    await store.set_password_hash(user.id, "forced")
+    with pytest.raises(NotFound):
+        await store.set_password_hash(uuid4(), "forced")
+
+
+async def test_disabling_ends_sessions_and_enabling_revives_none(
+    store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """Flag, sessions, revocation and audit row change together."""
+    user = await add_user("anna")
+    session = await add_session(user)
+    revocation = of_user(user.id, clock)
+    await store.set_user_disabled(user.id, True, revocation, clock.now)
+    found = await store.get_user(user.id)
+    assert found == replace(user, disabled=True, revoked_before=revocation.issued_before)
+    assert await store.list_sessions(user.id, clock.now) == []
+    assert (await store.revocations_since(0))[0] == [revocation]
+    await store.set_user_disabled(user.id, False, None, clock.now)
+    found = await store.get_user(user.id)
+    assert found is not None
+    assert not found.disabled
+    revoked = await store.find_session(session.id)
+    assert revoked is not None
+    assert revoked.revoked_at == clock.now
+    assert sorted(await events(pool)) == [
+        "session.created", "user.created", "user.disabled", "user.enabled",
+    ]  # fmt: skip
+    with pytest.raises(NotFound):
+        await store.set_user_disabled(uuid4(), True, revocation, clock.now)
+
+
+async def test_password_change_spares_the_session_it_is_made_in(
+    store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """All other sessions end, and the spared one's next token is not covered by the revocation."""
+    user = await add_user("anna")
+    kept, other = await add_session(user), await add_session(user)
+    revocation = of_user(user.id, clock)
+    await store.change_password(user.id, "new", revocation, clock.now, keep_session=kept.id)
+    assert await store.list_sessions(user.id, clock.now) == [kept]
+    rotated = await store.rotate_session(user.id, kept.id, 0, (), clock.now, clock.now + WEEK)
+    assert rotated is not None
+    assert rotated[0].refreshed_at == revocation.issued_before
+    until = clock.now + WEEK
+    assert await store.rotate_session(user.id, other.id, 0, (), clock.now, until) is None
+    with pytest.raises(NotFound):
+        await store.change_password(uuid4(), "new", revocation, clock.now)
+
+
+async def test_service_account_is_unique(store: Store, clock: FakeClock) -> None:
+    """A service account comes back as stored, and its id is taken once."""
+    account = ServiceAccount("billing", "hash", ("verifier",), ("read",), False, clock.now)
+    await store.create_service_account(account)
+    assert await store.find_service_account("billing") == account
+    assert await store.find_service_account("other") is None
+    with pytest.raises(AlreadyExists):
+        await store.create_service_account(account)
+
+
+# Login attempts
+
+
+async def test_attempts_come_back_one_by_one(store: Store, clock: FakeClock) -> None:
+    """The burst is exact, the wait is exact, and one attempt returns each refill."""
+    every = timedelta(seconds=10)
+
+    async def attempt() -> timedelta | None:
+        return await store.reserve_login_attempt("anna", clock.now, 3, every)
+
+    assert [await attempt() for _ in range(4)] == [None, None, None, every]
+    clock.advance(timedelta(seconds=4))
+    assert await attempt() == timedelta(seconds=6)
+    clock.advance(timedelta(seconds=6))
+    assert [await attempt() for _ in range(2)] == [None, every]
+    assert await store.reserve_login_attempt("bert", clock.now, 3, every) is None
+    await store.clear_login_attempts("anna")
+    assert await attempt() is None
+
+
+async def test_parallel_attempts_cannot_race_past_the_limit(store: Store, clock: FakeClock) -> None:
+    """Of fifty attempts at once exactly the burst is allowed."""
+    answers = await asyncio.gather(
+        *(store.reserve_login_attempt("anna", clock.now, 10, 10 * SECOND) for _ in range(50))
+    )
+    assert answers.count(None) == 10
+    assert all(wait > timedelta(0) for wait in answers if wait is not None)
+
+
+# Sessions
+
+
+async def test_session_comes_back_as_stored(
+    store: Store, add_user: AddUser, add_session: AddSession, new_session: NewSession
+) -> None:
+    """By user and id with the user's roles, and by id alone."""
+    user = await add_user("anna")
+    session = new_session(user.id)
+    assert await store.create_session(session, None) == session
+    assert await store.get_session(user.id, session.id) == (session, user.roles, False)
+    assert await store.find_session(session.id) == session
+    assert await store.get_session(uuid4(), session.id) is None
+    assert await store.find_session(uuid4()) is None
+
+
+async def test_same_request_gives_the_same_session(
+    store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """Retries of a login, parallel ones too, yield one session; other users are apart."""
+    user, other = await add_user("anna"), await add_user("bert")
+    made = await asyncio.gather(*(add_session(user, "request") for _ in range(10)))
+    assert len({session.id for session in made}) == 1
+    assert len(await store.list_sessions(user.id, clock.now)) == 1
+    assert (await add_session(other, "request")).id != made[0].id
+
+
+async def test_no_session_for_who_may_not_log_in(
+    store: Store, clock: FakeClock, add_user: AddUser, new_session: NewSession
+) -> None:
+    """Neither for a disabled or absent user, nor for a login begun before a sign-out everywhere."""
+    user = await add_user("anna")
+    begun = new_session(user.id)
+    await store.create_session(begun, "request")
+    await store.revoke_user(user.id, of_user(user.id, clock), clock.now)
+    with pytest.raises(InvalidCredentials):
+        await store.create_session(new_session(user.id), None)
+    clock.advance(SECOND)
+    await store.create_session(new_session(user.id), None)
+    await store.set_user_disabled(user.id, True, of_user(user.id, clock), clock.now)
+    clock.advance(SECOND)
+    with pytest.raises(InvalidCredentials):
+        await store.create_session(new_session(user.id), None)
+    with pytest.raises(InvalidCredentials):
+        await store.create_session(begun, "request")
+    with pytest.raises(InvalidCredentials):
+        await store.create_session(new_session(uuid4()), None)
+
+
+async def test_login_waits_for_a_sign_out_under_way(
+    store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, new_session: NewSession
+) -> None:
+    """A session cannot slip in beside a sign-out everywhere that has not committed yet."""
+    user = await add_user("anna")
+    async with pool.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        barred = "UPDATE users SET revoked_before = $2 WHERE id = $1"
+        await connection.execute(barred, user.id, clock.now + SECOND)
+        login = asyncio.create_task(store.create_session(new_session(user.id), None))
+        blocked = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        async with asyncio.timeout(10):
+            while not await pool.fetchval(blocked):
+                await asyncio.sleep(0.01)
+        await transaction.commit()
+    with pytest.raises(InvalidCredentials):
+        await login
+
+
+async def test_rotation_steps_once(
+    store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """The current generation steps, to a bounded expiry, and no other generation does."""
+    user = await add_user("anna")
+    session = await add_session(user)
+    clock.advance(timedelta(hours=1))
+    rotated = await store.rotate_session(
+        user.id, session.id, 0, ("read",), clock.now, clock.now + timedelta(days=99)
+    )
+    expected = replace(
+        session, generation=1, refreshed_at=clock.now, refresh_expires_at=session.expires_at
+    )
+    assert rotated == (expected, user.roles)
+    for generation in (0, 2):
+        assert not await store.rotate_session(
+            user.id, session.id, generation, (), clock.now, clock.now + WEEK
+        )
+    assert await store.get_session(user.id, session.id) == (expected, user.roles, False)
+
+
+async def test_fifty_parallel_rotations_have_one_winner(
+    store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """However many present the same token at once, one rotates."""
+    session = await add_session(await add_user("anna"))
+    until = clock.now + WEEK
+    results = await asyncio.gather(
+        *(
+            store.rotate_session(session.user_id, session.id, 0, (), clock.now, until)
+            for _ in range(50)
+        )
+    )
+    assert len([result for result in results if result is not None]) == 1
+
+
+@pytest.mark.parametrize("step", ["rotate_session", "adopt_generation"])
+async def test_no_step_of_a_session_that_may_not_refresh(
+    step: str,
+    store: Store,
+    pool: "Pool",
+    clock: FakeClock,
+    add_user: AddUser,
+    add_session: AddSession,
+) -> None:
+    """Another user's, idle, expired, revoked, beyond its scope, or of a disabled user."""
+    user = await add_user("anna")
+    generation = 0 if step == "rotate_session" else 5
+
+    async def refuses(session: Session, *scope: str, user_id: UUID = user.id) -> bool:
+        call = getattr(store, step)
+        until = clock.now + WEEK
+        return await call(user_id, session.id, generation, scope, clock.now, until) is None
+
+    session = await add_session(user)
+    assert await refuses(session, "admin")
+    assert await refuses(session, user_id=uuid4())
+    await pool.execute("UPDATE users SET disabled = true")
+    assert await refuses(session)
+    await pool.execute("UPDATE users SET disabled = false")
+    revoked = await add_session(user)
+    await pool.execute("UPDATE sessions SET revoked_at = now() WHERE id = $1", revoked.id)
+    assert await refuses(revoked)
+    clock.advance(WEEK)
+    assert await refuses(session)
+    clock.advance(timedelta(days=-1))
+    await pool.execute("UPDATE sessions SET expires_at = $1", clock.now)
+    assert await refuses(session)
+    await pool.execute("UPDATE sessions SET expires_at = $1", clock.now + WEEK)
+    assert not await refuses(session)
+
+
+async def test_adoption_only_goes_forward(
+    store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """A token ahead of the database steps the session past it; one that is not, does nothing."""
+    user = await add_user("anna")
+    session = await add_session(user)
+    key, until = (user.id, session.id), clock.now + WEEK
+    assert await store.adopt_generation(*key, 0, (), clock.now, until) is None
+    adopted = await store.adopt_generation(*key, 3, ("read",), clock.now, until)
+    assert adopted is not None
+    assert adopted[0].generation == 4
+    assert adopted[1] == user.roles
+    assert await store.adopt_generation(*key, 3, (), clock.now, until) is None
+
+
+async def test_rotation_leaves_the_indexes_alone(
+    store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """Every rotation is a HOT update, so that a session costs no more with its refreshes."""
+    session = await add_session(await add_user("anna"))
+    for generation in range(20):
+        assert await store.rotate_session(
+            session.user_id, session.id, generation, (), clock.now, clock.now + WEEK
+        )
+    async with pool.acquire() as connection:
+        updates = (0, 0)
+        async with asyncio.timeout(10):
+            while updates[0] < 20:
+                # Each connection reports its own share.
+                for _ in range(pool.get_size()):
+                    await pool.execute("SELECT pg_stat_force_next_flush()")
+                row = await connection.fetchrow(
+                    "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables "
+                    "WHERE relname = 'sessions'"
+                )
+                assert row is not None
+                updates = (row["n_tup_upd"], row["n_tup_hot_upd"])
+    assert updates == (20, 20)
+
+
+async def test_sessions_are_listed_live_and_newest_first(
+    store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """Neither ended nor expired sessions, nor those of others."""
+    user = await add_user("anna")
+    await add_session(await add_user("bert"))
+    old = await add_session(user)
+    ended = await add_session(user)
+    await store.revoke_session(
+        user.id, ended.id, of_session(ended.id, clock), clock.now, "session.revoked"
+    )
+    clock.advance(SECOND)
+    new = await add_session(user)
+    assert await store.list_sessions(user.id, clock.now) == [new, old]
+    assert await store.list_sessions(user.id, old.refresh_expires_at) == [new]
+
+
+async def test_session_is_revoked_once(
+    store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """Twenty at once: one says so, and one audit row and one revocation are written."""
+    session = await add_session(await add_user("anna"))
+    revocation = of_session(session.id, clock)
+    answers = await asyncio.gather(
+        *(
+            store.revoke_session(
+                session.user_id, session.id, revocation, clock.now, "session.reuse_detected"
+            )
+            for _ in range(20)
+        )
+    )
+    assert answers.count(True) == 1
+    assert (await events(pool)).count("session.reuse_detected") == 1
+    assert (await store.revocations_since(0))[0] == [revocation]
+    assert not await store.revoke_session(uuid4(), uuid4(), revocation, clock.now, "x")
+
+
+async def test_sign_out_everywhere(
+    store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """All of the user's sessions end, nobody else's; an unknown user is reported."""
+    user, other = await add_user("anna"), await add_user("bert")
+    await add_session(user)
+    spared = await add_session(other)
+    revocation = of_user(user.id, clock)
+    assert await store.revoke_user(user.id, revocation, clock.now) == revocation
+    assert await store.list_sessions(user.id, clock.now) == []
+    assert await store.list_sessions(other.id, clock.now) == [spared]
+    found = await store.get_user(user.id)
+    assert found is not None
+    assert found.revoked_before == revocation.issued_before
+    with pytest.raises(NotFound):
+        await store.revoke_user(uuid4(), revocation, clock.now)
+    assert (await store.revocations_since(0))[0] == [revocation]
+
+
+# Revocations
+
+
+async def test_revocation_again_keeps_the_later_times_and_is_seen_again(
+    store: Store, clock: FakeClock
+) -> None:
+    """A change reaches who has read the row before; an earlier time changes nothing."""
+    first = Revocation(RevocationKind.ALL, "", clock.now + SECOND, clock.now)
+    later = Revocation(RevocationKind.ALL, "", clock.now + WEEK, clock.now + SECOND)
+    await store.add_revocation(first, clock.now)
+    found, cursor = await store.revocations_since(0)
+    assert found == [first]
+    await store.add_revocation(later, clock.now)
+    found, _ = await store.revocations_since(cursor)
+    assert found == [later]
+    await store.add_revocation(first, clock.now)
+    assert (await store.revocations_since(0))[0] == [later]
+
+
+async def test_late_commit_is_not_skipped(store: Store, pool: "Pool", clock: FakeClock) -> None:
+    """A transaction that began first and commits last is read, though a later one was already."""
+    insert = (
+        "INSERT INTO revocations (kind, target, expires_at, created_at) VALUES "
+        "('token', $1, $2, $2)"
+    )
+    late = Revocation(RevocationKind.TOKEN, "late", clock.now)
+    early = Revocation(RevocationKind.TOKEN, "early", clock.now)
+    _, cursor = await store.revocations_since(0)
+    async with pool.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute(insert, late.target, clock.now)
+        await store.add_revocation(early, clock.now)
+        found, cursor = await store.revocations_since(cursor)
+        assert found == [early]
+        await transaction.commit()
+    found, _ = await store.revocations_since(cursor)
+    assert late in found
+
+
+async def test_prune_deletes_what_no_longer_matters(
+    store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """Expired revocations, sessions a day past their end, full buckets; more than a batch."""
+    session = await add_session(await add_user("anna"))
+    await store.reserve_login_attempt("anna", clock.now, 3, SECOND)
+    await pool.execute(
+        "INSERT INTO revocations (kind, target, expires_at, created_at) "
+        "SELECT 'token', n::text, $1, $1 FROM generate_series(1, 2500) n",
+        clock.now,
+    )
+    live = Revocation(RevocationKind.TOKEN, "live", session.expires_at + WEEK)
+    await store.add_revocation(live, clock.now)
+    assert await store.prune(clock.now) == 2500
+    assert (await store.revocations_since(0))[0] == [live]
+    clock.now = session.expires_at + timedelta(hours=23)
+    assert await store.prune(clock.now) == 1
+    assert await store.find_session(session.id)
+    clock.advance(timedelta(hours=1))
+    assert await store.prune(clock.now) == 1
+    assert await store.find_session(session.id) is None
+
+
+async def test_audit_log_gets_partitions_ahead(
+    store: Store, pool: "Pool", clock: FakeClock
+) -> None:
+    """This month's and the next; a month that the default partition began stays there."""
+    clock.now = clock.now.replace(year=2031, month=12, day=31)
+    await asyncio.gather(*(store.extend_audit_log(clock.now) for _ in range(4)))
+    await store.extend_audit_log(clock.now)
+    tables = {
+        row["name"]
+        for row in await pool.fetch(
+            "SELECT inhrelid::regclass::text AS name FROM pg_inherits "
+            "WHERE inhparent = 'audit_log'::regclass"
+        )
+    }
+    assert tables == {"audit_log_default", "audit_log_203112", "audit_log_203201"}
+    insert = "INSERT INTO audit_log (at, event) VALUES ($1, 'x') RETURNING tableoid::regclass::text"
+    assert await pool.fetchval(insert, clock.now) == "audit_log_203112"
+    unforeseen = clock.now.replace(year=2040)
+    assert await pool.fetchval(insert, unforeseen) == "audit_log_default"
+    await store.extend_audit_log(unforeseen)
+    assert await pool.fetchval(insert, unforeseen) == "audit_log_default"
+
+
+# Keys
+
+
+async def test_one_active_key_an_algorithm(store: Store, clock: FakeClock) -> None:
+    """Of replicas that start at once one makes the key, and a rotation retires it."""
+    keys = [StoredKey(f"k{n}", "ES256", KeyState.ACTIVE, b"sealed", clock.now) for n in range(5)]
+    made = await asyncio.gather(*(store.insert_key(key) for key in keys))
+    assert made.count(True) == 1
+    (first,) = await store.load_keys()
+    assert first in keys
+    assert await store.insert_key(replace(first, kid="other", algorithm="EdDSA"))
+    rotated = [replace(first, kid=f"r{n}") for n in range(5)]
+    await asyncio.gather(*(store.rotate_key(key) for key in rotated))
+    stored = await store.load_keys()
+    states = {key.kid: key.state for key in stored}
+    assert len(stored) == 7
+    assert states[first.kid] is KeyState.RETIRED
+    assert states["other"] is KeyState.ACTIVE
+    assert [states[key.kid] for key in rotated].count(KeyState.ACTIVE) == 1
+    with pytest.raises(AlreadyExists):
+        await store.rotate_key(first)
+    assert {key.kid: key.state for key in await store.load_keys()} == states
+
+
+# Errors
+
+
+async def test_lost_connections_are_unavailable_and_then_mended(
+    store: Store, pool: "Pool", database_url: str
+) -> None:
+    """A backend that is terminated ends its call as unavailable; the next one works."""
+    async with pool.acquire() as victim:
+        pid = await victim.fetchval("SELECT pg_backend_pid()")
+    killer = await asyncpg.connect(database_url)
+    blocker = killer.transaction()
+    await blocker.start()
+    await killer.execute("LOCK TABLE users")
+    call = asyncio.create_task(store.find_user("anna"))
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = $1"
+    async with asyncio.timeout(10):
+        while not await killer.fetchval(waits, pid):
+            await asyncio.sleep(0.01)
+    await killer.execute("SELECT pg_terminate_backend($1)", pid)
+    with pytest.raises(Unavailable) as raised:
+        await call
+    assert "terminat" not in raised.value.text
+    await killer.close()
+    assert await store.find_user("anna") is None
+
+
+async def test_slow_statement_is_unavailable(database_url: str) -> None:
+    """The statement timeout ends it on the server."""
+    pool = await pools.connect(database_url, statement_timeout=timedelta(milliseconds=50))
+    with pytest.raises(Unavailable):
+        async with pools.acquire(pool) as connection:
+            await connection.execute("SELECT pg_sleep(30)")
+    pool.terminate()
+
+
+async def test_connection_that_became_read_only_is_closed(
+    store: Store, pool: "Pool", add_user: AddUser
+) -> None:
+    """After a failover the pool leaves the demoted server."""
+    connections = [await pool.acquire() for _ in range(3)]
+    for connection in connections:
+        await connection.execute("SET default_transaction_read_only = on")
+    for connection in connections:
+        await pool.release(connection)
+    with pytest.raises(Unavailable):
+        await add_user("anna")
+    await add_user("anna")
+
+
+async def test_transaction_that_a_cancellation_left_is_rolled_back(
+    store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """A cancelled call leaves nothing half done, and no transaction open in the pool."""
+    session = await add_session(await add_user("anna"))
+    revocation = of_session(session.id, clock)
+    call = asyncio.create_task(
+        store.revoke_session(session.user_id, session.id, revocation, clock.now, "x")
+    )
+    for _ in range(5):
+        await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    found = await store.find_session(session.id)
+    assert found is not None
+    assert (found.revoked_at is None) == ((await store.revocations_since(0))[0] == [])
+    idle = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+    )
+    assert await pool.fetchval(idle) == 0
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+async def test_text_that_cannot_be_stored_is_refused(store: Store, text: str) -> None:
+    """NUL and lone surrogates are bad input, not an internal error."""
+    with pytest.raises(InvalidArgument):
+        await store.find_user(text)
+    await store.ping()
+
+
+async def test_unreachable_database_is_unavailable() -> None:
+    """Nobody listens there."""
+    with pytest.raises(Unavailable):
+        await pools.connect("postgresql://auth@127.0.0.1:1/auth")
+
+
+async def test_wrong_set_up_is_told_to_the_operator(database_url: str) -> None:
+    """An absent database and a URL that is no good are not worth a retry."""
+    for url in (
+        database_url.replace("/auth_test_", "/absent_"),
+        "postgresql://auth@127.0.0.1/auth?sslmode=nonsense",
+    ):
+        with pytest.raises(ConfigError):
+            await pools.connect(url)
+
+
+async def test_wake_up_reaches_listeners(store: Store, database_url: str) -> None:
+    """The hint arrives on the channel of the feed."""
+    arrived = asyncio.Event()
+    connection = await asyncpg.connect(database_url)
+    await connection.add_listener("authn_feed", lambda *_: arrived.set())
+    await store.notify_revocations()
+    async with asyncio.timeout(10):
+        await arrived.wait()
+    connection.terminate()
