@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from auth_service import fields
 from auth_service.db.store import Store
 from auth_service.errors import InvalidArgument, NotFound
-from auth_service.models import Revocation, ServiceAccount, Session, User
+from auth_service.models import ServiceAccount, Session, User
 from auth_service.passwords import PasswordHasher, check_policy
 from auth_service.sessions import Announce, SessionPolicy, secret_hash
 
@@ -79,7 +79,7 @@ class Accounts:
     async def set_disabled(self, user_id: UUID, disabled: bool) -> None:
         """Disable a user and end its sessions, or enable it."""
         now = self._clock()
-        revocation = await self._user_revocation(user_id, now) if disabled else None
+        revocation = self._policy.user_revocation(str(user_id), now) if disabled else None
         recorded = await self._store.set_user_disabled(user_id, disabled, revocation, now)
         if recorded is not None:
             self._announce(recorded)
@@ -89,7 +89,7 @@ class Accounts:
         check_policy(password, self._min_length)
         hashed = await self._hasher.hash(password)
         now = self._clock()
-        revocation = await self._user_revocation(user_id, now)
+        revocation = self._policy.user_revocation(str(user_id), now)
         self._announce(await self._store.change_password(user_id, hashed, revocation, now))
 
     async def list_sessions(self, user_id: UUID) -> list[Session]:
@@ -111,7 +111,7 @@ class Accounts:
     async def revoke_sessions(self, user_id: UUID) -> None:
         """End every session of a user. Raises NotFound."""
         now = self._clock()
-        revocation = await self._user_revocation(user_id, now)
+        revocation = self._policy.user_revocation(str(user_id), now)
         self._announce(await self._store.revoke_user(user_id, revocation, now))
 
     async def create_service_account(
@@ -130,7 +130,3 @@ class Accounts:
             )
         )
         return secret
-
-    async def _user_revocation(self, user_id: UUID, now: datetime) -> Revocation:
-        live = await self._store.list_sessions(user_id, now)
-        return self._policy.user_revocation(str(user_id), now, live)

@@ -111,7 +111,7 @@ class MasterKey:
         """Open what `encrypt` sealed; raises ConfigError under another master key."""
         try:
             return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], kid.encode())
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:  # ValueError: cut off before its nonce ends
             raise ConfigError(
                 f"signing key {kid} was encrypted with another master key; "
                 "set AUTH_MASTER_KEY or AUTH_MASTER_KEY_FILE to the one that this database "

@@ -66,17 +66,13 @@ class SessionPolicy:
         """Return what revokes every access token of a session."""
         return Revocation(RevocationKind.SESSION, str(session_id), self.revocation_expiry(now))
 
-    def user_revocation(
-        self, subject: str, now: datetime, live: Sequence[Session] = ()
-    ) -> Revocation:
+    def user_revocation(self, subject: str, now: datetime) -> Revocation:
         """Return what revokes every access token of a user or service account until `now`.
 
-        Those of its `live` sessions too that are dated ahead: by a replica whose clock is, or by
-        a login right after an earlier sign-out.
+        The store moves its `issued_before` on where a session holds tokens that are dated ahead.
         """
-        latest = max([now, *(session.refreshed_at for session in live)])
         return Revocation(
-            RevocationKind.USER, subject, self.revocation_expiry(latest), whole_second_after(latest)
+            RevocationKind.USER, subject, self.revocation_expiry(now), whole_second_after(now)
         )
 
 
@@ -317,8 +313,7 @@ class Sessions:
             await self._store.add_revocation(revocation, now)
         else:
             user = fields.uuid(subject, "all_sessions.user_id")
-            live = await self._store.list_sessions(user, now)
-            revocation = self._policy.user_revocation(str(user), now, live)
+            revocation = self._policy.user_revocation(str(user), now)
             revocation = await self._store.revoke_user(user, revocation, now)
         self._announce(revocation)
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from auth_service import jws
-from auth_service.errors import InactiveReason, InvalidToken
+from auth_service.errors import InactiveReason, InvalidArgument, InvalidToken
 from auth_service.keys import KeyRing, SigningKey
 from auth_service.revocation import RevocationList
 
@@ -63,8 +63,14 @@ class TokenSigner:
         self._key_ring = key_ring
 
     def sign(self, claims: AccessClaims) -> str:
-        """Return the access token of these claims."""
-        return jws.sign(claims.as_jwt(), self._key_ring.active, ACCESS_TOKEN_TYPE)
+        """Return the access token of these claims; raises InvalidArgument if it gets too long."""
+        token = jws.sign(claims.as_jwt(), self._key_ring.active, ACCESS_TOKEN_TYPE)
+        if len(token) > jws.MAX_TOKEN_LENGTH:  # no verifier would take it
+            raise InvalidArgument(
+                "audience",
+                f"would, with scope and roles, make a token of over {jws.MAX_TOKEN_LENGTH} bytes",
+            )
+        return token
 
 
 class TokenVerifier:
@@ -137,7 +143,11 @@ class TokenVerifier:
 
     def _authenticate(self, token: str) -> AccessClaims:
         header, payload, signature = jws.split(token)
-        jws.verify_signature(token, signature, self._key_of(header))
+        key = self._headers.get(header) or self._key_of(header)
+        jws.verify_signature(token, signature, key)
+        # Only now, so that no forger fills it; a few spellings of one header are enough.
+        if len(self._headers) < 4 * len(self._key_ring):
+            self._headers[header] = key
         claims = _access_claims(jws.read_claims(payload))
         if claims.issuer != self._issuer:
             raise InvalidToken(InactiveReason.WRONG_ISSUER)
@@ -145,16 +155,12 @@ class TokenVerifier:
 
     def _key_of(self, segment: str) -> SigningKey:
         """Return the key that a header names; the algorithm is the key's, never the token's."""
-        key = self._headers.get(segment)
-        if key is None:
-            header = jws.read_header(segment)
-            if header.typ != ACCESS_TOKEN_TYPE:
-                raise InvalidToken(InactiveReason.WRONG_TYPE)
-            key = self._key_ring.get(header.kid)
-            if key is None or key.algorithm != header.alg:
-                raise InvalidToken(InactiveReason.UNKNOWN_KEY)
-            if len(self._headers) < 4 * len(self._key_ring):  # a few spellings of one header
-                self._headers[segment] = key
+        header = jws.read_header(segment)
+        if header.typ != ACCESS_TOKEN_TYPE:
+            raise InvalidToken(InactiveReason.WRONG_TYPE)
+        key = self._key_ring.get(header.kid)
+        if key is None or key.algorithm != header.alg:
+            raise InvalidToken(InactiveReason.UNKNOWN_KEY)
         return key
 
     def _check_time(self, claims: AccessClaims) -> None:

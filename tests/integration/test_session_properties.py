@@ -63,16 +63,19 @@ class ModelSession:
     expires_at: datetime
     history: list[Generation]
     issued: list[Generation] = field(default_factory=list)
-    revoked: bool = False
+    revoked_at: datetime | None = None
+
+    @property
+    def revoked(self) -> bool:
+        return self.revoked_at is not None
+
+    def revoke(self, now: datetime) -> None:
+        """End the session, once."""
+        self.revoked_at = self.revoked_at or now
 
     @property
     def current(self) -> Generation:
         return self.history[-1]
-
-    def alive(self, now: datetime) -> bool:
-        """Tell whether the session is in the user's list."""
-        until = min(self.current.refresh_expires_at, self.expires_at)
-        return not self.revoked and until > now
 
     def outcome(self, token: Generation, now: datetime) -> str:
         """Say what a refresh with the token of a generation does."""
@@ -161,7 +164,7 @@ class Lives(RuleBasedStateMachine):
         session = self.pick(number)
         token = session.issued[which % len(session.issued)].pair.refresh_token
         self.run(self.core.sessions.revoke_refresh_token(token))
-        session.revoked = True
+        session.revoke(self.clock())
 
     @precondition(lambda self: self.sessions)
     @rule(number=draw, which=draw)
@@ -179,12 +182,14 @@ class Lives(RuleBasedStateMachine):
         session = self.pick(number)
         caller = self.core.verifier.authenticate(session.current.pair.access_token)
         self.run(self.core.sessions.revoke_all("", caller))
-        live = [s for s in self.sessions if s.user == session.user and s.alive(self.clock())]
-        dates = [self.clock(), *(s.current.refreshed_at for s in live)]
-        before = int(max(dates).timestamp()) + 1
+        # Tokens may be dated ahead: of logins right after a sign-out, or by a faster clock.
+        now = self.clock()
+        theirs = [other for other in self.sessions if other.user == session.user]
+        for other in theirs:
+            other.revoke(now)
+        ended = [other.current.refreshed_at for other in theirs if other.revoked_at == now]
+        before = int(max([now, *ended]).timestamp()) + 1
         self.revoked_before[session.user] = max(before, self.revoked_before.get(session.user, 0))
-        for other in self.sessions:
-            other.revoked |= other.user == session.user
 
     @precondition(lambda self: any(len(s.history) > 1 and not s.revoked for s in self.sessions))
     @rule(number=draw)
@@ -218,7 +223,8 @@ class Lives(RuleBasedStateMachine):
             pair = self.run(self.core.sessions.refresh(token.pair.refresh_token))
         except InvalidGrant:
             assert expected in {"refused", "reuse"}
-            session.revoked |= expected == "reuse"
+            if expected == "reuse":
+                session.revoke(now)
             return
         if expected == "same":
             assert pair == session.current.pair

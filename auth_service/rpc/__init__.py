@@ -1,0 +1,1 @@
+"""The gRPC edge: protobuf to core calls and back, and nothing else."""

@@ -1,0 +1,25 @@
+"""Who calls: the bearer token in a call's metadata (RFC 6750 section 2.1)."""
+
+from typing import Any
+
+from auth_service.errors import InactiveReason, InvalidToken
+from auth_service.tokens import AccessClaims
+from auth_service.validation import Validation
+
+__all__ = ["caller_of"]
+
+
+def caller_of(context: Any, validation: Validation) -> AccessClaims:
+    """Return the claims of the caller's access token; raises InvalidToken, RevocationsStale."""
+    given = [v for k, v in context.invocation_metadata() or () if k == "authorization"]
+    if len(given) != 1:
+        what = "more than one authorization" if given else "an access token is required"
+        raise InvalidToken(
+            InactiveReason.MALFORMED, f"{what}; send metadata `authorization: Bearer …` once"
+        )
+    scheme, _, token = str(given[0]).partition(" ")
+    if scheme.lower() != "bearer":
+        raise InvalidToken(
+            InactiveReason.MALFORMED, "the authorization is not of the form `Bearer …`"
+        )
+    return validation.authenticate(token.strip())

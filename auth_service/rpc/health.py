@@ -1,0 +1,74 @@
+"""Health checking v1 (grpc.health.v1): Check, List and Watch for each service.
+
+Our own servicer, because the stock one has no List, and leaves Watch streams open when the server
+stops, which then waits for them its whole grace.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+__all__ = ["HealthServicer"]
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):
+    """The health of the server, under the name of each of its services and under ""."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self._services = ("", *services)
+        self._serving = False
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    def set_serving(self, serving: bool) -> None:
+        """Say whether calls are answered; after `close` it stays NOT_SERVING."""
+        if serving != self._serving and not self._closed:
+            self._serving = serving
+            self._wake()
+
+    def close(self) -> None:
+        """Say NOT_SERVING for good, and let every Watch stream end."""
+        self._serving, self._closed = False, True
+        self._wake()
+
+    async def Check(self, request: Any, context: Any) -> Any:
+        """Answer the health of one service; NOT_FOUND for an unknown one."""
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service; see List")
+        return health_pb2.HealthCheckResponse(status=self._status(request.service))
+
+    async def List(self, request: Any, context: Any) -> Any:
+        """Answer the health of every service."""
+        statuses = {
+            name: health_pb2.HealthCheckResponse(status=self._status(name))
+            for name in self._services
+        }
+        return health_pb2.HealthListResponse(statuses=statuses)
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Send the health of one service, now and whenever it changes."""
+        last = None
+        while True:
+            changed = self._changed
+            if (status := self._status(request.service)) != last:
+                last = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            if self._closed:
+                return
+            await changed.wait()
+
+    def _status(self, service: str) -> Any:
+        if service not in self._services:
+            return SERVICE_UNKNOWN
+        return SERVING if self._serving else NOT_SERVING
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

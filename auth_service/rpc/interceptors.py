@@ -1,0 +1,181 @@
+"""The outermost interceptor: every error becomes a status here, every call is timed and logged.
+
+It wraps the parsing of requests too, because gRPC would answer what cannot be parsed with the
+parser's own words. No text of an exception reaches a client, but that of our own errors.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+
+from auth_service.errors import AuthError, InvalidArgument, Unavailable, Unsupported
+from auth_service.rpc import status
+from auth_service.telemetry import RPC_DURATION, RPC_TOTAL
+
+__all__ = ["EdgeInterceptor"]
+
+log = structlog.get_logger(__name__)
+
+_UNREADABLE = object()
+"""Stands for a request that cannot be parsed, until the handler is there to answer it."""
+
+_QUIET_METHODS = ("/Validate", "/BatchValidate", "/Check", "/ServerReflectionInfo")
+"""Called too often, or of too little interest, to log a success above debug level."""
+
+_SHAPES = {  # by whether requests and responses are streams
+    (False, False): "unary_unary",
+    (False, True): "unary_stream",
+    (True, False): "stream_unary",
+    (True, True): "stream_stream",
+}
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EdgeInterceptor(grpc.aio.ServerInterceptor):
+    """Maps errors to statuses, and records method, status and duration of each call."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Any] = {}  # by method, of those that exist
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Return the method's handler, wrapped; an unknown method gets one that says so."""
+        method = str(handler_call_details.method)
+        if (known := self._handlers.get(method)) is not None:
+            return known
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return grpc.stream_stream_rpc_method_handler(_Call("unknown", _unknown).streaming)
+        self._handlers[method] = wrapped = _wrap(method, handler)
+        return wrapped
+
+
+class _Call:
+    """One method, wrapped; the same object serves all its calls."""
+
+    def __init__(self, method: str, behavior: Callable[..., Any]) -> None:
+        self._method = method
+        self._behavior = behavior
+        self._quiet = method.endswith(_QUIET_METHODS)
+        self._seconds = RPC_DURATION.labels(method)
+        self._successes = RPC_TOTAL.labels(method, "OK")
+
+    async def unary(self, request: Any, context: Context) -> Any:
+        """Answer a call that has one response."""
+        started = time.perf_counter()
+        try:
+            if request is _UNREADABLE:
+                raise _unreadable()
+            response = await self._behavior(request, context)
+        except BaseException as error:  # noqa: BLE001 - each ends in a status or is raised again
+            await self._refuse(error, context, started)
+        self._record(context, started)
+        return response
+
+    async def streaming(self, request: Any, context: Context) -> None:
+        """Answer a call that has any number of responses."""
+        started = time.perf_counter()
+        try:
+            if request is _UNREADABLE:
+                raise _unreadable()
+            requests = _readable(request) if hasattr(request, "__aiter__") else request
+            answer = self._behavior(requests, context)
+            if hasattr(answer, "__aiter__"):
+                async for response in answer:
+                    await context.write(response)
+            else:
+                await answer
+        except BaseException as error:  # noqa: BLE001 - each ends in a status or is raised again
+            await self._refuse(error, context, started)
+        self._record(context, started)
+
+    async def _refuse(self, error: BaseException, context: Context, started: float) -> NoReturn:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError):
+            if task is not None and task.cancelling():  # the client has gone, or the server stops
+                self._record(context, started, "CANCELLED")
+                raise error
+            # A cancellation from below, which would leave the client waiting for its deadline.
+            error = Unavailable("the call was interrupted; try again")
+        if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
+            self._record(context, started, _code_name(context))
+            raise error
+        if not isinstance(error, AuthError):
+            log.error("rpc_failed", method=self._method, exc_info=error)
+            error = status.INTERNAL
+        code, text, trailers = status.of(error)
+        self._record(context, started, code.name, error.reason)
+        await context.abort(code, text, trailers)
+
+    def _record(
+        self, context: Context, started: float, code: str = "OK", reason: str | None = None
+    ) -> None:
+        seconds = time.perf_counter() - started
+        self._seconds.observe(seconds)
+        if code == "OK":
+            self._successes.inc()
+            if self._quiet:
+                return
+        else:
+            RPC_TOTAL.labels(self._method, code).inc()
+        log.info(
+            "rpc",
+            method=self._method,
+            code=code,
+            reason=reason,
+            ms=round(seconds * 1000, 2),
+            peer=context.peer(),
+        )
+
+
+def _wrap(method: str, handler: Any) -> Any:
+    shape = _SHAPES[handler.request_streaming, handler.response_streaming]
+    call = _Call(method, getattr(handler, shape))
+    return getattr(grpc, f"{shape}_rpc_method_handler")(
+        call.streaming if handler.response_streaming else call.unary,
+        request_deserializer=_forgiving(handler.request_deserializer),
+        response_serializer=handler.response_serializer,
+    )
+
+
+def _forgiving(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if deserializer is None:
+        return None
+
+    def deserialize(data: bytes) -> Any:
+        try:
+            return deserializer(data)
+        except Exception:  # noqa: BLE001 - whatever a parser raises over bytes from outside
+            return _UNREADABLE
+
+    return deserialize
+
+
+async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        if request is _UNREADABLE:
+            raise _unreadable()
+        yield request
+
+
+def _unreadable() -> InvalidArgument:
+    return InvalidArgument(
+        "request", "is not a valid protobuf message of this method, with text in UTF-8"
+    )
+
+
+async def _unknown(_requests: Any, _context: Any) -> NoReturn:
+    raise Unsupported("unknown service or method; see protos/, or list them with grpcurl")
+
+
+def _code_name(context: Context) -> str:
+    code = context.code()
+    return code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"

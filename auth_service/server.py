@@ -1,0 +1,269 @@
+"""The composition root: what is built, in which order it starts, how it drains and stops."""
+
+import asyncio
+import contextlib
+import signal
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from authn.v1 import (
+    account_service_pb2_grpc,
+    admin_service_pb2_grpc,
+    auth_service_pb2_grpc,
+    verifier_service_pb2_grpc,
+)
+from grpc_health.v1 import health_pb2_grpc
+
+from auth_service.config import Settings
+from auth_service.db import migrate
+from auth_service.db import pool as pools
+from auth_service.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_directory
+from auth_service.db.feed import RevocationFeed
+from auth_service.db.store import Store
+from auth_service.errors import ConfigError
+from auth_service.keys import KeyRing, MasterKey, generate_key, key_ring, seal_key
+from auth_service.models import KeyState
+from auth_service.passwords import Argon2Profile, PasswordHasher
+from auth_service.refresh_tokens import RefreshTokens
+from auth_service.revocation import RevocationList
+from auth_service.rpc.auth import AuthServicer
+from auth_service.rpc.health import HealthServicer
+from auth_service.rpc.interceptors import EdgeInterceptor
+from auth_service.rpc.reflection import enable_reflection
+from auth_service.rpc.shielded import Shielded
+from auth_service.rpc.tls import server_credentials
+from auth_service.rpc.unsupported import AccountServicer, AdminServicer
+from auth_service.rpc.verifier import VerifierServicer
+from auth_service.sessions import SessionPolicy, Sessions
+from auth_service.telemetry import configure_logging
+from auth_service.tokens import TokenSigner, TokenVerifier
+from auth_service.validation import Validation
+
+__all__ = ["Server"]
+
+log = structlog.get_logger(__name__)
+
+SERVICES = (
+    "authn.v1.AuthService",
+    "authn.v1.VerifierService",
+    "authn.v1.AccountService",
+    "authn.v1.AdminService",
+)
+_HEALTH = "grpc.health.v1.Health"
+_HEALTH_INTERVAL = 0.25  # seconds between two looks at the freshness of revocations
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Server:
+    """One serving process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._health = HealthServicer(SERVICES)
+        self.port = 0
+        """The port that is served, once `start` has returned; 0 for a Unix socket."""
+
+    async def start(self) -> None:
+        """Start in the order of dependence; what has started stops again where a later step fails.
+
+        Raises ConfigError for what an operator has to mend, Unavailable where the database is down.
+        """
+        configure_logging(self._settings.log_level, self._settings.log_format)
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then stop."""
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        await stopped.wait()
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Say NOT_SERVING, let calls in flight finish, then stop the rest; safe to call twice."""
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        settings = self._settings
+        url = await self._database()
+        pool = await pools.connect(
+            url,
+            min_size=settings.database_pool_min,
+            max_size=settings.database_pool_max,
+            statement_timeout=settings.database_statement_timeout,
+            connect_timeout=settings.database_connect_timeout,
+        )
+        self._stack.push_async_callback(_close_pool, pool)
+        await migrate.schema_version_ok(pool)
+        store = Store(pool)
+        master_key = MasterKey(settings.master_key_bytes())
+        ring = await self._key_ring(store, master_key)
+
+        revocations = RevocationList(_utc_now)
+        feed = RevocationFeed(
+            store, url, revocations, _utc_now, poll_interval=settings.feed_poll_interval
+        )
+        await feed.start()
+        self._stack.push_async_callback(feed.stop)
+        hasher = _hasher(settings)
+        self._stack.callback(hasher.close)
+
+        verifier = TokenVerifier(
+            ring,
+            revocations,
+            issuer=settings.issuer,
+            clock=_utc_now,
+            clock_skew=settings.clock_skew,
+            cache_size=settings.verified_cache_size,
+        )
+        sessions = Sessions(
+            store,
+            hasher,
+            TokenSigner(ring),
+            verifier,
+            RefreshTokens(master_key, settings.issuer),
+            session_policy(settings),
+            feed.announce,
+            _utc_now,
+        )
+        validation = Validation(verifier, lambda: feed.as_of, settings.freshness_limit, _utc_now)
+        await self._serve(sessions, validation, ring)
+        watching = asyncio.create_task(self._watch_freshness(feed))
+        self._stack.push_async_callback(_cancel, watching)
+
+    async def _database(self) -> str:
+        settings = self._settings
+        if settings.database_url is not None:
+            return settings.database_url.get_secret_value()
+        directory = settings.embedded_dir or default_directory(Path.cwd())
+        self._settings = settings.model_copy(update={"embedded_dir": directory})
+        try:
+            postgres = await self._stack.enter_async_context(EmbeddedPostgres(directory))
+        except EmbeddedPostgresError as error:
+            raise ConfigError(str(error)) from error
+        await migrate.migrate(postgres.dsn)
+        return postgres.dsn
+
+    async def _key_ring(self, store: Store, master_key: MasterKey) -> KeyRing:
+        """Return the ring, with a key to sign with; replicas that start at once agree on one."""
+        algorithm, shared = self._settings.signing_algorithm, self._settings.shared_key_bytes()
+        stored = await store.load_keys()
+        if (shared is None or algorithm != "HS256") and not any(
+            key.algorithm == algorithm and key.state is KeyState.ACTIVE for key in stored
+        ):
+            made = seal_key(generate_key(algorithm), master_key, KeyState.ACTIVE, _utc_now())
+            await store.insert_key(made)
+            stored = await store.load_keys()
+        return key_ring(stored, master_key, algorithm, shared)
+
+    async def _serve(self, sessions: Sessions, validation: Validation, ring: KeyRing) -> None:
+        server = grpc.aio.server(
+            interceptors=[EdgeInterceptor()], options=_channel_options(self._settings)
+        )
+        shielded = Shielded()
+        auth = AuthServicer(sessions, validation, shielded)
+        auth_service_pb2_grpc.add_AuthServiceServicer_to_server(auth, server)
+        verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(
+            VerifierServicer(ring.jwks), server
+        )
+        account_service_pb2_grpc.add_AccountServiceServicer_to_server(AccountServicer(), server)
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._settings.reflection:
+            enable_reflection(server, (*SERVICES, _HEALTH))
+        self.port = self._bind(server)
+        await server.start()
+        self._stack.push_async_callback(self._drain, server, shielded)
+        self._health.set_serving(True)
+        log.info("serving", address=self._settings.grpc_address, port=self.port)
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        settings, address = self._settings, self._settings.grpc_address
+        try:
+            if settings.tls_cert_file is None or settings.tls_key_file is None:
+                return server.add_insecure_port(address)
+            credentials = server_credentials(
+                settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file
+            )
+            return server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"AUTH_GRPC_ADDRESS: cannot serve {address}: it is in use, or not an address of "
+                "this machine; stop what serves there, or choose another"
+            ) from error
+
+    async def _drain(self, server: grpc.aio.Server, shielded: Shielded) -> None:
+        log.info("draining")
+        self._health.close()  # ends the Watch streams too, on which stop() would wait
+        await server.stop(self._settings.drain_timeout.total_seconds())
+        await shielded.drain()
+        log.info("stopped")
+
+    async def _watch_freshness(self, feed: RevocationFeed) -> None:
+        """Keep health at what Validate would answer; it recovers by itself."""
+        while True:
+            age = _utc_now() - feed.as_of
+            self._health.set_serving(age <= self._settings.freshness_limit)
+            await asyncio.sleep(_HEALTH_INTERVAL)
+
+
+def session_policy(settings: Settings) -> SessionPolicy:
+    """Return the rules of sessions that the settings ask for."""
+    return SessionPolicy(
+        issuer=settings.issuer,
+        default_audience=settings.default_audience,
+        access_ttl=settings.access_token_ttl,
+        refresh_idle_ttl=settings.refresh_token_idle_ttl,
+        refresh_absolute_ttl=settings.refresh_token_absolute_ttl,
+        refresh_grace=settings.refresh_grace,
+        login_burst=settings.login_burst,
+        login_refill=settings.login_refill,
+    )
+
+
+def _hasher(settings: Settings) -> PasswordHasher:
+    profile = Argon2Profile(
+        settings.argon2_memory_kib, settings.argon2_time_cost, settings.argon2_parallelism
+    )
+    return PasswordHasher(profile, workers=settings.hash_workers, queue=settings.hash_queue)
+
+
+def _channel_options(settings: Settings) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.so_reuseport", int(settings.grpc_reuse_port)),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        # Bounds what a flood of half-open or reset streams on one connection can hold.
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        ("grpc.max_connection_age_ms", int(settings.max_connection_age.total_seconds() * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(settings.drain_timeout.total_seconds() * 1000)),
+        # Proxies ping idle connections, some every few seconds.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _close_pool(pool: Any) -> None:
+    try:
+        await asyncio.wait_for(pool.close(), timeout=5)
+    except TimeoutError:  # a query that hangs; the connections go with the process
+        pool.terminate()

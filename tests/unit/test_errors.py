@@ -1,0 +1,88 @@
+"""The error tree: stable reasons, public texts, field violations."""
+
+from datetime import timedelta
+
+import pytest
+
+from auth_service import errors
+from auth_service.errors import (
+    AuthError,
+    FieldViolation,
+    InactiveReason,
+    InvalidArgument,
+    InvalidCredentials,
+    InvalidGrant,
+    InvalidToken,
+    RateLimited,
+    RevocationsStale,
+    Unauthenticated,
+    Unavailable,
+    WeakPassword,
+)
+
+REASONS = {
+    "AuthError": "INTERNAL",
+    "InvalidArgument": "INVALID_ARGUMENT",
+    "WeakPassword": "WEAK_PASSWORD",
+    "InvalidCredentials": "INVALID_CREDENTIALS",
+    "InvalidGrant": "INVALID_GRANT",
+    "InvalidToken": "INVALID_TOKEN",
+    "InvalidScope": "INVALID_SCOPE",
+    "PermissionDenied": "PERMISSION_DENIED",
+    "NotFound": "NOT_FOUND",
+    "AlreadyExists": "ALREADY_EXISTS",
+    "RateLimited": "RATE_LIMITED",
+    "Unavailable": "UNAVAILABLE",
+    "RevocationsStale": "REVOCATIONS_STALE",
+    "Unsupported": "UNIMPLEMENTED",
+    "ConfigError": "CONFIG",
+}
+
+
+@pytest.mark.parametrize(("name", "reason"), REASONS.items())
+def test_each_error_has_its_stable_reason(name: str, reason: str) -> None:
+    """Clients match on reasons, so that they never change."""
+    assert getattr(errors, name).reason == reason
+
+
+def test_every_error_is_of_the_one_tree_and_drawn_in_its_docstring() -> None:
+    """An edge that catches AuthError catches all, and the drawing is complete."""
+    classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, Exception)]
+    assert all(issubclass(c, AuthError) for c in classes)
+    assert all(c.__name__ in (errors.__doc__ or "") for c in classes)
+
+
+def test_the_text_is_what_the_error_says() -> None:
+    """The text that a client sees is the text of the exception."""
+    error = AuthError("something public")
+    assert (error.text, str(error)) == ("something public", "something public")
+
+
+def test_a_bad_field_is_named() -> None:
+    """A violation says which field and what is wrong with it."""
+    error = WeakPassword("password", "too short")
+    assert isinstance(error, InvalidArgument)
+    assert error.violations == (FieldViolation("password", "too short"),)
+    assert error.text == "password: too short"
+
+
+def test_all_credential_failures_look_the_same() -> None:
+    """The text gives no hint of which credential was wrong."""
+    assert str(InvalidCredentials()) == str(InvalidCredentials())
+    assert isinstance(InvalidCredentials(), Unauthenticated)
+    assert isinstance(InvalidGrant(), Unauthenticated)
+
+
+@pytest.mark.parametrize("reason", InactiveReason)
+def test_an_invalid_token_carries_why(reason: InactiveReason) -> None:
+    """The reason is for the verdict, while the default text tells a client nothing of it."""
+    error = InvalidToken(reason)
+    assert error.inactive_reason is reason
+    assert error.text == "the access token is not valid"
+
+
+def test_a_retryable_error_says_when_to_retry() -> None:
+    """One second unless told otherwise."""
+    assert RateLimited("busy").retry_after == timedelta(seconds=1)
+    assert Unavailable("down", timedelta(seconds=7)).retry_after == timedelta(seconds=7)
+    assert isinstance(RevocationsStale("stale"), Unavailable)
