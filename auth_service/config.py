@@ -209,9 +209,6 @@ class Settings(BaseSettings):
     password_min_length: Annotated[int, Field(ge=8, le=128)] = _field(
         15, "The fewest characters of a password (NIST SP 800-63B: 15; never below 8).", 15
     )
-    password_max_bytes: Annotated[int, Field(ge=64, le=1024)] = _field(
-        1024, "The most bytes of a password in UTF-8.", 1024
-    )
     argon2_memory_kib: Annotated[int, Field(ge=7168)] = _field(
         19_456, "Memory of one argon2id hash in KiB (OWASP: 19456 with time 2).", 19_456
     )
@@ -252,10 +249,9 @@ class Settings(BaseSettings):
         None, "The certificate's private key in PEM; not readable by others.", "/etc/auth/tls.key"
     )
     tls_client_ca_file: File | None = _field(
-        None, "The authorities of client certificates in PEM (mTLS).", "/etc/auth/clients.crt"
-    )
-    tls_require_client_cert: bool = _field(
-        False, "Whether a client has to present a certificate.", True
+        None,
+        "The authorities of client certificates in PEM (mTLS): clients must present one.",
+        "/etc/auth/clients.crt",
     )
     max_message_bytes: Annotated[int, Field(ge=4096, le=2**31 - 1)] = _field(
         4 * 1024 * 1024, "The largest message taken.", 4 * 1024 * 1024
@@ -308,8 +304,6 @@ class Settings(BaseSettings):
             raise _wrong("AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE go together; set both")
         if self.tls_client_ca_file is not None and self.tls_cert_file is None:
             raise _wrong("AUTH_TLS_CLIENT_CA_FILE needs AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE")
-        if self.tls_require_client_cert and self.tls_client_ca_file is None:
-            raise _wrong("AUTH_TLS_REQUIRE_CLIENT_CERT needs AUTH_TLS_CLIENT_CA_FILE")
         if self.tls_cert_file is None and not self.allow_plaintext and not self.is_loopback:
             raise _wrong(
                 f"AUTH_GRPC_ADDRESS {self.grpc_address} is not loopback, and passwords and tokens "

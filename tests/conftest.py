@@ -6,12 +6,9 @@ user must be allowed to create databases.
 
 import asyncio
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -24,6 +21,7 @@ from auth_service.db.embedded import EmbeddedPostgres
 from auth_service.db.migrate import migrate
 from auth_service.db.store import Store
 from tests.clock import FakeClock
+from tests.folders import open_folder
 
 if TYPE_CHECKING:
     from auth_service.db.pool import Pool
@@ -69,16 +67,13 @@ def postgres() -> Iterator[PostgresServer]:
     if url := os.environ.get("AUTH_TEST_DATABASE_URL"):
         yield from _with_template(url)
         return
-    # Not pytest's own folder: it is closed to the account that PostgreSQL runs as for root.
-    directory = Path(tempfile.mkdtemp(prefix="auth-test-"))
-    directory.chmod(0o711)
-    server = EmbeddedPostgres(directory / "pg", durable=False)
-    try:
-        outside_loop(server.start())
-        yield from _with_template(server.dsn)
-    finally:
-        outside_loop(server.stop())
-        shutil.rmtree(directory, ignore_errors=True)
+    with open_folder() as directory:
+        server = EmbeddedPostgres(directory / "pg", durable=False)
+        try:
+            outside_loop(server.start())
+            yield from _with_template(server.dsn)
+        finally:
+            outside_loop(server.stop())
 
 
 def _with_template(url: str) -> Iterator[PostgresServer]:

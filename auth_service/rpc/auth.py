@@ -146,7 +146,7 @@ def _tokens(pair: TokenPair) -> Any:
 
 
 def _validate_response(verdict: Verdict) -> Any:
-    response = pb.ValidateResponse()
+    response: Any = pb.ValidateResponse()
     response.revocations_as_of.FromDatetime(verdict.revocations_as_of)
     if verdict.inactive_reason is not None:
         response.inactive_reason = _REASONS[verdict.inactive_reason]

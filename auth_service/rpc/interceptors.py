@@ -177,5 +177,5 @@ async def _unknown(_requests: Any, _context: Any) -> NoReturn:
 
 
 def _code_name(context: Context) -> str:
-    code = context.code()
+    code: Any = context.code()  # None, an int or a StatusCode
     return code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"

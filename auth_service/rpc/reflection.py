@@ -43,7 +43,7 @@ def _add_v1_descriptor() -> None:
         reflection_pb2.DESCRIPTOR.CopyToProto(file)
         file.name, file.package = _V1_FILE, _V1
         for message in file.message_type:
-            for field in message.field:
+            for field in filter(lambda field: field.type_name, message.field):
                 field.type_name = field.type_name.replace(f".{_V1ALPHA}.", f".{_V1}.")
         for method in file.service[0].method:
             method.input_type = method.input_type.replace(f".{_V1ALPHA}.", f".{_V1}.")

@@ -71,6 +71,6 @@ def server_credentials(
         ) from error
     return grpc.dynamic_ssl_server_credentials(
         initial,
-        certificates.read_if_changed,
+        certificates.read_if_changed,  # type: ignore[arg-type] # None: no change
         require_client_authentication=client_authorities is not None,
     )

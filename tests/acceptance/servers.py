@@ -19,7 +19,7 @@ import grpc
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import auth_service_pb2_grpc as rpc
 from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from auth_service.accounts import Accounts
 from auth_service.db.store import Store

@@ -17,6 +17,8 @@ from pathlib import Path
 import jwt
 import pytest
 
+from tests.folders import open_folder
+
 COMMAND = [sys.executable, "-m", "auth_service"]
 USER = "demo@example.com"
 PASSWORD = "a password of some length"
@@ -53,13 +55,15 @@ class Served:
     variables: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [*COMMAND, "serve", "--dev"],
-            env=environment(AUTH_EMBEDDED_DIR=str(self.directory), AUTH_GRPC_ADDRESS=self.address),
-            stdout=subprocess.PIPE,
-            stderr=(self.directory.parent / "serve.log").open("a"),
-            text=True,
-        )
+        variables = {"AUTH_EMBEDDED_DIR": str(self.directory), "AUTH_GRPC_ADDRESS": self.address}
+        with (self.directory.parent / "serve.log").open("a") as log:
+            self.process = subprocess.Popen(
+                [*COMMAND, "serve", "--dev"],
+                env=environment(**variables),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         self.greeting = self._read_until("# Revoke")
 
     def stop(self) -> int:
@@ -112,18 +116,15 @@ def free_address() -> str:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served() -> Iterator[Served]:
     """A server for all tests of this module, in a path with a space."""
-    base = tmp_path_factory.mktemp("cli tests")
-    for folder in (base, *base.parents[:2]):  # PostgreSQL runs as another account under root
-        if os.geteuid() == 0:
-            folder.chmod(folder.stat().st_mode | 0o011)
-    server = Served(base / "data", free_address())
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    with open_folder("cli tests ") as base:
+        server = Served(base / "data", free_address())
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
 
 def create(served: Served, name: str, *options: str) -> str:
@@ -294,27 +295,22 @@ def test_a_second_server_on_the_directory_is_refused(served: Served) -> None:
     assert "in use by another server" in refused.stderr
 
 
-def test_commands_work_without_a_server_and_data_survives(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_commands_work_without_a_server_and_data_survives() -> None:
     """Admin commands start the embedded PostgreSQL themselves; a later server finds their work."""
-    base = tmp_path_factory.mktemp("offline")
-    for folder in (base, *base.parents[:2]):
-        if os.geteuid() == 0:
-            folder.chmod(folder.stat().st_mode | 0o011)
-    served = Served(base / "data", free_address())
-    served.ok("migrate")
-    create(served, USER)
-    served.ok("keys", "rotate")
-    key = served.ok("keys", "export", "--shared")
-    served.start()
-    try:
-        assert "shown at the first start" in served.greeting
-        served.login(USER)
-        assert served.ok("keys", "export", "--shared") == key
-    finally:
-        assert served.stop() == 0
-    assert served.run("validate", stdin="x").returncode == 4
+    with open_folder() as base:
+        served = Served(base / "data", free_address())
+        served.ok("migrate")
+        create(served, USER)
+        served.ok("keys", "rotate")
+        key = served.ok("keys", "export", "--shared")
+        served.start()
+        try:
+            assert "shown at the first start" in served.greeting
+            served.login(USER)
+            assert served.ok("keys", "export", "--shared") == key
+        finally:
+            assert served.stop() == 0
+        assert served.run("validate", stdin="x").returncode == 4
 
 
 def test_unreachable_server_is_exit_code_four() -> None:

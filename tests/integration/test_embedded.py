@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 from auth_service.db import embedded
 from auth_service.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_directory
+from tests.folders import open_folder
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another")
 PROJECT = Path(__file__).resolve().parents[2]
@@ -35,10 +35,8 @@ asyncio.run(main())
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder that PostgreSQL's account can pass through, which pytest's own closes to it."""
-    path = Path(tempfile.mkdtemp(prefix="embedded-", dir="/tmp"))
-    path.chmod(0o711)
-    yield path
-    shutil.rmtree(path)
+    with open_folder("embedded-") as path:
+        yield path
 
 
 @pytest.fixture

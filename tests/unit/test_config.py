@@ -114,7 +114,6 @@ def test_several_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) 
         ({"GRPC_ADDRESS": "auth.example.com:50051"}, "AUTH_TLS_CERT_FILE"),
         ({"TLS_CERT_FILE": "/x"}, "set both"),
         ({"TLS_CLIENT_CA_FILE": "/x"}, "needs AUTH_TLS_CERT_FILE"),
-        ({"TLS_REQUIRE_CLIENT_CERT": "1"}, "needs AUTH_TLS_CLIENT_CA_FILE"),
         ({"SHARED_KEY": KEY, "SHARED_KEY_FILE": "/x"}, "keep one"),
         ({"MASTER_KEY": KEY, "MASTER_KEY_FILE": "/x"}, "keep one"),
         ({"DATABASE_POOL_MIN": "11"}, "lower it"),

@@ -69,7 +69,7 @@ def test_a_label_may_be_empty_and_is_kept_as_it_is() -> None:
 @pytest.mark.parametrize("value", ["x" * 257, *UNPRINTABLE])
 def test_a_bad_label_is_refused(value: str) -> None:
     """No header can be smuggled through it, nor text that PostgreSQL refuses."""
-    with pytest.raises(InvalidArgument, match="^device_label: "):
+    with pytest.raises(InvalidArgument, match=r"^device_label: "):
         fields.label(value, "device_label")
 
 
@@ -119,7 +119,7 @@ def test_a_request_id_is_optional() -> None:
 @pytest.mark.parametrize("value", ["1234567", "x" * 129, "with space", "12345678\n", "ééééééééé"])
 def test_a_bad_request_id_is_refused(value: str) -> None:
     """Too short to be unique, too long, or not visible ASCII."""
-    with pytest.raises(InvalidArgument, match="^request_id: "):
+    with pytest.raises(InvalidArgument, match=r"^request_id: "):
         fields.request_id(value)
 
 
@@ -132,5 +132,5 @@ def test_a_uuid_is_read() -> None:
 @pytest.mark.parametrize("value", ["", "x", "0192f0c1", "../../etc", "0" * 31, "\0" * 32, "\ud800"])
 def test_a_bad_uuid_is_refused(value: str) -> None:
     """It never gets as far as the database."""
-    with pytest.raises(InvalidArgument, match="^session_id: must be a UUID"):
+    with pytest.raises(InvalidArgument, match=r"^session_id: must be a UUID"):
         fields.uuid(value, "session_id")

@@ -42,9 +42,11 @@ def test_a_sealed_key_opens_to_itself(algorithm: str) -> None:
     if key.is_secret:
         assert opened.signing == key.signing == opened.verifying
     else:
-        assert opened.signing.private_numbers() == key.signing.private_numbers() if hasattr(
-            key.signing, "private_numbers"
-        ) else opened.signing.private_bytes_raw() == key.signing.private_bytes_raw()
+        assert (
+            opened.signing.private_numbers() == key.signing.private_numbers()
+            if hasattr(key.signing, "private_numbers")
+            else opened.signing.private_bytes_raw() == key.signing.private_bytes_raw()
+        )
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -32,7 +32,7 @@ def test_the_default_cost_is_the_owasp_minimum() -> None:
 def test_a_short_password_is_weak() -> None:
     """Length is the whole policy, counted in characters of the normal form."""
     check_policy("fifteen letters", 15)
-    with pytest.raises(WeakPassword, match="^new_password: must have 15 characters"):
+    with pytest.raises(WeakPassword, match=r"^new_password: must have 15 characters"):
         check_policy("fourteen chars", 15, "new_password")
     with pytest.raises(WeakPassword):
         check_policy("e\u0301" * 8, 15)
@@ -47,7 +47,7 @@ def test_composed_and_decomposed_are_one_password() -> None:
 @pytest.mark.parametrize("password", ["x" * 1025, "é" * 513, "a\ud800"])
 def test_a_password_that_cannot_be_is_refused(password: str) -> None:
     """Too long in UTF-8, or no Unicode text at all; the field is named, the password is not."""
-    with pytest.raises(InvalidArgument, match="^secret: ") as caught:
+    with pytest.raises(InvalidArgument, match=r"^secret: ") as caught:
         check_policy(password, 1, "secret")
     assert password not in caught.value.text
     assert normalise_password("é" * 512) == "é" * 512

@@ -186,9 +186,7 @@ ITEMS = st.builds(
     st.integers(-5, 40),
     st.integers(0, 40),
 )
-CLAIMS = st.builds(
-    Claims, *[st.sampled_from("abc")] * 3, st.integers(EPOCH, EPOCH + 40)
-)
+CLAIMS = st.builds(Claims, *[st.sampled_from("abc")] * 3, st.integers(EPOCH, EPOCH + 40))
 
 
 @given(st.lists(st.one_of(ITEMS, st.integers(0, 15))), CLAIMS)

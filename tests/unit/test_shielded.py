@@ -1,0 +1,110 @@
+"""Work that goes on although its caller has gone."""
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+
+from auth_service.rpc.shielded import Shielded
+
+
+class Work:
+    """Begins, waits to be let go, then finishes or fails."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.begun = asyncio.Event()
+        self.may_finish = asyncio.Event()
+        self.done = False
+        self._failure = failure
+
+    async def __call__(self) -> str:
+        self.begun.set()
+        await self.may_finish.wait()
+        self.done = True
+        if self._failure is not None:
+            raise self._failure
+        return "result"
+
+
+async def abandon(shielded: Shielded, work: Work) -> None:
+    """Begin the work and cancel its caller."""
+    caller = asyncio.create_task(shielded.run(work()))
+    await work.begun.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+
+
+async def test_the_caller_gets_the_result() -> None:
+    """Undisturbed, the shield is not seen."""
+    work = Work()
+    work.may_finish.set()
+    assert await Shielded().run(work()) == "result"
+
+
+async def test_the_caller_gets_the_error() -> None:
+    """An error of the work is raised to a caller who waits for it."""
+    work = Work(ValueError("broken"))
+    work.may_finish.set()
+    with pytest.raises(ValueError, match="broken"):
+        await Shielded().run(work())
+
+
+async def test_work_goes_on_although_the_caller_is_cancelled() -> None:
+    """What has begun is finished, whoever waits for it."""
+    shielded, work = Shielded(), Work()
+    await abandon(shielded, work)
+    gc.collect()  # the loop alone would not keep it alive
+    assert not work.done
+    work.may_finish.set()
+    await shielded.drain()
+    assert work.done
+
+
+async def test_drain_waits_for_all_that_goes_on() -> None:
+    """A server that stops loses none of the work that it has begun."""
+    shielded, works = Shielded(), [Work(), Work(ValueError("broken")), Work()]
+    for work in works:
+        await abandon(shielded, work)
+    draining = asyncio.create_task(shielded.drain())
+    for work in works:
+        await asyncio.sleep(0)
+        assert not draining.done()
+        work.may_finish.set()
+    await draining
+    assert all(work.done for work in works)
+
+
+async def test_drain_with_nothing_to_wait_for_returns() -> None:
+    """Neither before the first work nor after the last is there anything to wait for."""
+    shielded, work = Shielded(), Work()
+    await shielded.drain()
+    work.may_finish.set()
+    await shielded.run(work())
+    await shielded.drain()
+
+
+async def test_an_error_of_abandoned_work_is_not_reported_as_never_retrieved() -> None:
+    """Nobody waits for it any more, and a log line of asyncio would help nobody."""
+    reports: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+    shielded, work = Shielded(), Work(ValueError("broken"))
+    await abandon(shielded, work)
+    work.may_finish.set()
+    await shielded.drain()
+    await asyncio.sleep(0)
+    gc.collect()
+    assert reports == []
+
+
+async def test_work_that_is_cancelled_itself_ends_its_caller() -> None:
+    """A cancellation of the work passes to who waits, and leaves nothing behind."""
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    shielded = Shielded()
+    with pytest.raises(asyncio.CancelledError):
+        await shielded.run(cancelled())
+    await shielded.drain()

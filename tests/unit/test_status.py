@@ -1,0 +1,171 @@
+"""From an error to a gRPC status: the code, the reason, the details, and nothing more."""
+
+from datetime import timedelta
+from typing import TypeVar
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from auth_service import errors
+from auth_service.errors import AuthError, InactiveReason
+from auth_service.rpc import status
+
+Detail = TypeVar("Detail", bound=Message)
+
+EXPECTED: list[tuple[AuthError, grpc.StatusCode, str]] = [
+    (AuthError("secret plan"), grpc.StatusCode.INTERNAL, "INTERNAL"),
+    (
+        errors.InvalidArgument("scope", "is odd"),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_ARGUMENT",
+    ),
+    (errors.WeakPassword("password", "short"), grpc.StatusCode.INVALID_ARGUMENT, "WEAK_PASSWORD"),
+    (errors.Unauthenticated("who?"), grpc.StatusCode.UNAUTHENTICATED, "INTERNAL"),
+    (errors.InvalidCredentials(), grpc.StatusCode.UNAUTHENTICATED, "INVALID_CREDENTIALS"),
+    (errors.InvalidGrant(), grpc.StatusCode.UNAUTHENTICATED, "INVALID_GRANT"),
+    (
+        errors.InvalidToken(InactiveReason.EXPIRED),
+        grpc.StatusCode.UNAUTHENTICATED,
+        "INVALID_TOKEN",
+    ),
+    (errors.InvalidScope("too much"), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SCOPE"),
+    (errors.PermissionDenied("no"), grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"),
+    (errors.NotFound("none"), grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
+    (errors.AlreadyExists("taken"), grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS"),
+    (errors.Retryable("later"), grpc.StatusCode.INTERNAL, "INTERNAL"),
+    (errors.RateLimited("slow down"), grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED"),
+    (errors.Unavailable("down"), grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+    (errors.RevocationsStale("stale"), grpc.StatusCode.UNAVAILABLE, "REVOCATIONS_STALE"),
+    (errors.Unsupported("not yet"), grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"),
+    (errors.ConfigError("bad path"), grpc.StatusCode.INTERNAL, "INTERNAL"),
+]
+
+
+class Stranger(AuthError):
+    """An error that no edge knows."""
+
+    reason = "STRANGER"
+
+
+def name_of(value: object) -> str:
+    """Name a parameter set after the error's class."""
+    return type(value).__name__ if isinstance(value, AuthError) else ""
+
+
+def message(seen: status.Status) -> status_pb2.Status:
+    """Return the google.rpc.Status in the trailers."""
+    trailers = dict(seen.trailers)
+    return status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+
+
+def details(error: AuthError, kind: type[Detail]) -> list[Detail]:
+    """Return the details of one kind."""
+    found = []
+    for box in message(status.of(error)).details:
+        detail = kind()
+        if box.Unpack(detail):
+            found.append(detail)
+    return found
+
+
+def test_every_error_of_the_tree_is_expected_here() -> None:
+    """A new error class has to say which status it becomes."""
+    tree = {
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, AuthError)
+    }
+    assert {type(error) for error, _, _ in EXPECTED} == tree
+
+
+@pytest.mark.parametrize(("error", "code", "reason"), EXPECTED, ids=name_of)
+def test_each_error_becomes_its_code_with_reason_and_domain(
+    error: AuthError, code: grpc.StatusCode, reason: str
+) -> None:
+    """Code and ErrorInfo are what a client decides by."""
+    assert status.of(error).code is code
+    (info,) = details(error, error_details_pb2.ErrorInfo)
+    assert (info.reason, info.domain) == (reason, "authn")
+
+
+@pytest.mark.parametrize(("error", "code", "reason"), EXPECTED, ids=name_of)
+def test_the_details_repeat_code_and_text(
+    error: AuthError, code: grpc.StatusCode, reason: str
+) -> None:
+    """The gRPC status and the google.rpc.Status beside it never disagree."""
+    seen = status.of(error)
+    assert (message(seen).code, message(seen).message) == (code.value[0], seen.text)
+
+
+def test_a_known_error_says_its_public_text() -> None:
+    """What the core says to a client arrives unchanged."""
+    assert status.of(errors.NotFound("no such session")).text == "no such session"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Stranger("/etc/secret"), errors.ConfigError("/etc/secret"), AuthError("/etc/secret")],
+    ids=name_of,
+)
+def test_an_error_that_is_not_mapped_says_nothing(error: AuthError) -> None:
+    """Neither the text nor the reason of an error of no known class gets out."""
+    seen = status.of(error)
+    assert (seen.code, seen.text) == (grpc.StatusCode.INTERNAL, status.INTERNAL.text)
+    assert [info.reason for info in details(error, error_details_pb2.ErrorInfo)] == ["INTERNAL"]
+    assert "secret" not in repr(seen)
+    assert "STRANGER" not in repr(seen)
+
+
+def test_a_subclass_of_a_known_error_is_mapped_as_that() -> None:
+    """A finer class added to the core keeps the status of its parent."""
+
+    class Locked(errors.PermissionDenied):
+        reason = "LOCKED"
+
+    assert status.of(Locked("locked")).code is grpc.StatusCode.PERMISSION_DENIED
+    assert [i.reason for i in details(Locked("locked"), error_details_pb2.ErrorInfo)] == ["LOCKED"]
+
+
+@pytest.mark.parametrize("kind", [errors.InvalidArgument, errors.WeakPassword])
+def test_a_bad_field_is_named_in_bad_request(kind: type[errors.InvalidArgument]) -> None:
+    """A client learns by its path which field is wrong, and why."""
+    (bad,) = details(kind("requests[3].access_token", "is required"), error_details_pb2.BadRequest)
+    assert [(v.field, v.description) for v in bad.field_violations] == [
+        ("requests[3].access_token", "is required")
+    ]
+
+
+@pytest.mark.parametrize("kind", [errors.RateLimited, errors.Unavailable, errors.RevocationsStale])
+@pytest.mark.parametrize("delay", [timedelta(0), timedelta(seconds=2, milliseconds=500)])
+def test_what_may_be_retried_says_when(kind: type[errors.Retryable], delay: timedelta) -> None:
+    """RetryInfo carries the delay, to the fraction of a second."""
+    (retry,) = details(kind("later", delay), error_details_pb2.RetryInfo)
+    assert retry.retry_delay.ToTimedelta() == delay
+
+
+@pytest.mark.parametrize(("error", "code", "reason"), EXPECTED, ids=name_of)
+def test_no_other_error_names_fields_or_a_delay(
+    error: AuthError, code: grpc.StatusCode, reason: str
+) -> None:
+    """A client that retries on RetryInfo never retries what cannot succeed."""
+    fields = code is grpc.StatusCode.INVALID_ARGUMENT and reason != "INVALID_SCOPE"
+    retry = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert len(details(error, error_details_pb2.BadRequest)) == int(fields)
+    assert len(details(error, error_details_pb2.RetryInfo)) == int(retry)
+
+
+@pytest.mark.parametrize("reason", InactiveReason)
+def test_a_bad_access_token_is_challenged(reason: InactiveReason) -> None:
+    """RFC 6750 section 3: the challenge says invalid_token, and not what is wrong with it."""
+    trailers = dict(status.of(errors.InvalidToken(reason)).trailers)
+    assert trailers["www-authenticate"] == 'Bearer error="invalid_token"'
+
+
+@pytest.mark.parametrize(
+    "error", [error for error, _, reason in EXPECTED if reason != "INVALID_TOKEN"], ids=name_of
+)
+def test_no_other_error_is_challenged(error: AuthError) -> None:
+    """A new access token would not help."""
+    assert "www-authenticate" not in dict(status.of(error).trailers)

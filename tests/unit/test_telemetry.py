@@ -1,0 +1,160 @@
+"""Logs: what they hold, what is masked, and how they are written."""
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+import structlog
+
+from auth_service.telemetry import configure_logging, mask_secrets
+
+MASK = "**********"
+
+
+@pytest.fixture(autouse=True)
+def _own_configuration() -> Iterator[None]:
+    """Logs are set up once a process: leave nothing behind."""
+    yield
+    structlog.contextvars.clear_contextvars()
+    structlog.reset_defaults()
+
+
+def entry(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Return the one line of JSON that was logged."""
+    written: dict[str, Any] = json.loads(capsys.readouterr().err)
+    return written
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "password",
+        "new_password",
+        "access_token",
+        "RefreshToken",
+        "client_secret",
+        "Authorization",
+        "credentials",
+        "master_key",
+        "SHARED_KEY",
+        "password_hash",
+    ],
+)
+def test_whatever_is_named_like_a_secret_is_masked(name: str) -> None:
+    """The mask goes by the entry's name, in any case, and hides even the length."""
+    assert mask_secrets(None, "info", {"event": "x", name: "hunter2"}) == {"event": "x", name: MASK}
+
+
+@pytest.mark.parametrize("value", [b"hunter2", 7, None, ["hunter2"]])
+def test_a_secret_of_any_type_is_masked(value: object) -> None:
+    """What cannot be read as text is masked all the same."""
+    assert mask_secrets(None, "info", {"token": value}) == {"token": MASK}
+
+
+def test_what_is_not_secret_stays() -> None:
+    """Method, peer and the event itself are for the reader."""
+    event = {"event": "token refused", "method": "/authn.v1.AuthService/Login", "ms": 1.5}
+    assert mask_secrets(None, "info", dict(event)) == event
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_secret_does_not_reach_the_log(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both forms of the log mask before they write."""
+    configure_logging("info", form)
+    structlog.get_logger().info("login", password="hunter2", peer="ipv4:127.0.0.1")
+    written = capsys.readouterr().err
+    assert "hunter2" not in written
+    assert MASK in written
+    assert "ipv4:127.0.0.1" in written
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_secret_bound_to_the_context_does_not_reach_the_log(
+    form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a caller binds for all its entries is masked like the rest."""
+    configure_logging("info", form)
+    structlog.contextvars.bind_contextvars(client_secret="hunter2", tenant="blue")
+    structlog.get_logger().info("login")
+    written = capsys.readouterr().err
+    assert "hunter2" not in written
+    assert "blue" in written
+
+
+def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A collector reads event, level and time in UTC without a pattern."""
+    configure_logging("info", "json")
+    structlog.get_logger().warning("slow\nquery", ms=12)
+    written = entry(capsys)
+    moment = datetime.fromisoformat(written.pop("timestamp"))
+    assert moment.utcoffset() is not None
+    assert written == {"event": "slow\nquery", "level": "warning", "ms": 12}
+
+
+def test_json_tells_an_exception_in_the_same_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A traceback is data of its entry and no text of many lines."""
+    configure_logging("info", "json")
+    structlog.get_logger().error("failed", exc_info=ValueError("no such column"))
+    (told,) = entry(capsys)["exception"]
+    assert (told["exc_type"], told["exc_value"]) == ("ValueError", "no such column")
+
+
+def test_console_tells_an_exception(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who runs it by hand sees what went wrong."""
+    configure_logging("info", "console")
+    structlog.get_logger().error("failed", exc_info=ValueError("no such column"))
+    assert "ValueError: no such column" in capsys.readouterr().err
+
+
+def test_console_has_no_colours_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log in a file holds no control characters."""
+    configure_logging("info", "console")
+    structlog.get_logger().info("serving", port=50051)
+    written = capsys.readouterr().err
+    assert "\x1b" not in written
+    assert "serving" in written
+    assert "port=50051" in written
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_logs_go_to_stderr(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard output is for what a command prints."""
+    configure_logging("info", form)
+    structlog.get_logger().info("serving")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "serving" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("level", "logged"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_only_entries_of_the_level_and_above_are_logged(
+    level: str, logged: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The level is the least severe that is written."""
+    configure_logging(level, "json")
+    log = structlog.get_logger()
+    for name in ("debug", "info", "warning", "error"):
+        getattr(log, name)("entry")
+    lines = capsys.readouterr().err.splitlines()
+    assert [json.loads(line)["level"] for line in lines] == logged
+
+
+def test_a_logger_made_before_follows_the_configuration(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Modules make their loggers when they are imported, before any setting is read."""
+    log = structlog.get_logger("auth_service.early")
+    configure_logging("warning", "json")
+    log.info("unheard")
+    log.warning("heard")
+    assert entry(capsys)["event"] == "heard"
