@@ -65,13 +65,13 @@ TOKENS=$({credentials} | {call}/Login); echo "$TOKENS"
 
 # Validate
 field() {{ echo "$TOKENS" | sed -n "s/.*\\"$1\\": *\\"\\([^\\"]*\\)\\".*/\\1/p"; }}
-echo "{{\\"accessToken\\": \\"$(field accessToken)\\"}}" | {call}/Validate
+echo "{{\\"access_token\\": \\"$(field 'access_*[tT]oken')\\"}}" | {call}/Validate
 
 # Refresh
-TOKENS=$(echo "{{\\"refreshToken\\": \\"$(field refreshToken)\\"}}" | {call}/Refresh)
+TOKENS=$(echo "{{\\"refresh_token\\": \\"$(field 'refresh_*[tT]oken')\\"}}" | {call}/Refresh)
 echo "$TOKENS"
 
 # Revoke, after which Validate answers SESSION_REVOKED
-echo "{{\\"refreshToken\\": \\"$(field refreshToken)\\"}}" | {call}/Revoke
-echo "{{\\"accessToken\\": \\"$(field accessToken)\\"}}" | {call}/Validate
+echo "{{\\"refresh_token\\": \\"$(field 'refresh_*[tT]oken')\\"}}" | {call}/Revoke
+echo "{{\\"access_token\\": \\"$(field 'access_*[tT]oken')\\"}}" | {call}/Validate
 """

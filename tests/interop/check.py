@@ -226,14 +226,14 @@ def wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def serving(
-    tally: Tally, directory: Path, env: Mapping[str, str], password: str
+    tally: Tally, directory: Path, env: Mapping[str, str], password: str, *options: str
 ) -> Iterator[Server]:
     """Serve for the length of a block; the stop is a check too. Shows the log where it fails."""
     address = f"127.0.0.1:{free_port()}"
     log = directory / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "auth_service", "serve"],
+            [sys.executable, "-m", "auth_service", "serve", *options],
             cwd=ROOT,
             env=dict(env) | {"AUTH_GRPC_ADDRESS": address},
             stdin=subprocess.DEVNULL,
@@ -397,6 +397,26 @@ def check_expiry(tally: Tally, server: Server) -> None:
     refused(tally, "an expired refresh token", "UNAUTHENTICATED", "INVALID_GRANT", answer)
 
 
+def check_greeting(tally: Tally, directory: Path) -> None:
+    """Paste what `serve --dev` prints at its first start into a shell."""
+    directory.mkdir()
+    directory.chmod(0o711)
+    with serving(tally, directory, settings(directory), "", "--dev"):
+        deadline, mark = time.monotonic() + START_SECONDS, "# Login"
+        while not (text := (directory / "server.log").read_text().partition(mark)[2]).endswith("\n\n"):
+            if time.monotonic() > deadline:
+                raise MismatchError(f"serve --dev prints lines to paste\n  seen: {text}")
+            time.sleep(POLL_SECONDS)
+        env = dict(os.environ) | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+        pasted = run("bash", "-e", given=mark + text, env=env)
+        seen = [word in pasted.stdout for word in ('"active": true', "INACTIVE_REASON_SESSION_REVOKED")]
+        tally.check(
+            pasted.returncode == 0 and all(seen) and pasted.stdout.count("refresh_token") == 2,
+            "the lines that `serve --dev` prints run in a shell as they are",
+            pasted.stderr or pasted.stdout,
+        )
+
+
 def check_client(tally: Tally, server: Server, name: str, *command: str | Path) -> None:
     """Run a client that checks for itself."""
     env = dict(os.environ) | {
@@ -425,6 +445,7 @@ def check_all(tally: Tally, directory: Path) -> None:
     short = {"AUTH_ACCESS_TOKEN_TTL": SHORT_TTL, "AUTH_REFRESH_TOKEN_IDLE_TTL": SHORT_TTL}
     with serving(tally, directory, env | short, password) as server:
         check_expiry(tally, server)
+    check_greeting(tally, directory / "first start")
 
 
 def main() -> int:
