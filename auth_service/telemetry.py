@@ -21,6 +21,10 @@ RPC_DURATION = Histogram(
     buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
 )
 
+# Without the local variables, among which a request with its password would be.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
 _SECRET_WORDS = ("password", "token", "secret", "authorization", "credential", "_key", "hash")
 
 
@@ -29,7 +33,9 @@ def configure_logging(level: str = "info", form: str = "console") -> None:
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     structlog.configure(
         processors=[
@@ -37,7 +43,7 @@ def configure_logging(level: str = "info", form: str = "console") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             mask_secrets,
-            structlog.processors.dict_tracebacks if form == "json" else _keep,
+            _TRACEBACKS if form == "json" else _keep,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(

@@ -72,9 +72,7 @@ class _Call:
         """Answer a call that has one response."""
         started = time.perf_counter()
         try:
-            if request is _UNREADABLE:
-                raise _unreadable()
-            response = await self._behavior(request, context)
+            response = await self._behavior(_readable(request), context)
         except BaseException as error:  # noqa: BLE001 - each ends in a status or is raised again
             await self._refuse(error, context, started)
         self._record(context, started)
@@ -84,10 +82,7 @@ class _Call:
         """Answer a call that has any number of responses."""
         started = time.perf_counter()
         try:
-            if request is _UNREADABLE:
-                raise _unreadable()
-            requests = _readable(request) if hasattr(request, "__aiter__") else request
-            answer = self._behavior(requests, context)
+            answer = self._behavior(_readable(request), context)
             if hasattr(answer, "__aiter__"):
                 async for response in answer:
                     await context.write(response)
@@ -159,7 +154,14 @@ def _forgiving(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes],
     return deserialize
 
 
-async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+def _readable(request: Any) -> Any:
+    """Return the request, or the stream of requests; raises InvalidArgument for garbage."""
+    if request is _UNREADABLE:
+        raise _unreadable()
+    return _each_readable(request) if hasattr(request, "__aiter__") else request
+
+
+async def _each_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
         if request is _UNREADABLE:
             raise _unreadable()

@@ -1,0 +1,276 @@
+"""An access token in every outgoing call, put there by interceptors, on any channel.
+
+Owns what follows when a service refuses the token. The tokens are a source's matter, and how one is
+put into a call is in `call_credentials`.
+
+A call that brings an `authorization` of its own keeps it.
+"""
+
+import contextlib
+import time
+import weakref
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grpc
+
+from auth_service.client.call_credentials import (
+    AUTHORIZATION,
+    WITHOUT,
+    bearer,
+    call_credentials,
+)
+from auth_service.client.renewal import finish
+from auth_service.client.token_sources import SyncTokenSource, TokenSource
+from auth_service.errors import AuthError, Retryable, Unauthenticated
+
+__all__ = ["NoAccessToken", "SyncBearerInterceptor", "bearer_interceptors", "call_credentials"]
+
+
+class NoAccessToken(grpc.aio.AioRpcError):
+    """The call was not made, as its source had no token; `__cause__` is the source's error.
+
+    UNAUTHENTICATED where only logging in again will help, UNAVAILABLE where time may.
+    """
+
+
+def bearer_interceptors(source: TokenSource) -> list[grpc.aio.ClientInterceptor]:
+    """Return interceptors for a grpc.aio channel, plaintext or not, one for each shape of call.
+
+    Where a service answers UNAUTHENTICATED the token is invalidated, so that the next call gets a
+    new one; a unary-unary call is made once more with it. Getting a token counts towards the
+    timeout of a call; raises NoAccessToken where there is none.
+    """
+    refusals = _Refusals(source)
+    return [
+        kind(source, refusals) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)
+    ]
+
+
+def _no_access_token(cause: AuthError) -> NoAccessToken:
+    code = grpc.StatusCode.INTERNAL
+    if isinstance(cause, Unauthenticated):
+        code = grpc.StatusCode.UNAUTHENTICATED
+    elif isinstance(cause, Retryable):
+        code = grpc.StatusCode.UNAVAILABLE
+    empty = grpc.aio.Metadata()
+    return NoAccessToken(code, empty, empty, details=f"no access token: {cause.text}")
+
+
+class _Budget:
+    """What is left of a call's timeout."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float | None:
+        """Return seconds, 0 at the least; None for as long as it takes."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+
+def _goes_without(details: Any) -> bool:
+    method = details.method.decode() if isinstance(details.method, bytes) else details.method
+    return method in WITHOUT or any(
+        key.lower() == AUTHORIZATION for key, _ in details.metadata or ()
+    )
+
+
+class _Refusals:
+    """Tells from the end of a stream whether its token was refused.
+
+    Where a request cannot be sent because the server has ended the call, gRPC says INTERNAL first
+    and the server's own status after that, so that such a call is looked at again before the next.
+    """
+
+    def __init__(self, source: TokenSource) -> None:
+        self._source = source
+        self._unsure: tuple[str, Any] | None = None
+
+    def ended(self, token: str, call: Any) -> None:
+        """Look at a call that has ended; here and now, as a task would run after its caller."""
+        code = finish(call.code())
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            self._source.invalidate(token)
+        elif code is grpc.StatusCode.INTERNAL:
+            self._unsure = token, call
+
+    def look_again(self) -> None:
+        """Look at the call again that ended with INTERNAL last."""
+        if self._unsure:
+            (token, call), self._unsure = self._unsure, None
+            self.ended(token, call)
+
+
+class _Asyncio:
+    def __init__(self, source: TokenSource, refusals: _Refusals) -> None:
+        self._source = source
+        self._refusals = refusals
+
+    async def _authorize(self, details: Any, budget: _Budget) -> tuple[str, Any]:
+        self._refusals.look_again()
+        try:
+            token = await self._source.access_token(budget.left())
+        except AuthError as error:
+            raise _no_access_token(error) from error
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), bearer(token))
+        return token, grpc.aio.ClientCallDetails(
+            details.method, budget.left(), metadata, details.credentials, details.wait_for_ready
+        )
+
+    async def _watched(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Make a call that cannot be made again, as its caller may have written or read."""
+        if _goes_without(details):
+            return await continuation(details, request)
+        token, details = await self._authorize(details, _Budget(details.timeout))
+        call = await continuation(details, request)
+        call.add_done_callback(partial(self._refusals.ended, token))
+        return call
+
+    async def _refused(self, token: str, call: Any) -> bool:
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                self._source.invalidate(token)
+                return True
+        return False
+
+
+class _UnaryUnary(_Asyncio, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        if _goes_without(client_call_details):
+            return await continuation(client_call_details, request)
+        budget = _Budget(client_call_details.timeout)
+        token, details = await self._authorize(client_call_details, budget)
+        call = await continuation(details, request)
+        if not await self._refused(token, call):
+            return call
+        with contextlib.suppress(NoAccessToken):  # then the refusal stands
+            fresh, details = await self._authorize(client_call_details, budget)
+            if fresh != token:
+                call = await continuation(details, request)
+                await self._refused(fresh, call)
+        return call
+
+
+class _UnaryStream(_Asyncio, grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        return await self._watched(continuation, client_call_details, request)
+
+
+class _StreamUnary(_Asyncio, grpc.aio.StreamUnaryClientInterceptor):
+    async def intercept_stream_unary(
+        self, continuation: Any, client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        return await self._watched(continuation, client_call_details, request_iterator)
+
+
+class _StreamStream(_Asyncio, grpc.aio.StreamStreamClientInterceptor):
+    async def intercept_stream_stream(
+        self, continuation: Any, client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        return await self._watched(continuation, client_call_details, request_iterator)
+
+
+@dataclass(frozen=True, slots=True)
+class _Details(grpc.ClientCallDetails):
+    method: str
+    timeout: float | None
+    metadata: Any
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class SyncBearerInterceptor(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """What bearer_interceptors does, for grpc.intercept_channel and all shapes of call.
+
+    A unary-unary call made with `.future()` is not made again, as that would block its caller.
+    """
+
+    def __init__(self, source: SyncTokenSource) -> None:
+        self._source = source
+
+    def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        """Make the call, once more where its token is refused."""
+        if _goes_without(client_call_details):
+            return continuation(client_call_details, request)
+        budget = _Budget(client_call_details.timeout)
+        token, details = self._authorize(client_call_details, budget)
+        call = continuation(details, request)
+        if not call.done():
+            call.add_done_callback(partial(self._judge, token))
+        elif self._judge(token, call):
+            with contextlib.suppress(NoAccessToken):  # then the refusal stands
+                fresh, details = self._authorize(client_call_details, budget)
+                if fresh != token:
+                    call = continuation(details, request)
+                    self._judge(fresh, call)
+        return call
+
+    def intercept_unary_stream(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        """Make the call."""
+        return self._watched(continuation, client_call_details, request)
+
+    def intercept_stream_unary(
+        self, continuation: Any, client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        """Make the call."""
+        if _goes_without(client_call_details):
+            return continuation(client_call_details, request_iterator)
+        token, details = self._authorize(client_call_details, _Budget(client_call_details.timeout))
+        call = continuation(details, request_iterator)
+        call.add_done_callback(partial(self._judge, token))
+        return call
+
+    def intercept_stream_stream(
+        self, continuation: Any, client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        """Make the call."""
+        return self._watched(continuation, client_call_details, request_iterator)
+
+    def _authorize(self, details: Any, budget: _Budget) -> tuple[str, _Details]:
+        try:
+            token = self._source.access_token(budget.left())
+        except AuthError as error:
+            raise _no_access_token(error) from error
+        return token, _Details(
+            details.method,
+            budget.left(),
+            (*(details.metadata or ()), bearer(token)),
+            details.credentials,
+            details.wait_for_ready,
+            details.compression,
+        )
+
+    def _watched(self, continuation: Any, details: Any, request: Any) -> Any:
+        if _goes_without(details):
+            return continuation(details, request)
+        token, details = self._authorize(details, _Budget(details.timeout))
+        call = continuation(details, request)
+        # Weakly: gRPC cancels a stream that is dropped, which a reference from itself would delay.
+        judge = partial(self._judge, token, weakref.proxy(call))
+        if not call.add_callback(judge):
+            judge()
+        return call
+
+    def _judge(self, token: str, call: Any) -> bool:
+        with contextlib.suppress(ReferenceError):
+            if call.code() is grpc.StatusCode.UNAUTHENTICATED:
+                self._source.invalidate(token)
+                return True
+        return False

@@ -1,0 +1,194 @@
+"""The renewal of an access token: one at a time, however many wait for it.
+
+Owns the order of its steps: ask the service, have the refresh token persisted, hand out. When to
+renew and what a failure means is in `token_life`; what is asked is its source's matter.
+
+It is one coroutine for both kinds of program: on an event loop it runs as a task, and among threads
+it blocks in a thread of its own, where awaiting never suspends.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import random
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypedDict, TypeVar
+
+from auth_service.client.token_life import AHEAD, TokenLife
+
+__all__ = ["EventLoop", "Renewals", "Threads", "Timing", "finish"]
+
+# A lost answer is asked for again well within the ten seconds in which a refresh is idempotent.
+_ATTEMPT_TIMEOUT = 3.0
+
+T = TypeVar("T")
+
+
+class Timing(TypedDict, total=False):
+    """Options of every source.
+
+    `ahead`: the share of a token's life that is left when it is renewed, 0.2 unless told.
+    `attempt_timeout`: seconds that one call to the service may take, 3 unless told.
+    `clock`, `sleep` (seconds) and `jitter` (draws from [0, 1)): for tests.
+    """
+
+    ahead: float
+    attempt_timeout: float
+    clock: Callable[[], datetime]
+    jitter: Callable[[], float]
+    sleep: Callable[[float], object]
+
+
+def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns that never suspends; raises RuntimeError where one does."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    work.close()
+    raise RuntimeError("the coroutine waits for something")
+
+
+class _Runtime(Protocol):
+    def event(self) -> Any: ...
+    def start(self, work: Coroutine[Any, Any, None]) -> None: ...
+    async def wait(self, event: Any, timeout: float | None) -> None: ...
+    async def result(self, value: Any) -> Any: ...
+
+
+class EventLoop:
+    """A renewal is a task, which no caller's cancellation reaches."""
+
+    def event(self) -> asyncio.Event:
+        """Return what `wait` waits for."""
+        return asyncio.Event()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = asyncio.create_task(work)  # the loop itself holds no strong reference
+
+    async def wait(self, event: asyncio.Event, timeout: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), timeout)
+
+    async def result(self, value: Any) -> Any:
+        return await value if inspect.isawaitable(value) else value
+
+
+class Threads:
+    """A renewal is a thread, not a daemon: a program does not end with a token half persisted."""
+
+    def event(self) -> threading.Event:
+        return threading.Event()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        threading.Thread(target=finish, args=(work,), name="access-token").start()
+
+    async def wait(self, event: threading.Event, timeout: float | None) -> None:
+        event.wait(timeout)
+
+    async def result(self, value: Any) -> Any:
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Renewal:
+    answered: Any  # events: the first attempt is over, well or not
+    ended: Any
+
+
+class Renewals:
+    """The one renewal that runs at a time, and those who wait for it."""
+
+    def __init__(
+        self,
+        runtime: _Runtime,
+        ask: Callable[[str, float], Any],
+        refresh_token: str,
+        persist: Callable[[str], object],
+        timing: Timing,
+    ) -> None:
+        """`ask` is given the refresh token and a timeout in seconds, and answers with `tokens`."""
+        self._runtime = runtime
+        self._ask = ask
+        self._refresh_token = refresh_token
+        self._persist = persist
+        self._timeout = timing.get("attempt_timeout", _ATTEMPT_TIMEOUT)
+        self._sleep = timing["sleep"]
+        self._life = TokenLife(
+            clock=timing.get("clock", _utc_now),
+            ahead=timing.get("ahead", AHEAD),
+            jitter=timing.get("jitter", random.random),
+        )
+        self._lock = threading.Lock()
+        self._renewal: _Renewal | None = None
+        self._pending: Any = None  # received, and not persisted yet
+
+    async def obtain(self, timeout: float | None) -> str:
+        """Return a token. With a usable one in hand, wait for no more than the first attempt."""
+        with self._lock:
+            token = self._life.current()
+            if token is not None:
+                return token
+            renewal = self._renewal or self._begin()
+            event = renewal.answered if self._life.usable() else renewal.ended
+        await self._runtime.wait(event, timeout)
+        with self._lock:
+            return self._life.outcome()
+
+    def invalidate(self, token: str) -> None:
+        """Make a token due that somebody refused."""
+        with self._lock:
+            self._life.invalidate(token)
+
+    async def settle(self) -> None:
+        """Wait for the end of the renewal that runs, if one does."""
+        if renewal := self._renewal:
+            await self._runtime.wait(renewal.ended, None)
+
+    def _begin(self) -> _Renewal:
+        renewal = _Renewal(self._runtime.event(), self._runtime.event())
+        if not self._life.healthy:  # the service was away a moment ago: nobody waits to see again
+            renewal.answered.set()
+        self._runtime.start(self._renew(renewal))
+        self._renewal = renewal
+        return renewal
+
+    async def _renew(self, renewal: _Renewal) -> None:
+        try:
+            while (delay := await self._attempt()) is not None:
+                renewal.answered.set()
+                await self._runtime.result(self._sleep(delay))
+        finally:
+            with self._lock:
+                self._renewal = None
+            renewal.answered.set()
+            renewal.ended.set()
+
+    async def _attempt(self) -> float | None:
+        """Return None when there is no more to do, or the seconds until the next attempt.
+
+        A pair that could not be persisted is kept, and only that is tried again: its refresh token
+        is the only one left that is good.
+        """
+        try:
+            if self._pending is None:
+                reply = await self._runtime.result(self._ask(self._refresh_token, self._timeout))
+                self._pending = reply.tokens
+            pair = self._pending
+            if pair.refresh_token:
+                await self._runtime.result(self._persist(pair.refresh_token))
+        except Exception as error:  # noqa: BLE001 - raised to those who wait
+            with self._lock:
+                return self._life.failed(error)
+        self._refresh_token, self._pending = pair.refresh_token, None
+        with self._lock:
+            self._life.accept(pair.access_token, pair.access_expires_at.ToDatetime(UTC))
+        return None
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,189 @@
+"""When an access token is renewed, how long to wait after a failure, and what an error means.
+
+Owns the rules that all token sources share. Knows no channel, thread or event loop: a source asks
+what to do, does it, and tells how it went, one call at a time.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from auth_service.errors import (
+    AuthError,
+    InvalidCredentials,
+    InvalidGrant,
+    RateLimited,
+    Retryable,
+    Unavailable,
+)
+
+__all__ = ["AHEAD", "TokenLife", "reason_of"]
+
+AHEAD = 0.2
+"""The share of its life that a token still has when it is renewed."""
+
+_MIN_LIFE = timedelta(seconds=1)  # taken for granted, or a clock that is fast would renew each time
+_FORCED_APART = timedelta(seconds=10)
+_FIRST_DELAY = 0.1  # seconds; doubles with each failure
+_LONGEST_DELAY = 15.0
+_LONGEST_WAIT = 2.0  # a longer delay ends the renewal, and a later caller begins the next
+_DOUBLINGS = 10
+_NEVER = datetime.max.replace(tzinfo=UTC)
+_AT_ONCE = datetime.min.replace(tzinfo=UTC)
+_DETAILS = "grpc-status-details-bin"
+_RETRYABLE: dict[grpc.StatusCode, type[Retryable]] = {
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: RateLimited,
+}
+
+log = logging.getLogger("auth_service.client")
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    token: str = field(repr=False)
+    due: datetime
+    expires_at: datetime
+
+
+class TokenLife:
+    """One access token after the other. Not safe for threads: whoever uses it holds a lock.
+
+    `ahead` is the share of the life, above 0 and below 0.8, that is left when a token is renewed;
+    `jitter` draws from [0, 1) and moves that by up to a quarter either way, so that a fleet that
+    started together does not renew together.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], datetime], ahead: float, jitter: Callable[[], float]
+    ) -> None:
+        if not 0 < ahead < 0.8:
+            raise ValueError("ahead must be above 0 and below 0.8")
+        self._clock = clock
+        self._ahead = ahead
+        self._jitter = jitter
+        self._held: _Held | None = None
+        self._failures = 0
+        self._retry_at = _AT_ONCE
+        self._forced_until = _AT_ONCE
+        self._error: Exception = _no_answer()
+
+    @property
+    def healthy(self) -> bool:
+        """Tell whether the latest attempt succeeded, if there was one."""
+        return self._failures == 0
+
+    def current(self) -> str | None:
+        """Return the token to use now, or None where it is time to ask for another.
+
+        Between two attempts that is the old one; raises why the last failed if it has expired.
+        """
+        now = self._clock()
+        if self._held and now < self._held.due:
+            return self._held.token
+        return self.outcome() if now < self._retry_at else None
+
+    def usable(self) -> str | None:
+        """Return the token as long as it has not expired, due or not."""
+        held = self._held
+        return held.token if held and self._clock() < held.expires_at else None
+
+    def outcome(self) -> str:
+        """Return the usable token; raises why there is none."""
+        token = self.usable()
+        if token is None:
+            raise self._error.with_traceback(None)  # raised many times, it would grow
+        return token
+
+    def accept(self, token: str, expires_at: datetime) -> None:
+        """Hold a new token."""
+        now = self._clock()
+        life = max(expires_at - now, _MIN_LIFE)
+        left = self._ahead * (0.75 + self._jitter() / 2)
+        self._held = _Held(token, now + life * (1 - left), now + life)
+        self._failures, self._retry_at, self._error = 0, _AT_ONCE, _no_answer()
+
+    def invalidate(self, token: str) -> None:
+        """Make a token due that somebody refused; one that was replaced already is no matter.
+
+        It stays usable while there is no other: whoever refused it may be the one who is wrong.
+        For the same reason renewals are forced at least ten seconds apart.
+        """
+        now = self._clock()
+        if self._held and self._held.token == token and now >= self._forced_until:
+            self._held = replace(self._held, due=now)
+            self._forced_until = now + _FORCED_APART
+
+    def failed(self, error: Exception) -> float | None:
+        """Note a failure; return the seconds until the next attempt, None to give up for now.
+
+        InvalidGrant is for ever: the token goes, and there is no next attempt.
+        """
+        self._error = reason_of(error) if isinstance(error, grpc.RpcError) else error
+        if isinstance(self._error, InvalidGrant):
+            self._held, self._retry_at = None, _NEVER
+            log.warning("the session has ended: %s", self._error)
+            return None
+        delay = self._delay(self._error)
+        self._failures += 1
+        if isinstance(self._error, Retryable) and delay <= _LONGEST_WAIT:
+            return delay
+        self._retry_at = self._clock() + timedelta(seconds=delay)
+        log.warning("no new access token, next attempt in %.1f s: %r", delay, self._error)
+        return None
+
+    def _delay(self, error: Exception) -> float:
+        """Return seconds to wait: those that the service asked for, and a drawn part on top."""
+        doubled: float = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(self._failures, _DOUBLINGS))
+        backoff = doubled * (0.5 + self._jitter() / 2)
+        if not isinstance(error, Retryable):
+            return max(backoff, 1.0)
+        delay = backoff + error.retry_after.total_seconds()
+        error.retry_after = timedelta(seconds=delay)
+        return delay
+
+
+def reason_of(error: grpc.RpcError) -> AuthError:
+    """Return what a refusal of the service means, with the refusal as its cause.
+
+    A Retryable has the `retry_after` of google.rpc.RetryInfo, zero without one.
+    """
+    reason, retry_after = _error_details(error)
+    code = error.code()
+    text = f"the authentication service answered {code.name}: {error.details()}"
+    meaning: AuthError
+    if reason == InvalidGrant.reason:
+        meaning = InvalidGrant()
+    elif reason == InvalidCredentials.reason:
+        meaning = InvalidCredentials()
+    elif code in _RETRYABLE:
+        meaning = _RETRYABLE[code](text, retry_after)
+    else:
+        meaning = AuthError(text)
+    meaning.__cause__ = error
+    return meaning
+
+
+def _error_details(error: grpc.RpcError) -> tuple[str, timedelta]:
+    """Return the service's reason and when to retry; a proxy's error has neither."""
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    with contextlib.suppress(DecodeError):
+        trailing: Any = error.trailing_metadata() or ()  # a tuple, or on asyncio a Metadata
+        for key, value in trailing:
+            if key == _DETAILS:
+                for detail in status_pb2.Status.FromString(value).details:
+                    detail.Unpack(info)
+                    detail.Unpack(retry)
+    return info.reason if info.domain == "authn" else "", retry.retry_delay.ToTimedelta()
+
+
+def _no_answer() -> Unavailable:
+    return Unavailable("no access token yet: the authentication service has not answered")

@@ -1,0 +1,194 @@
+"""What tests of the calling side need: the real service in this process, and a line to cut."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import grpc
+from authn.v1 import auth_service_pb2 as pb
+from authn.v1 import auth_service_pb2_grpc as rpc
+
+from auth_service.accounts import Accounts
+from auth_service.config import Settings
+from auth_service.db.store import Store
+from auth_service.models import Revocation
+from auth_service.passwords import Argon2Profile, PasswordHasher
+from auth_service.server import Server
+from auth_service.sessions import SessionPolicy
+from tests.acceptance.servers import KEYS, PASSWORD, USER, Proxy, make_user
+from tests.clock import FakeClock
+
+ACCOUNT = "batch"
+RECONNECT = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+]
+
+
+class Line(Proxy):
+    """A proxy that can forward again what it withheld for a while."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Tell whether connections are refused."""
+        return self._server is None
+
+    def forward(self) -> None:
+        """Keep nothing back from now on."""
+        self._forwarding.set()
+
+
+class Calls(grpc.aio.UnaryUnaryClientInterceptor):
+    """Counts the calls that asyncio programs make to the service."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    async def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        self.made += 1
+        return await continuation(client_call_details, request)
+
+
+class SyncCalls(grpc.UnaryUnaryClientInterceptor):
+    """Counts the calls that threads make to the service."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        self.made += 1
+        return continuation(client_call_details, request)
+
+
+class Pause:
+    """Sleeps no time: notes for how long, moves the clock, and does what the test has planned."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.seconds: list[float] = []
+        self.then: Callable[[], Awaitable[object]] | None = None
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        self._clock.advance(timedelta(seconds=seconds))
+        if self.then is not None:
+            await self.then()
+
+
+class Service:
+    """The service on a database of the test's, with a user and a service account in it.
+
+    `channel` and `sync_channel` lead through `line` and count the calls; the methods need neither.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        self._database_url = database_url
+        self.secret = ""
+
+    @contextlib.asynccontextmanager
+    async def running(
+        self, database_url: str = "", certificate: tuple[Path, Path] | None = None
+    ) -> AsyncIterator["Service"]:
+        """Serve, from another URL of the same database if one is given."""
+        await make_user(self._database_url)
+        self.secret = await _make_account(self._database_url)
+        names = ("tls_cert_file", "tls_key_file")
+        settings = Settings.model_validate(
+            {
+                "database_url": database_url or self._database_url,
+                "master_key": KEYS["AUTH_MASTER_KEY"],
+                "shared_key": KEYS["AUTH_SHARED_KEY"],
+                "argon2_memory_kib": 7168,
+                "argon2_time_cost": 1,
+                "grpc_address": "127.0.0.1:0",
+            }
+            | dict(zip(names, certificate or (), strict=False))
+        )
+        server = Server(settings)
+        await server.start()
+        self.line = Line(("127.0.0.1", server.port))
+        self.calls, self.sync_calls = Calls(), SyncCalls()
+        try:
+            await self.line.open()
+            self.address = f"127.0.0.1:{self.line.port}"
+            self.channel = self.new_channel([self.calls])
+            own = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=RECONNECT)
+            self.stub = rpc.AuthServiceStub(own)
+            with grpc.insecure_channel(self.address, options=RECONNECT) as channel:
+                self.plain_sync_channel = channel
+                self.sync_channel = grpc.intercept_channel(channel, self.sync_calls)
+                yield self
+            await self.channel.close()
+            await own.close()
+        finally:
+            await self.line.cut()
+            await server.stop()
+
+    def new_channel(self, interceptors: list[grpc.aio.ClientInterceptor]) -> grpc.aio.Channel:
+        """Return another channel to the service."""
+        return grpc.aio.insecure_channel(self.address, options=RECONNECT, interceptors=interceptors)
+
+    async def login(self) -> str:
+        """Return the refresh token of a new session."""
+        credentials = pb.PasswordCredentials(identifier=USER, password=PASSWORD)
+        reply = await self.stub.Login(pb.LoginRequest(password=credentials), timeout=30)
+        token: str = reply.tokens.refresh_token
+        return token
+
+    async def refresh(self, refresh_token: str) -> pb.TokenPair:
+        """Refresh a session, as anybody could who holds its token."""
+        reply: pb.RefreshResponse = await self.stub.Refresh(
+            pb.RefreshRequest(refresh_token=refresh_token), timeout=30
+        )
+        return reply.tokens
+
+    async def revoke(self, refresh_token: str) -> None:
+        """End a session."""
+        await self.stub.Revoke(pb.RevokeRequest(refresh_token=refresh_token), timeout=30)
+
+    async def is_active(self, access_token: str) -> bool:
+        """Tell whether the service finds a token good."""
+        request = pb.ValidateRequest(access_token=access_token)
+        return bool((await self.stub.Validate(request, timeout=30)).active)
+
+    async def generation(self) -> int:
+        """Return how often the one session there is was refreshed."""
+        connection = await asyncpg.connect(self._database_url)
+        try:
+            return int(await connection.fetchval("SELECT generation FROM sessions"))
+        finally:
+            await connection.close()
+
+    async def reconnect(self) -> None:
+        """Mend the line if it is cut, and wait until the channel has noticed both."""
+        if self.line.is_cut:
+            while self.channel.get_state() is grpc.ChannelConnectivity.READY:
+                await self.channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+            self.line.forward()
+            await self.line.open()
+        await self.channel.channel_ready()
+
+
+async def _make_account(database_url: str) -> str:
+    def nothing(_: Revocation) -> None: ...
+
+    pool = await asyncpg.create_pool(database_url, min_size=1, max_size=1)
+    hasher = PasswordHasher(Argon2Profile(7168, 1))
+    policy = SessionPolicy(issuer="", default_audience=())
+    try:
+        accounts = Accounts(
+            Store(pool), hasher, policy, nothing, FakeClock(), password_min_length=15
+        )
+        return await accounts.create_service_account(ACCOUNT, scope=("read", "write"))
+    finally:
+        hasher.close()
+        await pool.close()

@@ -1,0 +1,118 @@
+"""A Server in this process, on a port of loopback, and what its tests send and look at."""
+
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from auth_service.accounts import Accounts
+from auth_service.config import Settings, load_settings
+from auth_service.db.store import Store
+from auth_service.models import Revocation
+from auth_service.passwords import Argon2Profile, PasswordHasher
+from auth_service.server import Server
+from auth_service.sessions import SessionPolicy
+from tests.acceptance.servers import KEYS, eventually
+from tests.clock import FakeClock
+
+MASTER_KEY = KEYS["AUTH_MASTER_KEY"]
+SHARED_KEY = KEYS["AUTH_SHARED_KEY"]
+SERVICE = "billing"
+
+
+def make_settings(database_url: str, **changes: Any) -> Settings:
+    """Return settings with cheap hashes and both keys, any of them changed."""
+    values = {
+        "database_url": database_url,
+        "master_key": MASTER_KEY,
+        "shared_key": SHARED_KEY,
+        "grpc_address": "127.0.0.1:0",
+        "argon2_memory_kib": 7168,
+        "argon2_time_cost": 1,
+    }
+    return load_settings(None, **(values | changes))
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Server]:
+    """Start a server, and stop it afterwards."""
+    server = Server(settings)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def address(server: Server) -> str:
+    """Return where a server is served."""
+    return f"127.0.0.1:{server.port}"
+
+
+async def make_service_account(database_url: str) -> str:
+    """Make the service account SERVICE, which may read, and return its secret."""
+
+    def nothing(_: Revocation) -> None: ...
+
+    pool = await asyncpg.create_pool(database_url, min_size=1, max_size=1)
+    hasher = PasswordHasher(Argon2Profile(7168, 1))
+    policy = SessionPolicy(issuer="", default_audience=())
+    try:
+        accounts = Accounts(
+            Store(pool), hasher, policy, nothing, FakeClock(), password_min_length=15
+        )
+        return await accounts.create_service_account(SERVICE, roles=("verifier",), scope=("read",))
+    finally:
+        hasher.close()
+        await pool.close()
+
+
+async def query(database_url: str, sql: str) -> Any:
+    """Return the one value of a statement."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        return await connection.fetchval(sql)
+    finally:
+        await connection.close()
+
+
+async def until(database_url: str, sql: str, *, what: str) -> None:
+    """Return once a statement answers true."""
+
+    async def probe() -> bool:
+        return bool(await query(database_url, sql))
+
+    await eventually(probe, what=what)
+
+
+class Refusal:
+    """What a client sees of a call that fails."""
+
+    def __init__(self, error: grpc.aio.AioRpcError) -> None:
+        trailers: Any = error.trailing_metadata() or ()
+        self.code = error.code()
+        self.text = error.details()
+        self.trailers = dict(trailers)
+        self.reason = ""
+        self.fields: list[str] = []
+        self.retry = False
+        details = self.trailers.get("grpc-status-details-bin", b"")
+        for box in status_pb2.Status.FromString(details).details:
+            info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+            if box.Unpack(info):
+                assert info.domain == "authn"
+                self.reason = info.reason
+            elif box.Unpack(bad):
+                self.fields = [violation.field for violation in bad.field_violations]
+            self.retry |= box.Is(error_details_pb2.RetryInfo.DESCRIPTOR)
+
+
+async def refusal(call: Awaitable[Any]) -> Refusal:
+    """Return how a call fails."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return Refusal(caught.value)

@@ -1,0 +1,506 @@
+"""Token sources against the real service, on a line that can be cut."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+
+from auth_service.client.renewal import finish
+from auth_service.client.token_sources import (
+    ServiceAccountTokens,
+    SessionTokens,
+    SyncServiceAccountTokens,
+    SyncSessionTokens,
+)
+from auth_service.errors import AuthError, InvalidCredentials, InvalidGrant, Unavailable
+from tests.acceptance.servers import Proxy, database_target, eventually, through
+from tests.clock import FakeClock
+from tests.integration.client_side import ACCOUNT, Pause, Service
+
+T = TypeVar("T")
+
+DUE = timedelta(minutes=13)  # of a life of fifteen
+EXPIRED = timedelta(minutes=16)
+TIMEOUT = 30.0  # seconds, which no passing test takes
+
+
+@pytest.fixture
+async def service(database_url: str) -> AsyncIterator[Service]:
+    """The service, in this process."""
+    async with Service(database_url).running() as service:
+        yield service
+
+
+@pytest.fixture
+def pause(clock: FakeClock) -> Pause:
+    """What sources sleep with."""
+    return Pause(clock)
+
+
+class Session:
+    """A user's session, and the refresh tokens that its source had persisted."""
+
+    def __init__(self, service: Service, clock: FakeClock, pause: Pause, first: str) -> None:
+        self.saved: list[str] = []
+        self.first = first
+        self.tokens = SessionTokens(
+            service.channel,
+            first,
+            on_refresh_token=self.saved.append,
+            clock=clock,
+            sleep=pause,
+            jitter=lambda: 0.5,
+        )
+
+
+@pytest.fixture
+async def session(service: Service, clock: FakeClock, pause: Pause) -> AsyncIterator[Session]:
+    """A new session."""
+    session = Session(service, clock, pause, await service.login())
+    yield session
+    await session.tokens.aclose()
+
+
+# Asyncio
+
+
+async def test_a_token_is_good_and_kept(service: Service, session: Session) -> None:
+    """The service is asked once; the refresh token that came along was persisted."""
+    token = await session.tokens.access_token()
+    assert await service.is_active(token)
+    assert await session.tokens.access_token() == token
+    assert len(session.saved) == 1
+    assert session.saved[0] != session.first
+    assert await service.generation() == 1
+
+
+async def test_a_token_is_renewed_ahead_of_expiry(
+    service: Service, session: Session, clock: FakeClock
+) -> None:
+    """At 80 % of its life, with the jitter in the middle."""
+    token = await session.tokens.access_token()
+    clock.advance(timedelta(minutes=12, seconds=-1))
+    assert await session.tokens.access_token() == token
+    clock.advance(timedelta(seconds=3))
+    renewed = await session.tokens.access_token()
+    assert renewed != token
+    assert await service.is_active(renewed)
+    assert await service.generation() == 2
+
+
+async def test_concurrent_callers_share_one_refresh(
+    service: Service, session: Session, clock: FakeClock
+) -> None:
+    """The first time, when nobody has a token, and later, when all have an old one."""
+    for number in (1, 2):
+        tokens = await asyncio.gather(*(session.tokens.access_token() for _ in range(200)))
+        assert len(set(tokens)) == 1
+        assert service.calls.made == len(session.saved) == number
+        clock.advance(DUE)
+
+
+async def test_the_refresh_token_is_persisted_before_the_access_token_is_handed_out(
+    service: Service, clock: FakeClock
+) -> None:
+    """Nobody uses the new token, and nobody refreshes again, while the callback runs."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def persist(_: str) -> None:
+        begun.set()
+        await go_on.wait()
+
+    tokens = SessionTokens(
+        service.channel, await service.login(), on_refresh_token=persist, clock=clock
+    )
+    callers = [asyncio.create_task(tokens.access_token()) for _ in range(3)]
+    await begun.wait()
+    with pytest.raises(Unavailable, match="not answered"):
+        await tokens.access_token(timeout=0)
+    assert not any(caller.done() for caller in callers)
+    go_on.set()
+    assert len(set(await asyncio.gather(*callers))) == 1
+    assert service.calls.made == 1
+
+
+async def test_a_refresh_token_that_could_not_be_persisted_is_persisted_later(
+    service: Service, clock: FakeClock
+) -> None:
+    """Its callers see why; it is not traded for another, as it is the only good one."""
+    saved: list[str] = []
+
+    def persist(token: str) -> None:
+        saved.append(token)
+        if len(saved) == 1:
+            raise OSError("disk full")
+
+    tokens = SessionTokens(
+        service.channel, await service.login(), on_refresh_token=persist, clock=clock
+    )
+    with pytest.raises(OSError, match="disk full"):
+        await tokens.access_token()
+    clock.advance(timedelta(seconds=2))
+    assert await service.is_active(await tokens.access_token())
+    assert saved[0] == saved[1]
+    assert await service.generation() == 1
+
+
+async def test_the_old_token_is_used_while_the_service_is_away(
+    service: Service, session: Session, clock: FakeClock, pause: Pause
+) -> None:
+    """The attempts go on behind its users, and succeed once the line is mended."""
+    mended = asyncio.Event()
+    token = await session.tokens.access_token()
+    await service.line.cut()
+    clock.advance(DUE)
+    pause.then = mended.wait
+    for _ in range(3):
+        assert await session.tokens.access_token() == token
+    assert len(pause.seconds) == 1
+    await service.reconnect()
+    mended.set()
+    await session.tokens.aclose()
+    assert await session.tokens.access_token() != token
+    assert len(session.saved) == 2
+
+
+async def test_nobody_waits_for_a_service_that_was_away_a_moment_ago(
+    service: Service, session: Session, clock: FakeClock
+) -> None:
+    """After a renewal was given up, the next one runs behind those who have an old token."""
+    token = await session.tokens.access_token()
+    await service.line.cut()
+    clock.advance(DUE)
+    assert await session.tokens.access_token() == token
+    await session.tokens.aclose()
+    made = service.calls.made
+    assert await session.tokens.access_token() == token
+    assert service.calls.made == made
+    await service.reconnect()
+    clock.advance(timedelta(seconds=15))
+    assert await session.tokens.access_token() == token
+    await session.tokens.aclose()
+    assert await session.tokens.access_token() != token
+
+
+async def test_without_a_token_the_error_is_clear_and_the_service_left_alone_for_a_while(
+    service: Service, session: Session, clock: FakeClock, pause: Pause
+) -> None:
+    """A few attempts, then a pause in which none is made; after it the source heals."""
+    await service.line.cut()
+    with pytest.raises(Unavailable, match="UNAVAILABLE") as raised:
+        await session.tokens.access_token()
+    assert len(pause.seconds) == 5
+    made = service.calls.made
+    with pytest.raises(Unavailable):
+        await session.tokens.access_token()
+    assert service.calls.made == made
+    await service.reconnect()
+    clock.advance(raised.value.retry_after)
+    assert await service.is_active(await session.tokens.access_token())
+
+
+async def test_a_lost_answer_is_asked_for_again_and_is_the_same(
+    service: Service, session: Session, clock: FakeClock, pause: Pause
+) -> None:
+    """The service rotated; the retry yields the very successor that was lost."""
+    await session.tokens.access_token()
+    clock.advance(DUE)
+    service.line.withhold()
+    caller = asyncio.create_task(session.tokens.access_token())
+
+    async def rotated() -> bool:
+        return await service.generation() == 2
+
+    await eventually(rotated, what="rotation")
+    pause.then = service.reconnect
+    await service.line.cut()
+    await caller
+    await session.tokens.aclose()
+    assert len(session.saved) == 2
+    assert await service.generation() == 2
+    assert session.saved[1] == (await service.refresh(session.saved[0])).refresh_token
+
+
+async def test_an_answer_that_does_not_come_is_asked_for_again(
+    service: Service, clock: FakeClock, pause: Pause
+) -> None:
+    """Each attempt has its own timeout."""
+    tokens = SessionTokens(
+        service.channel,
+        await service.login(),
+        on_refresh_token=lambda _: None,
+        clock=clock,
+        sleep=pause,
+        attempt_timeout=0.001,
+    )
+    service.line.withhold()
+    with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
+        await tokens.access_token()
+    assert len(pause.seconds) >= 5
+
+
+async def test_the_service_says_when_to_try_again(
+    database_url: str, clock: FakeClock, pause: Pause
+) -> None:
+    """With its database away it answers UNAVAILABLE with RetryInfo of a second."""
+    database = Proxy(database_target(database_url))
+    await database.open()
+    async with Service(database_url).running(through(database_url, database)) as service:
+        session = Session(service, clock, pause, await service.login())
+        await database.cut()
+        pause.then = database.open
+        token = asyncio.create_task(session.tokens.access_token())
+        await asyncio.wait([token])
+        assert 1.0 < pause.seconds[0] <= 1.1
+    await database.cut()
+
+
+async def test_a_revoked_session_ends_its_source(
+    service: Service, session: Session, clock: FakeClock
+) -> None:
+    """InvalidGrant, at once even though the old token has not expired, and no call after it."""
+    await session.tokens.access_token()
+    await service.revoke(session.saved[0])
+    clock.advance(DUE)
+    made = service.calls.made
+    for _ in range(3):
+        with pytest.raises(InvalidGrant, match="log in again"):
+            await session.tokens.access_token()
+        clock.advance(EXPIRED)
+    assert service.calls.made == made + 1
+
+
+async def test_a_cancelled_caller_leaves_the_refresh_to_the_others(
+    service: Service, clock: FakeClock
+) -> None:
+    """The one who began it is no different."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def persist(_: str) -> None:
+        begun.set()
+        await go_on.wait()
+
+    tokens = SessionTokens(
+        service.channel, await service.login(), on_refresh_token=persist, clock=clock
+    )
+    first = asyncio.create_task(tokens.access_token())
+    await begun.wait()
+    second = asyncio.create_task(tokens.access_token())
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    go_on.set()
+    assert await service.is_active(await second)
+    assert service.calls.made == 1
+
+
+async def test_a_refused_token_is_replaced_once(service: Service, session: Session) -> None:
+    """However many of its users say so, and whenever."""
+    token = await session.tokens.access_token()
+    session.tokens.invalidate(token)
+    session.tokens.invalidate(token)
+    renewed = await session.tokens.access_token()
+    assert renewed != token
+    session.tokens.invalidate(token)
+    assert await session.tokens.access_token() == renewed
+    assert len(session.saved) == 2
+
+
+async def test_a_service_account_logs_in_again(service: Service, clock: FakeClock) -> None:
+    """It has no refresh token, and gets by without."""
+    tokens = ServiceAccountTokens(
+        service.channel, ACCOUNT, service.secret, audience=["orders"], scope=["read"], clock=clock
+    )
+    token = await tokens.access_token()
+    assert await service.is_active(token)
+    assert await tokens.access_token() == token
+    clock.advance(DUE)
+    assert await tokens.access_token() != token
+    await tokens.aclose()
+
+
+async def test_a_service_account_that_is_refused_says_so(
+    service: Service, clock: FakeClock
+) -> None:
+    """It is not tried again at once; later it is, as an operator may enable it again."""
+    tokens = ServiceAccountTokens(service.channel, ACCOUNT, "wrong", clock=clock)
+    for _ in range(3):
+        with pytest.raises(InvalidCredentials):
+            await tokens.access_token()
+    assert service.calls.made == 1
+    clock.advance(timedelta(seconds=2))
+    with pytest.raises(InvalidCredentials):
+        await tokens.access_token()
+    assert service.calls.made == 2
+
+
+async def test_a_request_that_is_refused_says_why(service: Service) -> None:
+    """Text that the service gives to clients."""
+    tokens = ServiceAccountTokens(service.channel, ACCOUNT, service.secret, scope=["\n"])
+    with pytest.raises(AuthError, match="INVALID_ARGUMENT"):
+        await tokens.access_token()
+
+
+async def test_no_token_shows(service: Service, session: Session) -> None:
+    """Neither in the text of a source nor of what it is made of."""
+    account = ServiceAccountTokens(service.channel, ACCOUNT, service.secret)
+    shown = [session.tokens, account]
+    tokens = [await source.access_token() for source in shown]
+    text = "".join(repr((source, vars(source), vars(source._renewals))) for source in shown)
+    assert "<SessionTokens>" in text
+    for secret in (*tokens, service.secret):
+        assert secret not in text
+
+
+# Threads
+
+
+class Threads:
+    """Runs functions in threads of their own, all at once."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(50)
+
+    async def run(self, work: Callable[[], T], times: int = 1) -> list[T]:
+        """Return what the calls return."""
+        together = threading.Barrier(times)
+
+        def one() -> T:
+            together.wait()
+            return work()
+
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(self._pool, one) for _ in range(times)))
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """Return what one call returns."""
+        return (await self.run(work))[0]
+
+    async def renewed(self) -> None:
+        """Wait for the renewals that run."""
+        for thread in threading.enumerate():
+            if thread.name == "access-token":
+                await self.run(thread.join)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+@pytest.fixture
+async def threads() -> AsyncIterator[Threads]:
+    """Threads beside the event loop, in which the service runs."""
+    threads = Threads()
+    yield threads
+    threads.close()
+
+
+class SyncSession:
+    """A user's session for threads."""
+
+    def __init__(self, service: Service, clock: FakeClock, first: str) -> None:
+        self.saved: list[str] = []
+        self.may_sleep = threading.Event()
+        self.tokens = SyncSessionTokens(
+            service.sync_channel,
+            first,
+            on_refresh_token=self.saved.append,
+            clock=clock,
+            sleep=lambda _: self.may_sleep.wait(TIMEOUT),
+        )
+
+
+@pytest.fixture
+async def sync_session(
+    service: Service, clock: FakeClock, threads: Threads
+) -> AsyncIterator[SyncSession]:
+    """A new session."""
+    session = SyncSession(service, clock, await service.login())
+    yield session
+    session.may_sleep.set()
+    await threads.renewed()
+
+
+async def test_threads_share_one_refresh(
+    service: Service, sync_session: SyncSession, threads: Threads, clock: FakeClock
+) -> None:
+    """The first time and later."""
+    for number in (1, 2):
+        tokens = await threads.run(sync_session.tokens.access_token, times=50)
+        assert len(set(tokens)) == 1
+        assert await service.is_active(tokens[0])
+        assert service.sync_calls.made == len(sync_session.saved) == number
+        clock.advance(DUE)
+    assert await service.generation() == 2
+
+
+async def test_threads_use_the_old_token_while_the_service_is_away(
+    service: Service, sync_session: SyncSession, threads: Threads, clock: FakeClock
+) -> None:
+    """The attempts go on in a thread of the source's own."""
+    lost = threading.Event()
+    token = await threads.call(sync_session.tokens.access_token)
+    service.plain_sync_channel.subscribe(
+        lambda state: lost.set() if state is not grpc.ChannelConnectivity.READY else None
+    )
+    await service.line.cut()
+    clock.advance(DUE)
+    assert await threads.run(sync_session.tokens.access_token, times=10) == [token] * 10
+    await threads.call(lambda: lost.wait(TIMEOUT))
+    await service.line.open()
+    ready = grpc.channel_ready_future(service.plain_sync_channel)
+    await threads.call(lambda: ready.result(timeout=TIMEOUT))
+    sync_session.may_sleep.set()
+    await threads.renewed()
+    assert await threads.call(sync_session.tokens.access_token) != token
+    assert len(sync_session.saved) == 2
+
+
+async def test_a_thread_waits_no_longer_than_it_wants(
+    service: Service, sync_session: SyncSession, threads: Threads
+) -> None:
+    """The refresh goes on without it."""
+    service.line.withhold()
+    with pytest.raises(Unavailable, match="not answered"):
+        await threads.call(lambda: sync_session.tokens.access_token(timeout=0))
+    service.line.forward()
+    await service.line.cut()
+
+
+async def test_a_revoked_session_ends_its_source_for_threads(
+    service: Service, sync_session: SyncSession, threads: Threads
+) -> None:
+    """No call after it."""
+    token = await threads.call(sync_session.tokens.access_token)
+    await service.revoke(sync_session.saved[0])
+    sync_session.tokens.invalidate(token)
+    for _ in range(3):
+        with pytest.raises(InvalidGrant):
+            await threads.call(sync_session.tokens.access_token)
+    assert service.sync_calls.made == 2
+
+
+async def test_a_service_account_logs_in_from_threads(
+    service: Service, threads: Threads, clock: FakeClock
+) -> None:
+    """And again."""
+    tokens = SyncServiceAccountTokens(service.sync_channel, ACCOUNT, service.secret, clock=clock)
+    token = await threads.call(tokens.access_token)
+    assert await service.is_active(token)
+    clock.advance(DUE)
+    assert await threads.call(tokens.access_token) != token
+    assert repr(tokens) == "<SyncServiceAccountTokens>"
+
+
+def test_a_coroutine_that_waits_cannot_be_finished() -> None:
+    """A mistake of the library's own would not go unseen."""
+
+    async def waits() -> Any:
+        await asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError, match="waits"):
+        finish(waits())
