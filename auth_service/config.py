@@ -105,6 +105,11 @@ Names = Annotated[
     BeforeValidator(_split),
     Field(min_length=1, max_length=16),
 ]
+OptionalNames = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],
+    NoDecode,
+    BeforeValidator(_split),
+]
 File = Annotated[Path, BeforeValidator(_named_path)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
@@ -192,8 +197,23 @@ class Settings(BaseSettings):
     clock_skew: DurationOrZero = _field(
         timedelta(seconds=10), "How far in the future `iat` and `nbf` may lie.", "10s"
     )
-    signing_algorithm: Literal["HS256", "EdDSA", "ES256", "RS256"] = _field(
-        "HS256", "What access tokens are signed with.", "EdDSA"
+    signing_algorithm: Literal["HS256", "EdDSA", "ES256", "RS256"] | None = _field(
+        None,
+        "What access tokens are signed with. Unset: HS256 at first, then what `keys rotate` says.",
+        "EdDSA",
+    )
+    key_rotation_interval: DurationOrZero = _field(
+        timedelta(days=30), "How long a key signs; 0: until `keys rotate`.", "30d"
+    )
+    key_publish_lead: DurationOrZero = _field(
+        timedelta(minutes=30),
+        "How long a key is known before it signs; longer than caches of keys last (Istio: 20m).",
+        "30m",
+    )
+    verifier_certificates: OptionalNames = _field(
+        (),
+        "Names in client certificates (mTLS) that hold the verifier role, and so get shared keys.",
+        "orders.internal,spiffe://mesh/ns/shop/sa/billing",
     )
     freshness_limit: Duration = _field(
         timedelta(seconds=5),
@@ -295,6 +315,11 @@ class Settings(BaseSettings):
             raise _wrong(
                 "AUTH_FEED_POLL_INTERVAL is not below AUTH_FRESHNESS_LIMIT, so that Validate would "
                 "fail between two polls; lower it (example: 1s)"
+            )
+        if timedelta(0) < self.key_rotation_interval <= self.key_publish_lead:
+            raise _wrong(
+                "AUTH_KEY_ROTATION_INTERVAL is not above AUTH_KEY_PUBLISH_LEAD, so that keys would "
+                "be replaced before they sign; raise it (example: 30d)"
             )
         self._check_tls()
         return self

@@ -6,12 +6,12 @@ Owns what a key is and which key signs. Knows neither the database nor tokens.
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -20,7 +20,7 @@ from jwt.algorithms import get_default_algorithms
 
 from auth_service import base64url
 from auth_service.errors import ConfigError
-from auth_service.models import KeyState, StoredKey
+from auth_service.models import StoredKey
 
 SHARED_KEY_BYTES = 32
 """RFC 7518 section 3.2: an HS256 key has at least the size of the hash, 256 bits."""
@@ -29,6 +29,8 @@ ALGORITHMS = ("HS256", "EdDSA", "ES256", "RS256")
 
 _JWT_ALGORITHMS = get_default_algorithms()
 _NONCE_BYTES = 12  # NIST SP 800-38D section 8.2
+_SMALLEST_RSA_KEY = 2048  # bits; RFC 7518 section 3.3
+_FEWEST_DISTINCT_BYTES = 16  # of 32 random ones about 30 differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,20 @@ class SigningKey:
         jwk.pop("key_ops", None)
         return jwk | {"kid": self.kid, "alg": self.algorithm, "use": "sig"}
 
+    def public_jwk_json(self) -> str:
+        """Return the public key as a JWK in JSON."""
+        return json.dumps(self.public_jwk(), separators=(",", ":"))
+
 
 class KeyRing:
-    """The keys that verify, by `kid`, and the one among them that signs."""
+    """The keys that verify, by `kid`, and the one among them that signs; replaced as one."""
 
-    def __init__(self, keys: Iterable[SigningKey], active_kid: str | None = None) -> None:
-        self._keys = {key.kid: key for key in keys}
-        self._active = self._keys[active_kid] if active_kid is not None else None
+    def __init__(self, keys: Iterable[SigningKey] = (), active_kid: str | None = None) -> None:
+        self._keys: dict[str, SigningKey] = {}
+        self._active: SigningKey | None = None
+        self.revision = 0
+        """Goes up whenever a key is no longer trusted: what it has verified is then void."""
+        self.replace(keys, active_kid)
 
     def __contains__(self, kid: str) -> bool:
         return kid in self._keys
@@ -69,9 +78,25 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def __iter__(self) -> Iterator[SigningKey]:
+        return iter(self._keys.values())
+
+    def replace(self, keys: Iterable[SigningKey], active_kid: str | None = None) -> None:
+        """Trust these keys alone, from now on."""
+        before, after = self._keys, {key.kid: key for key in keys}
+        self._active = after[active_kid] if active_kid is not None else None
+        self._keys = after
+        if any(after.get(kid) != key for kid, key in before.items()):
+            self.revision += 1
+
     def get(self, kid: str) -> SigningKey | None:
         """Return the key of this id, if it is trusted."""
         return self._keys.get(kid)
+
+    @property
+    def active_kid(self) -> str | None:
+        """Which key signs; None in a ring that only verifies."""
+        return self._active.kid if self._active else None
 
     @property
     def active(self) -> SigningKey:
@@ -82,7 +107,7 @@ class KeyRing:
 
     def jwks(self) -> str:
         """Return the public keys as a JWK Set in JSON (RFC 7517 section 5)."""
-        public = [key.public_jwk() for key in self._keys.values() if not key.is_secret]
+        public = [key.public_jwk() for key in self if not key.is_secret]
         return json.dumps({"keys": public}, separators=(",", ":"))
 
 
@@ -113,7 +138,7 @@ class MasterKey:
             return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], kid.encode())
         except (InvalidTag, ValueError) as error:  # ValueError: cut off before its nonce ends
             raise ConfigError(
-                f"signing key {kid} was encrypted with another master key; "
+                f"key {kid} was encrypted with another master key; "
                 "set AUTH_MASTER_KEY or AUTH_MASTER_KEY_FILE to the one that this database "
                 "was first used with"
             ) from error
@@ -152,8 +177,10 @@ def generate_key(algorithm: str) -> SigningKey:
             raise ConfigError(f"unknown algorithm {algorithm!r}; one of {', '.join(ALGORITHMS)}")
 
 
-def seal_key(key: SigningKey, master_key: MasterKey, state: KeyState, now: datetime) -> StoredKey:
-    """Return the key as it may be stored."""
+def seal_key(
+    key: SigningKey, master_key: MasterKey, now: datetime, activate_at: datetime
+) -> StoredKey:
+    """Return the key as it may be stored, to sign from `activate_at` on."""
     secret = (
         key.signing
         if key.is_secret
@@ -164,7 +191,7 @@ def seal_key(key: SigningKey, master_key: MasterKey, state: KeyState, now: datet
         )
     )
     sealed = master_key.encrypt(key.kid, secret)
-    return StoredKey(key.kid, key.algorithm, state, sealed, now)
+    return StoredKey(key.kid, key.algorithm, sealed, now, activate_at)
 
 
 def open_key(stored: StoredKey, master_key: MasterKey) -> SigningKey:
@@ -175,20 +202,35 @@ def open_key(stored: StoredKey, master_key: MasterKey) -> SigningKey:
     return _asymmetric_key(stored.algorithm, serialization.load_der_private_key(secret, None))
 
 
-def key_ring(
-    stored: Sequence[StoredKey], master_key: MasterKey, algorithm: str, shared: bytes | None
-) -> KeyRing:
-    """Build the ring: a configured shared key signs before the active key of `algorithm`."""
-    opened = {row.kid: open_key(row, master_key) for row in stored}
-    active = next(
-        (r.kid for r in stored if r.algorithm == algorithm and r.state is KeyState.ACTIVE), None
-    )
-    if shared is not None:
-        configured = shared_key(shared)
-        opened[configured.kid] = configured
-        if algorithm == "HS256":
-            active = configured.kid
-    return KeyRing(opened.values(), active)
+def read_key(text: str) -> SigningKey:
+    """Return the key of a PEM private key, or of a shared secret in base64url.
+
+    Raises ConfigError for what is neither, or too weak: RFC 7518 sections 3.2, 3.3 and 3.4.
+    """
+    if "-----BEGIN" in text:
+        return _pem_key(text.encode())
+    try:
+        secret = base64url.decode(text.strip().rstrip("="))
+    except ValueError as error:
+        raise ConfigError("a key is either PEM or, for HS256, base64url") from error
+    if len(set(secret)) < _FEWEST_DISTINCT_BYTES <= len(secret):
+        raise ConfigError("this shared key is not random; make one: openssl rand 32")
+    return shared_key(secret)
+
+
+def _pem_key(pem: bytes) -> SigningKey:
+    try:
+        private = serialization.load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError("not an unencrypted PEM private key (PKCS#8)") from error
+    match private:
+        case ed25519.Ed25519PrivateKey():
+            return _asymmetric_key("EdDSA", private)
+        case ec.EllipticCurvePrivateKey(curve=ec.SECP256R1()):
+            return _asymmetric_key("ES256", private)
+        case rsa.RSAPrivateKey(key_size=size) if size >= _SMALLEST_RSA_KEY:
+            return _asymmetric_key("RS256", private)
+    raise ConfigError("a private key is Ed25519, EC P-256, or RSA of 2048 bits or more")
 
 
 def _asymmetric_key(algorithm: str, private: Any) -> SigningKey:

@@ -93,6 +93,8 @@ class Revocation:
     target: str
     expires_at: datetime
     issued_before: datetime | None = None
+    xid: int = field(default=0, compare=False, repr=False)
+    """The transaction that wrote it; 0 where that is not known."""
 
 
 class KeyState(StrEnum):
@@ -101,14 +103,36 @@ class KeyState(StrEnum):
     PUBLISHED = "published"
     ACTIVE = "active"
     RETIRED = "retired"
+    REMOVED = "removed"
+    COMPROMISED = "compromised"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A signing key as the database holds it: the private part encrypted (AES-256-GCM)."""
+    """A signing key as the database holds it: its private part encrypted (AES-256-GCM).
+
+    Its state follows from its dates, so that no replica has to move it on.
+    """
 
     kid: str
     algorithm: str
-    state: KeyState
     encrypted_secret: bytes = field(repr=False)
     created_at: datetime
+    activate_at: datetime
+    """From when on it signs; verifiers know it before."""
+    retire_at: datetime | None = None
+    """From when on it only verifies."""
+    remove_at: datetime | None = None
+    """When the last token that it signed has expired."""
+    compromised_at: datetime | None = None
+    """Since when it is not trusted at all."""
+
+    def state(self, now: datetime) -> KeyState:
+        """Return where the key stands at a moment."""
+        if self.compromised_at is not None:
+            return KeyState.COMPROMISED
+        if self.remove_at is not None and self.remove_at <= now:
+            return KeyState.REMOVED
+        if self.retire_at is not None and self.retire_at <= now:
+            return KeyState.RETIRED
+        return KeyState.PUBLISHED if self.activate_at > now else KeyState.ACTIVE

@@ -21,11 +21,13 @@ from auth_service.db.embedded import (
     EmbeddedPostgresError,
     running_dsn,
 )
+from auth_service.db.key_store import KeyStore
 from auth_service.db.store import Store
 from auth_service.errors import ConfigError
 from auth_service.models import Revocation
 from auth_service.passwords import Argon2Profile, PasswordHasher
 from auth_service.sessions import SessionPolicy
+from auth_service.telemetry import configure_logging
 
 __all__ = ["Backend", "open_backend", "open_database", "run"]
 
@@ -38,6 +40,7 @@ class Backend:
 
     settings: Settings
     store: Store
+    key_store: KeyStore
     accounts: Accounts
 
 
@@ -87,7 +90,7 @@ async def open_backend(settings: Settings) -> AsyncIterator[Backend]:
             lambda: datetime.now(UTC),
             password_min_length=settings.password_min_length,
         )
-        yield Backend(settings, store, accounts)
+        yield Backend(settings, store, KeyStore(pool), accounts)
         if revocations:
             await store.notify_revocations()
 
@@ -100,6 +103,7 @@ def run(config_file: Path | None, work: Callable[[Backend], Awaitable[Result]]) 
             return await work(backend)
 
     settings = settings_of(config_file)
+    configure_logging("warning", settings.log_format)  # to stderr: stdout is the command's answer
     result: Result = asyncio.run(_run())
     return result
 

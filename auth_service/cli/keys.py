@@ -1,25 +1,50 @@
 """keys: the commands that list, rotate and hand out signing keys."""
 
-import base64
-from datetime import UTC, datetime
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
+from auth_service import base64url
 from auth_service.cli.database import Backend, run
 from auth_service.cli.settings import config_option
 from auth_service.cli.terminal import Exit, examples, fail, json_option, show, table
-from auth_service.keys import ALGORITHMS, MasterKey, generate_key, open_key, seal_key, shared_key
-from auth_service.models import KeyState, StoredKey
+from auth_service.clock import utc_now
+from auth_service.durations import parse_duration
+from auth_service.key_files import read_key as read_key_file
+from auth_service.keys import ALGORITHMS, MasterKey, SigningKey, read_key
+from auth_service.models import StoredKey
+from auth_service.server import key_policy
+from auth_service.signing_keys import SigningKeys, replace_master_key
 
 __all__ = ["keys"]
+
+
+def _duration(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} {error}, for example 30m") from error
+
+
+activate_in_option = click.option(
+    "--activate-in",
+    callback=_duration,
+    help="When it signs, from now (default: AUTH_KEY_PUBLISH_LEAD). 0s: at once.",
+)
+
+
+_COLUMNS = ("kid", "algorithm", "state", "created_at", "activate_at", "retire_at", "remove_at")
 
 
 @click.group(
     epilog=examples("auth-service keys list", "auth-service keys export --shared > shared.key")
 )
 def keys() -> None:
-    """List, rotate and hand out the keys that sign access tokens."""
+    """List, rotate, end and hand out the keys that sign access tokens."""
 
 
 @keys.command("list", epilog=examples("auth-service keys list --json"))
@@ -29,18 +54,15 @@ def list_(as_json: bool, config_file: Path | None) -> None:
     """List the signing keys; a configured shared key comes first."""
 
     async def work(backend: Backend) -> list[dict[str, object]]:
-        stored = [_record(key) for key in await backend.store.load_keys()]
-        configured = backend.settings.shared_key_bytes()
-        if configured is None:
+        stored = [_record(key) for key in await backend.key_store.load()]
+        policy = key_policy(backend.settings)
+        if policy.configured is None or policy.configured.kid in [key["kid"] for key in stored]:
             return stored
-        kid = shared_key(configured).kid
-        first: dict[str, object] = {
-            "kid": kid,
-            "algorithm": "HS256",
-            "state": "configured",
-            "created_at": None,
-        }
-        return [first, *stored]
+        first = dict.fromkeys(
+            ("kid", "algorithm", "state", "created_at", "activate_at", "retire_at", "remove_at")
+        )
+        kid = policy.configured.kid
+        return [first | {"kid": kid, "algorithm": "HS256", "state": "configured"}, *stored]
 
     table(run(config_file, work), as_json=as_json)
 
@@ -51,32 +73,104 @@ def list_(as_json: bool, config_file: Path | None) -> None:
 @click.option(
     "--algorithm",
     type=click.Choice(ALGORITHMS),
-    help="What the new key is for (default: AUTH_SIGNING_ALGORITHM).",
+    help="What the new key is for (default: that of the key before).",
 )
+@activate_in_option
 @json_option
 @config_option
-def rotate(algorithm: str | None, as_json: bool, config_file: Path | None) -> None:
-    """Make a new key and sign with it; tokens signed with the old one stay good until they expire.
+def rotate(
+    algorithm: str | None, activate_in: timedelta | None, as_json: bool, config_file: Path | None
+) -> None:
+    """Publish a new key, which signs from --activate-in on.
 
-    Servers that run take it up at their next start.
+    Running servers and watching services follow by themselves, and tokens of the key before stay
+    good until they expire.
     """
 
-    async def work(backend: Backend) -> StoredKey:
-        settings = backend.settings
-        wanted = algorithm or settings.signing_algorithm
-        if wanted == "HS256" and settings.shared_key_bytes() is not None:
-            fail(
-                Exit.REFUSED,
-                "the HS256 key is AUTH_SHARED_KEY and not the database's",
-                "set AUTH_SHARED_KEY anew here and in the services that verify, or unset it",
-            )
-        master_key = MasterKey(settings.master_key_bytes())
-        key = generate_key(wanted)
-        stored = seal_key(key, master_key, KeyState.ACTIVE, datetime.now(UTC))
-        await backend.store.rotate_key(stored)
-        return stored
+    async def work(keys: SigningKeys) -> StoredKey:
+        return await keys.rotate(algorithm, activate_in)
 
-    show(_record(run(config_file, work)), as_json=as_json)
+    show(_record(_change(config_file, work)), as_json=as_json)
+
+
+@keys.command(
+    "import",
+    epilog=examples(
+        "auth-service keys import < ed25519.pem", "auth-service keys import < shared.key"
+    ),
+)
+@activate_in_option
+@json_option
+@config_option
+def import_(activate_in: timedelta | None, as_json: bool, config_file: Path | None) -> None:
+    """Publish a key from standard input: a PEM private key, or a shared key in base64url."""
+    text = sys.stdin.read()
+
+    async def work(keys: SigningKeys) -> StoredKey:
+        return await keys.add(read_key(text), activate_in)
+
+    show(_record(_change(config_file, work)), as_json=as_json)
+
+
+@keys.command(epilog=examples("auth-service keys retire KID"))
+@click.argument("kid")
+@json_option
+@config_option
+def retire(kid: str, as_json: bool, config_file: Path | None) -> None:
+    """Stop to sign with the key KID now; its tokens stay good until they expire."""
+    show(_record(_change(config_file, lambda keys: keys.retire(kid))), as_json=as_json)
+
+
+@keys.command(epilog=examples("auth-service keys compromise KID"))
+@click.argument("kid")
+@json_option
+@config_option
+def compromise(kid: str, as_json: bool, config_file: Path | None) -> None:
+    """Emergency: trust the key KID no more, at once and everywhere.
+
+    Its access tokens are refused from now on; sessions go on, and the next refresh gives a token
+    of another key.
+    """
+    show(_record(_change(config_file, lambda keys: keys.compromise(kid))), as_json=as_json)
+
+
+@keys.command(
+    "replace-master-key",
+    epilog=examples("auth-service keys replace-master-key --new-file /etc/auth/master.new"),
+)
+@click.option(
+    "--new-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The new master key: base64url of 32 bytes or more, mode 0600.",
+)
+@config_option
+def replace_master(new_file: Path, config_file: Path | None) -> None:
+    """Encrypt what the master key protects anew, with the master key in --new-file.
+
+    Then set AUTH_MASTER_KEY or AUTH_MASTER_KEY_FILE to the new one and restart the servers; those
+    that still run go on with the keys that they have. No session ends.
+    """
+
+    async def work(backend: Backend) -> int:
+        old = MasterKey(backend.settings.master_key_bytes())
+        new = MasterKey(read_key_file(new_file, "--new-file"))
+        return await replace_master_key(backend.key_store, old, new)
+
+    count = run(config_file, work)
+    click.echo(f"Encrypted anew: {count} signing keys and the root key of refresh tokens.")
+    click.echo(f"Now make {new_file} the servers' master key, and restart them.")
+
+
+@keys.command("export-public", epilog=examples("auth-service keys export-public > jwks.json"))
+@config_option
+def export_public(config_file: Path | None) -> None:
+    """Print the public keys as a JWK Set (RFC 7517)."""
+
+    async def work(backend: Backend) -> str:
+        return (await _started(backend)).ring.jwks()
+
+    click.echo(run(config_file, work))
 
 
 @keys.command(
@@ -94,33 +188,52 @@ def export(shared: bool, as_json: bool, config_file: Path | None) -> None:
     Who holds it can sign access tokens as well as verify them.
     """
 
-    async def work(backend: Backend) -> bytes:
-        configured = backend.settings.shared_key_bytes()
-        if configured is not None:
-            return configured
-        stored = await backend.store.load_keys()
-        active = [k for k in stored if k.algorithm == "HS256" and k.state is KeyState.ACTIVE]
-        if not active:
+    async def work(backend: Backend) -> SigningKey:
+        ring = (await _started(backend)).ring
+        found = [key for key in ring if key.is_secret]
+        active = [key for key in found if key.kid == ring.active_kid]
+        if not found:
             fail(
                 Exit.REFUSED,
-                "there is no shared key yet",
-                "start the server once with AUTH_SIGNING_ALGORITHM=HS256, or run keys rotate",
+                "there is no shared key",
+                "run keys rotate --algorithm HS256, or verify with public keys: keys export-public",
             )
-        opened = open_key(active[0], MasterKey(backend.settings.master_key_bytes()))
-        return bytes(opened.signing)
+        return (active or found)[0]
 
-    secret = run(config_file, work)
-    text = base64.urlsafe_b64encode(secret).rstrip(b"=").decode()
+    key = run(config_file, work)
+    text = base64url.encode(key.verifying)
     if as_json:
-        show({"kid": shared_key(secret).kid, "algorithm": "HS256", "key": text}, as_json=True)
+        show({"kid": key.kid, "algorithm": "HS256", "key": text}, as_json=True)
     else:
         click.echo(text)
+
+
+async def _started(backend: Backend) -> SigningKeys:
+    settings = backend.settings
+    master_key = MasterKey(settings.master_key_bytes())
+    keys = SigningKeys(backend.key_store, master_key, key_policy(settings), utc_now)
+    await keys.start()
+    return keys
+
+
+def _change(
+    config_file: Path | None, change: Callable[[SigningKeys], Awaitable[StoredKey]]
+) -> StoredKey:
+    async def work(backend: Backend) -> StoredKey:
+        changed = await change(await _started(backend))
+        await backend.store.notify_revocations()  # wakes the feeds, which read keys too
+        return changed
+
+    return run(config_file, work)
 
 
 def _record(key: StoredKey) -> dict[str, object]:
     return {
         "kid": key.kid,
         "algorithm": key.algorithm,
-        "state": key.state.value,
+        "state": key.state(utc_now()).value,
         "created_at": key.created_at,
+        "activate_at": key.activate_at,
+        "retire_at": key.retire_at,
+        "remove_at": key.remove_at,
     }

@@ -1,23 +1,24 @@
-"""Revocations from PostgreSQL into the RevocationList of this process.
+"""Revocations and keys from PostgreSQL into the RevocationList and the KeyRing of this process.
 
-Owns how soon, and how surely, a revocation that any replica has written is known here. A poll
+Owns how soon, and how surely, what any replica has written is known here. A poll
 bounds the delay; a NOTIFY only wakes it early. One connection serves both, so that every poll
 proves that the connection which listens is alive; a lost one means a full resync.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import asyncpg
 import structlog
 
+from auth_service.db.key_store import KeyStore
 from auth_service.db.pool import open_connection, translated
 from auth_service.db.store import Store
 from auth_service.errors import Unavailable
-from auth_service.models import Revocation
+from auth_service.models import Revocation, StoredKey
 from auth_service.revocation import RevocationList
 
 if TYPE_CHECKING:
@@ -33,29 +34,42 @@ MAX_BACKOFF = 1.0
 CLOSE_TIMEOUT = 1.0
 
 
+def _ignore(*_: object) -> None:
+    pass
+
+
 class RevocationFeed:
     """Keeps a RevocationList up to date, and knows up to which moment it is."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it feeds, and how often
         self,
         store: Store,
         url: str,
         revocations: RevocationList,
         clock: Callable[[], datetime],
         *,
+        keys: KeyStore | None = None,
+        on_keys: Callable[[list[StoredKey]], object] = _ignore,
+        on_revocations: Callable[[list[Revocation], list[Revocation]], object] = _ignore,
         poll_interval: timedelta = timedelta(seconds=1),
         timeout: timedelta = timedelta(seconds=2),
         maintenance_interval: timedelta = timedelta(minutes=1),
     ) -> None:
+        """`on_revocations` gets all revocations read or made, and those of them that are new."""
         self._store = store
         self._url = url
         self._revocations = revocations
         self._clock = clock
+        self._keys = keys
+        self._on_keys = on_keys
+        self._on_revocations = on_revocations
         self._poll_interval = poll_interval.total_seconds()
         self._timeout = timeout
         self._maintenance_interval = maintenance_interval.total_seconds()
         self._connection: DedicatedConnection | None = None
         self._cursor = 0
+        self.epoch = ""
+        """Of which database, and which timeline of it, cursors are; empty where it cannot tell."""
         self._as_of: datetime | None = None
         self._poll_now = asyncio.Event()
         self._notify_now = asyncio.Event()
@@ -67,6 +81,11 @@ class RevocationFeed:
         if self._as_of is None:
             raise Unavailable("revocations are not known yet")
         return self._as_of
+
+    @property
+    def cursor(self) -> int:
+        """What transactions below this number have revoked is known."""
+        return self._cursor
 
     async def start(self) -> None:
         """Learn all revocations, then keep up. Raises Unavailable where that is not possible."""
@@ -92,7 +111,8 @@ class RevocationFeed:
 
     def announce(self, revocation: Revocation) -> None:
         """Take in a revocation that was just committed here, and tell all replicas, soon."""
-        self._revocations.add(revocation)
+        new = [revocation] if self._revocations.add(revocation) else []
+        self._on_revocations([revocation], new)
         self.wake()
 
     def wake(self) -> None:
@@ -120,20 +140,30 @@ class RevocationFeed:
         self._poll_now.clear()
         if self._connection is None:
             await self._connect()
-        as_of = self._clock()
-        found, cursor = await self._read(self._cursor)
-        if cursor < self._cursor:  # another database answers, with transaction numbers of its own
-            found, cursor = await self._read(0)
+        as_of, since = self._clock(), self._cursor
+        found, cursor = await self._read(since)
+        if cursor < since:  # another database answers, with transaction numbers of its own
+            since = 0
+            found, cursor = await self._read(since)
         # Never replaced, only added to: this process may know of one that commits as we read, and
         # a failover may have lost one. What is in excess expires.
-        for revocation in found:
-            self._revocations.add(revocation)
+        new = [revocation for revocation in found if self._revocations.add(revocation)]
+        self._on_revocations(found, new)
+        if self._keys is not None and self._connection is not None:
+            async with self._in_time():
+                changed = await self._keys.changed_since(since, self._connection)
+            self._on_keys(changed)
         self._cursor, self._as_of = cursor, as_of
 
-    async def _read(self, cursor: int) -> tuple[list[Any], int]:
+    async def _read(self, cursor: int) -> tuple[list[Revocation], int]:
+        async with self._in_time():
+            return await self._store.revocations_since(cursor, connection=self._connection)
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._timeout.total_seconds()):
-                return await self._store.revocations_since(cursor, connection=self._connection)
+                yield
         except TimeoutError as error:
             raise Unavailable("the database does not answer in time") from error
 
@@ -152,6 +182,7 @@ class RevocationFeed:
                 await connection.add_listener(CHANNEL, self._wake_poll)
         except asyncpg.FeatureNotSupportedError:
             log.warning("revocation_feed_cannot_listen", detail="the poll alone finds revocations")
+        self.epoch = await self._store.epoch(connection)
 
     def _wake_poll(self, *_: object) -> None:
         self._poll_now.set()

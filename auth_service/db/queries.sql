@@ -169,7 +169,8 @@ SET issued_before = GREATEST(r.issued_before, excluded.issued_before),
 -- name: revocations_since
 -- Transactions below the snapshot's xmin have ended, and what they wrote is in this answer or in
 -- an earlier one. One that commits later has at least this number, whenever it began.
-SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS cursor, r.*
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS cursor,
+    r.kind, r.target, r.issued_before, r.expires_at, r.xid::text::bigint AS xid
 FROM (SELECT) AS always LEFT JOIN revocations r ON r.xid >= $1::bigint::text::xid8
 
 -- name: notify_revocations
@@ -211,19 +212,45 @@ SELECT count(*) FROM pruned
 SELECT create_audit_partition($1), create_audit_partition($1::timestamptz + interval '1 month')
 
 -- name: load_keys
-SELECT * FROM signing_keys ORDER BY created_at, kid
+SELECT * FROM signing_keys ORDER BY activate_at, created_at, kid
 
--- name: insert_key
-INSERT INTO signing_keys (kid, algorithm, state, encrypted_secret, created_at)
-VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT DO NOTHING
-RETURNING kid
+-- name: keys_since
+SELECT * FROM signing_keys WHERE xid >= $1::bigint::text::xid8
 
 -- name: lock_keys
 SELECT pg_advisory_xact_lock(hashtext('auth_service.signing_keys'))
 
--- name: retire_active_key
-UPDATE signing_keys SET state = 'retired' WHERE algorithm = $1 AND state = 'active'
+-- name: put_key
+INSERT INTO signing_keys (
+    kid, algorithm, encrypted_secret, created_at, activate_at, retire_at, remove_at, compromised_at
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (kid) DO UPDATE SET
+    encrypted_secret = excluded.encrypted_secret,
+    activate_at = excluded.activate_at,
+    retire_at = excluded.retire_at,
+    remove_at = excluded.remove_at,
+    compromised_at = excluded.compromised_at,
+    xid = pg_current_xact_id()
+
+-- name: prune_keys
+-- A key of which nothing is trusted any more; kept a while, so that `keys list` can tell of it.
+DELETE FROM signing_keys
+WHERE coalesce(remove_at, compromised_at) < $1::timestamptz - interval '30 days'
+AND (compromised_at IS NULL OR compromised_at < $1 - interval '30 days')
+
+-- name: load_root_key
+SELECT encrypted_secret FROM root_key
+
+-- name: insert_root_key
+INSERT INTO root_key (encrypted_secret) VALUES ($1) ON CONFLICT DO NOTHING
+
+-- name: replace_root_key
+UPDATE root_key SET encrypted_secret = $1
+
+-- name: database_epoch
+-- Transaction numbers can be compared within one database, and one timeline of it.
+SELECT system_identifier || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8)
+FROM pg_control_system()
 
 -- name: schema_is_migrated
 SELECT to_regclass('alembic_version') IS NOT NULL

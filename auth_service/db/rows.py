@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import asyncpg
 
 from auth_service.models import (
-    KeyState,
     Revocation,
     RevocationKind,
     ServiceAccount,
@@ -80,6 +79,7 @@ def revocation(row: asyncpg.Record) -> Revocation:
         target=row["target"],
         expires_at=row["expires_at"],
         issued_before=row["issued_before"],
+        xid=row["xid"],
     )
 
 
@@ -88,12 +88,18 @@ def key(row: asyncpg.Record) -> StoredKey:
     return StoredKey(
         kid=row["kid"],
         algorithm=row["algorithm"],
-        state=KeyState(row["state"]),
         encrypted_secret=row["encrypted_secret"],
         created_at=row["created_at"],
+        activate_at=row["activate_at"],
+        retire_at=row["retire_at"],
+        remove_at=row["remove_at"],
+        compromised_at=row["compromised_at"],
     )
 
 
 def key_arguments(of: StoredKey) -> Arguments:
-    """Return the arguments of insert_key."""
-    return (of.kid, of.algorithm, of.state.value, of.encrypted_secret, of.created_at)
+    """Return the arguments of put_key."""
+    return (
+        of.kid, of.algorithm, of.encrypted_secret, of.created_at, of.activate_at, of.retire_at,
+        of.remove_at, of.compromised_at,
+    )  # fmt: skip

@@ -16,7 +16,7 @@ import asyncpg
 from auth_service.db import rows
 from auth_service.db.pool import acquire, statements, translated
 from auth_service.errors import AlreadyExists, InvalidCredentials, NotFound
-from auth_service.models import Revocation, ServiceAccount, Session, StoredKey, User
+from auth_service.models import Revocation, ServiceAccount, Session, User
 
 if TYPE_CHECKING:
     from auth_service.db.pool import Connection, Pool
@@ -251,6 +251,18 @@ class Store:
         known = [rows.revocation(row) for row in found if row["kind"] is not None]
         return known, found[0]["cursor"]
 
+    async def epoch(self, connection: "Connection") -> str:
+        """Return within what the cursors of `revocations_since` can be compared; "" if unknown.
+
+        Another database has another one, and so has this one after a failover.
+        """
+        try:
+            with translated():
+                found: str = await connection.fetchval(self._sql["database_epoch"])
+        except asyncpg.PostgresError:  # not allowed to us, or not that kind of database
+            return ""
+        return found
+
     async def notify_revocations(self) -> None:
         """Wake the feeds of all replicas. Takes a lock of the whole database: coalesce."""
         await self._execute("notify_revocations")
@@ -270,25 +282,6 @@ class Store:
     async def extend_audit_log(self, now: datetime) -> None:
         """See that the audit log has partitions for this month and the next."""
         await self._execute("extend_audit_log", now)
-
-    # Signing keys
-
-    async def load_keys(self) -> list[StoredKey]:
-        """Return all signing keys, oldest first."""
-        return [rows.key(row) for row in await self._rows("load_keys")]
-
-    async def insert_key(self, key: StoredKey) -> bool:
-        """Add a key; False where the algorithm has an active one, or the kid exists."""
-        return await self._row("insert_key", *rows.key_arguments(key)) is not None
-
-    async def rotate_key(self, key: StoredKey) -> None:
-        """Retire the active key of the algorithm and add this one."""
-        async with self._transaction() as connection:
-            await connection.execute(self._sql["lock_keys"])
-            await connection.execute(self._sql["retire_active_key"], key.algorithm)
-            arguments = rows.key_arguments(key)
-            if await connection.fetchrow(self._sql["insert_key"], *arguments) is None:
-                raise AlreadyExists("a key with this kid exists already")
 
     async def ping(self) -> None:
         """Return where the database answers."""

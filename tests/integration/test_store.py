@@ -21,12 +21,10 @@ from auth_service.errors import (
     Unavailable,
 )
 from auth_service.models import (
-    KeyState,
     Revocation,
     RevocationKind,
     ServiceAccount,
     Session,
-    StoredKey,
 )
 from tests.clock import FakeClock
 from tests.integration.conftest import AddSession, AddUser
@@ -503,30 +501,6 @@ async def test_audit_log_gets_partitions_ahead(
     assert await pool.fetchval(insert, unforeseen) == "audit_log_default"
     await store.extend_audit_log(unforeseen)
     assert await pool.fetchval(insert, unforeseen) == "audit_log_default"
-
-
-# Keys
-
-
-async def test_one_active_key_an_algorithm(store: Store, clock: FakeClock) -> None:
-    """Of replicas that start at once one makes the key, and a rotation retires it."""
-    keys = [StoredKey(f"k{n}", "ES256", KeyState.ACTIVE, b"sealed", clock.now) for n in range(5)]
-    made = await asyncio.gather(*(store.insert_key(key) for key in keys))
-    assert made.count(True) == 1
-    (first,) = await store.load_keys()
-    assert first in keys
-    assert await store.insert_key(replace(first, kid="other", algorithm="EdDSA"))
-    rotated = [replace(first, kid=f"r{n}") for n in range(5)]
-    await asyncio.gather(*(store.rotate_key(key) for key in rotated))
-    stored = await store.load_keys()
-    states = {key.kid: key.state for key in stored}
-    assert len(stored) == 7
-    assert states[first.kid] is KeyState.RETIRED
-    assert states["other"] is KeyState.ACTIVE
-    assert [states[key.kid] for key in rotated].count(KeyState.ACTIVE) == 1
-    with pytest.raises(AlreadyExists):
-        await store.rotate_key(first)
-    assert {key.kid: key.state for key in await store.load_keys()} == states
 
 
 # Errors

@@ -1,10 +1,15 @@
 """Signing keys: made, published without secrets, sealed at rest, chosen for signing."""
 
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa, x25519
 
+from auth_service import base64url
 from auth_service.errors import ConfigError
 from auth_service.keys import (
     ALGORITHMS,
@@ -12,8 +17,8 @@ from auth_service.keys import (
     MasterKey,
     SigningKey,
     generate_key,
-    key_ring,
     open_key,
+    read_key,
     seal_key,
     shared_key,
 )
@@ -26,18 +31,19 @@ PUBLIC = [algorithm for algorithm in ALGORITHMS if algorithm != "HS256"]
 SECRET_MEMBERS = {"k", "d", "p", "q", "dp", "dq", "qi", "oth"}
 
 
-def stored(key: SigningKey, state: KeyState = KeyState.ACTIVE) -> StoredKey:
+def stored(key: SigningKey) -> StoredKey:
     """Seal a key as the database would hold it."""
-    return seal_key(key, MASTER, state, NOW)
+    return seal_key(key, MASTER, NOW, NOW)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_sealed_key_opens_to_itself(algorithm: str) -> None:
-    """With the same kid, and with state and time kept."""
-    key = KEYS[algorithm]
-    row = stored(key, KeyState.RETIRED)
+    """With the same kid, and with its dates kept."""
+    key, later = KEYS[algorithm], NOW + timedelta(minutes=30)
+    row = seal_key(key, MASTER, NOW, later)
     opened = open_key(row, MASTER)
-    assert (row.state, row.created_at) == (KeyState.RETIRED, NOW)
+    assert (row.created_at, row.activate_at) == (NOW, later)
+    assert (row.retire_at, row.remove_at, row.compromised_at) == (None, None, None)
     assert (opened.kid, opened.algorithm) == (key.kid, algorithm)
     if key.is_secret:
         assert opened.signing == key.signing == opened.verifying
@@ -65,7 +71,7 @@ def test_a_sealed_key_does_not_open_under_another_kid() -> None:
 @pytest.mark.parametrize("length", [0, 5, 12, 20])
 def test_a_damaged_row_is_a_configuration_error(length: int) -> None:
     """Cut off anywhere, it is refused as what it is."""
-    with pytest.raises(ConfigError, match="signing key one"):
+    with pytest.raises(ConfigError, match="key one was encrypted"):
         MASTER.decrypt("one", MASTER.encrypt("one", b"secret")[:length])
 
 
@@ -117,7 +123,6 @@ def test_the_thumbprint_is_that_of_rfc_8037() -> None:
     """The example of appendix A.3."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from auth_service import base64url
     from auth_service.keys import _asymmetric_key
 
     secret = base64url.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A")
@@ -158,39 +163,156 @@ def test_a_ring_finds_its_keys_alone() -> None:
     assert KeyRing([key], key.kid).active is key
 
 
-def test_the_active_key_of_the_algorithm_signs() -> None:
-    """While keys of every state and algorithm verify."""
-    retired, active, published = (generate_key("EdDSA") for _ in range(3))
-    rows = [
-        stored(KEYS["ES256"]),
-        stored(retired, KeyState.RETIRED),
-        stored(published, KeyState.PUBLISHED),
-        stored(active),
-    ]
-    ring = key_ring(rows, MASTER, "EdDSA", None)
-    assert ring.active.kid == active.kid
-    assert len(ring) == 4
+def test_a_ring_is_replaced_as_one() -> None:
+    """What is not in the new one is trusted no more, and another key signs."""
+    first, second = KEYS["EdDSA"], KEYS["ES256"]
+    ring = KeyRing([first], first.kid)
+    ring.replace([second], second.kid)
+    assert list(ring) == [second]
+    assert first.kid not in ring
+    assert (ring.active, ring.active_kid) == (second, second.kid)
+    ring.replace([second])
+    assert ring.active_kid is None
 
 
-def test_a_configured_shared_key_signs_before_a_stored_one() -> None:
-    """And both verify."""
-    row = stored(KEYS["HS256"])
-    configured = shared_key(b"s" * 32)
-    assert key_ring([row], MASTER, "HS256", None).active.kid == row.kid
-    ring = key_ring([row], MASTER, "HS256", b"s" * 32)
-    assert ring.active.kid == configured.kid
-    assert row.kid in ring
+def test_a_ring_without_the_key_that_is_to_sign_is_refused() -> None:
+    """And the ring stays as it was."""
+    first, second = KEYS["EdDSA"], KEYS["ES256"]
+    ring = KeyRing([first], first.kid)
+    with pytest.raises(KeyError):
+        ring.replace([first, second], "another")
+    assert list(ring) == [first]
+    assert ring.active is first
 
 
-def test_a_configured_shared_key_only_verifies_under_another_algorithm() -> None:
-    """During a migration away from it."""
-    ring = key_ring([stored(KEYS["ES256"])], MASTER, "ES256", b"s" * 32)
-    assert ring.active.kid == KEYS["ES256"].kid
-    assert shared_key(b"s" * 32).kid in ring
+def test_a_ring_has_a_new_revision_when_a_key_is_distrusted() -> None:
+    """Neither a key that is added nor one that begins to sign voids what was verified."""
+    first, second = KEYS["EdDSA"], KEYS["ES256"]
+    ring = KeyRing([first], first.kid)
+    assert ring.revision == 0
+    ring.replace([first, second], second.kid)
+    assert ring.revision == 0
+    ring.replace([second], second.kid)
+    assert ring.revision == 1
+    ring.replace([replace(second, verifying=first.verifying)])
+    assert ring.revision == 2
 
 
-def test_without_an_active_key_nothing_signs() -> None:
-    """A key that is merely published does not."""
-    ring = key_ring([stored(KEYS["EdDSA"], KeyState.PUBLISHED)], MASTER, "EdDSA", None)
-    with pytest.raises(ValueError, match="only verifies"):
-        _ = ring.active
+# A key's life
+
+
+@pytest.mark.parametrize(
+    ("minute", "state"),
+    [
+        (0, KeyState.PUBLISHED),
+        (9, KeyState.PUBLISHED),
+        (10, KeyState.ACTIVE),
+        (19, KeyState.ACTIVE),
+        (20, KeyState.RETIRED),
+        (29, KeyState.RETIRED),
+        (30, KeyState.REMOVED),
+        (99, KeyState.REMOVED),
+    ],
+)
+def test_the_state_of_a_key_follows_from_its_dates(minute: int, state: KeyState) -> None:
+    """Each state begins at its date; a compromised key is nothing else at any time."""
+    activate, retire, remove = (NOW + timedelta(minutes=m) for m in (10, 20, 30))
+    now = NOW + timedelta(minutes=minute)
+    row = StoredKey("kid", "EdDSA", b"sealed", NOW, activate, retire, remove)
+    assert row.state(now) is state
+    assert replace(row, compromised_at=NOW).state(now) is KeyState.COMPROMISED
+
+
+def test_a_key_without_an_end_stays_active() -> None:
+    """Until somebody decides on its end."""
+    assert stored(KEYS["EdDSA"]).state(NOW + timedelta(days=9999)) is KeyState.ACTIVE
+
+
+# Keys that operators bring
+
+
+PKCS8 = serialization.PrivateFormat.PKCS8
+
+
+def pem(private: Any, password: bytes | None = None, form: Any = PKCS8) -> str:
+    """Return a private key as OpenSSL writes it."""
+    encryption = (
+        serialization.BestAvailableEncryption(password)
+        if password
+        else serialization.NoEncryption()
+    )
+    text: bytes = private.private_bytes(serialization.Encoding.PEM, form, encryption)
+    return text.decode()
+
+
+@pytest.mark.parametrize("algorithm", PUBLIC)
+def test_a_pem_private_key_is_read(algorithm: str) -> None:
+    """Ed25519, P-256 and RSA, each for its one algorithm."""
+    read = read_key(pem(KEYS[algorithm].signing))
+    assert (read.kid, read.algorithm) == (KEYS[algorithm].kid, algorithm)
+
+
+@pytest.mark.parametrize(
+    ("private", "algorithm"),
+    [
+        (rsa.generate_private_key(65537, 2048), "RS256"),
+        (ec.generate_private_key(ec.SECP256R1()), "ES256"),
+    ],
+)
+def test_a_key_in_the_older_pem_form_is_read(private: Any, algorithm: str) -> None:
+    """As openssl genrsa and ecparam used to write them; 2048 bits are enough."""
+    assert (
+        read_key(pem(private, form=serialization.PrivateFormat.TraditionalOpenSSL)).algorithm
+        == algorithm
+    )
+
+
+@pytest.mark.parametrize(
+    "private",
+    [
+        rsa.generate_private_key(65537, 1024),  # noqa: S505 - to be refused
+        ec.generate_private_key(ec.SECP384R1()),
+        ec.generate_private_key(ec.SECP256K1()),
+        ed448.Ed448PrivateKey.generate(),
+        x25519.X25519PrivateKey.generate(),
+    ],
+)
+def test_a_pem_key_of_another_kind_or_size_is_refused(private: Any) -> None:
+    """RFC 7518 sections 3.3 and 3.4; the operator is told which keys are taken."""
+    with pytest.raises(ConfigError, match="Ed25519, EC P-256, or RSA of 2048 bits or more"):
+        read_key(pem(private))
+
+
+def test_a_pem_text_that_is_no_open_private_key_is_refused() -> None:
+    """Encrypted, cut off, and the public half alone."""
+    private = KEYS["EdDSA"].signing
+    public = KEYS["EdDSA"].verifying.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    for text in (pem(private, b"password"), pem(private)[:60], public.decode()):
+        with pytest.raises(ConfigError, match="unencrypted PEM"):
+            read_key(text)
+
+
+@pytest.mark.parametrize("ending", ["", "=", "\n", "=\n"])
+def test_a_shared_key_is_read(ending: str) -> None:
+    """In base64url, as `keys export` prints it or with padding."""
+    read = read_key(base64url.encode(KEYS["HS256"].signing) + ending)
+    assert read == KEYS["HS256"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "256 bits"),
+        (base64url.encode(bytes(range(31))), "256 bits"),
+        ("a key!", "either PEM or"),
+        ("ключ", "either PEM or"),
+        (base64url.encode(b"s" * 32), "not random"),
+        (base64url.encode(b"change me " * 8), "not random"),
+    ],
+)
+def test_a_weak_or_garbled_shared_key_is_refused(text: str, told: str) -> None:
+    """Short, not base64url, or what nobody has drawn by lot."""
+    with pytest.raises(ConfigError, match=told):
+        read_key(text)

@@ -1,0 +1,82 @@
+"""The signing keys and the root key in PostgreSQL.
+
+Owns that one caller at a time decides on keys, on whatever replica. Knows nothing of what a key is
+good for, and sees its private part only encrypted.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from auth_service.db import rows
+from auth_service.db.pool import acquire, statements, translated
+from auth_service.models import StoredKey
+
+if TYPE_CHECKING:
+    from auth_service.db.pool import Connection, Pool
+
+__all__ = ["Decide", "KeyStore"]
+
+Decide = Callable[[list[StoredKey]], Iterable[StoredKey]]
+
+
+class KeyStore:
+    """The keys of the service. Every method raises Unavailable where the database is away."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self._sql = statements()
+
+    async def load(self) -> list[StoredKey]:
+        """Return all signing keys, in the order in which they sign."""
+        async with acquire(self._pool) as connection:
+            return [rows.key(row) for row in await connection.fetch(self._sql["load_keys"])]
+
+    async def changed_since(self, cursor: int, connection: "Connection") -> list[StoredKey]:
+        """Return the keys that changed after a cursor of `Store.revocations_since`."""
+        with translated():
+            return [rows.key(r) for r in await connection.fetch(self._sql["keys_since"], cursor)]
+
+    async def change(self, decide: Decide) -> list[StoredKey]:
+        """Write the keys that `decide` returns, given those that are there; return these.
+
+        Whatever `decide` raises undoes all.
+        """
+        async with self._locked() as connection:
+            present = [rows.key(row) for row in await connection.fetch(self._sql["load_keys"])]
+            changed = list(decide(present))
+            for key in changed:
+                await connection.execute(self._sql["put_key"], *rows.key_arguments(key))
+        return changed
+
+    async def root_key(self, sealed: bytes) -> bytes:
+        """Return the root key as it is sealed; `sealed` becomes it where there is none yet."""
+        async with self._locked() as connection:
+            await connection.execute(self._sql["insert_root_key"], sealed)
+            found: bytes = await connection.fetchval(self._sql["load_root_key"])
+        return found
+
+    async def reseal(self, root_name: str, reseal: Callable[[str, bytes], bytes]) -> int:
+        """Pass what is sealed through `reseal(name, sealed)`; return how many keys there were."""
+        async with self._locked() as connection:
+            root = await connection.fetchval(self._sql["load_root_key"])
+            if root is not None:
+                await connection.execute(self._sql["replace_root_key"], reseal(root_name, root))
+            found = [rows.key(row) for row in await connection.fetch(self._sql["load_keys"])]
+            for key in filter(lambda key: key.encrypted_secret, found):
+                renewed = replace(key, encrypted_secret=reseal(key.kid, key.encrypted_secret))
+                await connection.execute(self._sql["put_key"], *rows.key_arguments(renewed))
+        return len(found)
+
+    async def prune(self, now: datetime) -> None:
+        """Delete the keys of which nothing has been trusted for long."""
+        async with acquire(self._pool) as connection:
+            await connection.execute(self._sql["prune_keys"], now)
+
+    @asynccontextmanager
+    async def _locked(self) -> AsyncIterator["Connection"]:
+        async with acquire(self._pool) as connection, connection.transaction():
+            await connection.execute(self._sql["lock_keys"])
+            yield connection
