@@ -43,7 +43,7 @@ lint: $(STAMP)
 
 .PHONY: types
 types: $(STAMP)
-	$(PY) -m mypy auth_service tests
+	$(PY) -m mypy auth_service tests examples
 
 .PHONY: imports
 imports: $(STAMP)

@@ -6,7 +6,7 @@ service feeds it from PostgreSQL, the client library from a stream.
 
 import heapq
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from auth_service.errors import InactiveReason
@@ -53,25 +53,37 @@ class RevocationList:
     def __len__(self) -> int:
         return len(self._tokens) + len(self._sessions) + len(self._users) + bool(self._all_before)
 
-    def add(self, revocation: Revocation) -> None:
-        """Take in one revocation; taking in the same one again changes nothing."""
+    def snapshot(self) -> list[Revocation]:
+        """Return all that still matters; times are whole seconds."""
+        self.prune()
+        found = [_token(jti, until) for jti, until in self._tokens.items()]
+        found += [_session(sid, until) for sid, until in self._sessions.items()]
+        found += [_user(sub, *bounds) for sub, bounds in self._users.items()]
+        if self._all_before:
+            found.append(Revocation(RevocationKind.ALL, "", _FAR_AWAY, _moment(self._all_before)))
+        return found
+
+    def add(self, revocation: Revocation) -> bool:
+        """Take in one revocation; return whether it says more than what was known."""
         expires_at = int(revocation.expires_at.timestamp()) + 1
         if expires_at <= self._clock().timestamp():
-            return
+            return False
         match revocation.kind:
             case RevocationKind.TOKEN:
-                known = self._remember(self._tokens, revocation.target, expires_at)
+                new = self._remember(self._tokens, revocation.target, expires_at)
             case RevocationKind.SESSION:
-                known = self._remember(self._sessions, revocation.target, expires_at)
+                new = self._remember(self._sessions, revocation.target, expires_at)
             case RevocationKind.USER:
-                known = self._remember_user(revocation, expires_at)
+                new = self._remember_user(revocation, expires_at)
             case RevocationKind.ALL:
                 # Not pruned: it is one number, and a token that it covers has expired by then.
-                self._all_before = max(self._all_before, _issued_before(revocation))
-                return
-        if not known:
+                before, self._all_before = self._all_before, _issued_before(revocation)
+                self._all_before = max(before, self._all_before)
+                return self._all_before > before
+        if new:
             heapq.heappush(self._expiries, (expires_at, revocation.kind, revocation.target))
         self.prune()
+        return new
 
     def replace(self, revocations: Iterable[Revocation]) -> None:
         """Forget everything, then take in `revocations`."""
@@ -108,15 +120,34 @@ class RevocationList:
     @staticmethod
     def _remember(known: dict[str, int], target: str, expires_at: int) -> bool:
         if known.get(target, 0) >= expires_at:
-            return True
+            return False
         known[target] = expires_at
-        return False
+        return True
 
     def _remember_user(self, revocation: Revocation, expires_at: int) -> bool:
-        before, known_expiry = self._users.get(revocation.target, (0, 0))
-        latest = max(known_expiry, expires_at)
-        self._users[revocation.target] = (max(before, _issued_before(revocation)), latest)
-        return latest == known_expiry
+        known = self._users.get(revocation.target, (0, 0))
+        latest = max(known[0], _issued_before(revocation)), max(known[1], expires_at)
+        self._users[revocation.target] = latest
+        return latest != known
+
+
+_FAR_AWAY = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+def _token(jti: str, expires_at: int) -> Revocation:
+    return Revocation(RevocationKind.TOKEN, jti, _moment(expires_at))
+
+
+def _session(sid: str, expires_at: int) -> Revocation:
+    return Revocation(RevocationKind.SESSION, sid, _moment(expires_at))
+
+
+def _user(sub: str, before: int, expires_at: int) -> Revocation:
+    return Revocation(RevocationKind.USER, sub, _moment(expires_at), _moment(before))
+
+
+def _moment(epoch_seconds: int) -> datetime:
+    return datetime.fromtimestamp(epoch_seconds, UTC)
 
 
 def _issued_before(revocation: Revocation) -> int:

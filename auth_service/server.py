@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,17 @@ from authn.v1 import (
 )
 from grpc_health.v1 import health_pb2_grpc
 
+from auth_service.clock import utc_now
 from auth_service.config import Settings
 from auth_service.db import migrate
 from auth_service.db import pool as pools
 from auth_service.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_directory
 from auth_service.db.feed import RevocationFeed
+from auth_service.db.key_store import KeyStore
 from auth_service.db.store import Store
 from auth_service.errors import ConfigError
-from auth_service.keys import KeyRing, MasterKey, generate_key, key_ring, seal_key
-from auth_service.models import KeyState
+from auth_service.keys import KeyRing, MasterKey, shared_key
+from auth_service.models import StoredKey
 from auth_service.passwords import Argon2Profile, PasswordHasher
 from auth_service.refresh_tokens import RefreshTokens
 from auth_service.revocation import RevocationList
@@ -38,7 +40,9 @@ from auth_service.rpc.shielded import Shielded
 from auth_service.rpc.tls import server_credentials
 from auth_service.rpc.unsupported import AccountServicer, AdminServicer
 from auth_service.rpc.verifier import VerifierServicer
+from auth_service.rpc.watch import WatchHub
 from auth_service.sessions import SessionPolicy, Sessions
+from auth_service.signing_keys import KeyPolicy, SigningKeys, root_key
 from auth_service.telemetry import configure_logging
 from auth_service.tokens import TokenSigner, TokenVerifier
 from auth_service.validation import Validation
@@ -55,10 +59,9 @@ SERVICES = (
 )
 _HEALTH = "grpc.health.v1.Health"
 _HEALTH_INTERVAL = 0.25  # seconds between two looks at the freshness of revocations
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
+_ROTATION_INTERVAL = 10.0  # seconds between two looks at whether keys are due
+KEY_MARGIN = timedelta(minutes=1)
+"""How much longer a key is trusted than the last token that it signed lives."""
 
 
 class Server:
@@ -108,13 +111,28 @@ class Server:
         )
         self._stack.push_async_callback(_close_pool, pool)
         await migrate.schema_version_ok(pool)
-        store = Store(pool)
+        store, key_store = Store(pool), KeyStore(pool)
         master_key = MasterKey(settings.master_key_bytes())
-        ring = await self._key_ring(store, master_key)
+        root = await root_key(key_store, master_key)
+        keys = SigningKeys(key_store, master_key, key_policy(settings), utc_now)
+        await keys.start()
 
-        revocations = RevocationList(_utc_now)
+        revocations = RevocationList(utc_now)
+        hub = WatchHub(revocations, keys.ring, lambda: (feed.as_of, feed.epoch, feed.cursor))
+
+        def keys_read(changed: list[StoredKey]) -> None:
+            if keys.update(changed):
+                hub.keys_changed()
+
         feed = RevocationFeed(
-            store, url, revocations, _utc_now, poll_interval=settings.feed_poll_interval
+            store,
+            url,
+            revocations,
+            utc_now,
+            keys=key_store,
+            on_keys=keys_read,
+            on_revocations=hub.revoked,
+            poll_interval=settings.feed_poll_interval,
         )
         await feed.start()
         self._stack.push_async_callback(feed.stop)
@@ -122,27 +140,27 @@ class Server:
         self._stack.callback(hasher.close)
 
         verifier = TokenVerifier(
-            ring,
+            keys.ring,
             revocations,
             issuer=settings.issuer,
-            clock=_utc_now,
+            clock=utc_now,
             clock_skew=settings.clock_skew,
             cache_size=settings.verified_cache_size,
         )
         sessions = Sessions(
             store,
             hasher,
-            TokenSigner(ring),
+            TokenSigner(keys.ring),
             verifier,
-            RefreshTokens(master_key, settings.issuer),
+            RefreshTokens(root, settings.issuer),
             session_policy(settings),
             feed.announce,
-            _utc_now,
+            utc_now,
         )
-        validation = Validation(verifier, lambda: feed.as_of, settings.freshness_limit, _utc_now)
-        await self._serve(sessions, validation, ring)
-        watching = asyncio.create_task(self._watch_freshness(feed))
-        self._stack.push_async_callback(_cancel, watching)
+        validation = Validation(verifier, lambda: feed.as_of, settings.freshness_limit, utc_now)
+        await self._serve(sessions, validation, keys.ring, hub)
+        for work in (self._watch_freshness(feed), _rotate_keys(keys, key_store, feed)):
+            self._stack.push_async_callback(_cancel, asyncio.create_task(work))
 
     async def _database(self) -> str:
         settings = self._settings
@@ -157,19 +175,9 @@ class Server:
         await migrate.migrate(postgres.dsn)
         return postgres.dsn
 
-    async def _key_ring(self, store: Store, master_key: MasterKey) -> KeyRing:
-        """Return the ring, with a key to sign with; replicas that start at once agree on one."""
-        algorithm, shared = self._settings.signing_algorithm, self._settings.shared_key_bytes()
-        stored = await store.load_keys()
-        if (shared is None or algorithm != "HS256") and not any(
-            key.algorithm == algorithm and key.state is KeyState.ACTIVE for key in stored
-        ):
-            made = seal_key(generate_key(algorithm), master_key, KeyState.ACTIVE, _utc_now())
-            await store.insert_key(made)
-            stored = await store.load_keys()
-        return key_ring(stored, master_key, algorithm, shared)
-
-    async def _serve(self, sessions: Sessions, validation: Validation, ring: KeyRing) -> None:
+    async def _serve(
+        self, sessions: Sessions, validation: Validation, ring: KeyRing, hub: WatchHub
+    ) -> None:
         server = grpc.aio.server(
             interceptors=[EdgeInterceptor()], options=_channel_options(self._settings)
         )
@@ -177,7 +185,7 @@ class Server:
         auth = AuthServicer(sessions, validation, shielded)
         auth_service_pb2_grpc.add_AuthServiceServicer_to_server(auth, server)
         verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(
-            VerifierServicer(ring.jwks), server
+            VerifierServicer(ring, hub, validation, self._settings.verifier_certificates), server
         )
         account_service_pb2_grpc.add_AccountServiceServicer_to_server(AccountServicer(), server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(), server)
@@ -186,7 +194,7 @@ class Server:
             enable_reflection(server, (*SERVICES, _HEALTH))
         self.port = self._bind(server)
         await server.start()
-        self._stack.push_async_callback(self._drain, server, shielded)
+        self._stack.push_async_callback(self._drain, server, shielded, hub)
         self._health.set_serving(True)
         log.info("serving", address=self._settings.grpc_address, port=self.port)
 
@@ -205,9 +213,10 @@ class Server:
                 "this machine; stop what serves there, or choose another"
             ) from error
 
-    async def _drain(self, server: grpc.aio.Server, shielded: Shielded) -> None:
+    async def _drain(self, server: grpc.aio.Server, shielded: Shielded, hub: WatchHub) -> None:
         log.info("draining")
-        self._health.close()  # ends the Watch streams too, on which stop() would wait
+        self._health.close()  # ends its Watch streams too, on which stop() would wait
+        hub.close()
         await server.stop(self._settings.drain_timeout.total_seconds())
         await shielded.drain()
         log.info("stopped")
@@ -215,7 +224,7 @@ class Server:
     async def _watch_freshness(self, feed: RevocationFeed) -> None:
         """Keep health at what Validate would answer; it recovers by itself."""
         while True:
-            age = _utc_now() - feed.as_of
+            age = utc_now() - feed.as_of
             self._health.set_serving(age <= self._settings.freshness_limit)
             await asyncio.sleep(_HEALTH_INTERVAL)
 
@@ -232,6 +241,30 @@ def session_policy(settings: Settings) -> SessionPolicy:
         login_burst=settings.login_burst,
         login_refill=settings.login_refill,
     )
+
+
+def key_policy(settings: Settings) -> KeyPolicy:
+    """Return the life of keys that the settings ask for."""
+    shared = settings.shared_key_bytes()
+    return KeyPolicy(
+        algorithm=settings.signing_algorithm,
+        configured=None if shared is None else shared_key(shared),
+        publish_lead=settings.key_publish_lead,
+        rotation_interval=settings.key_rotation_interval,
+        keep=settings.access_token_ttl + settings.clock_skew + KEY_MARGIN,
+    )
+
+
+async def _rotate_keys(keys: SigningKeys, store: KeyStore, feed: RevocationFeed) -> None:
+    """Publish the next key when it is time; what the database does not allow now, it does later."""
+    while True:
+        try:
+            if await keys.rotate_if_due():
+                feed.wake()
+            await store.prune(utc_now())
+        except Exception as error:  # noqa: BLE001 - whatever it is, keys go on to rotate
+            log.warning("key_rotation_failed", error=repr(error))
+        await asyncio.sleep(_ROTATION_INTERVAL)
 
 
 def _hasher(settings: Settings) -> PasswordHasher:

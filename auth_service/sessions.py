@@ -33,7 +33,7 @@ from auth_service.revocation import whole_second_after
 from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier, new_token_id
 
 Clock = Callable[[], datetime]
-Announce = Callable[[Revocation], None]
+Announce = Callable[[Revocation], object]
 
 ADMIN_ROLE = "admin"
 

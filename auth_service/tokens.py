@@ -4,20 +4,20 @@ Owns what makes an access token good: form, signature, claims, then revocation. 
 `TokenVerifier` serves every edge and the client library, so that none can forget a check.
 """
 
+import contextlib
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from auth_service import jws
+from auth_service.clock import Clock, seconds
 from auth_service.errors import InactiveReason, InvalidArgument, InvalidToken
 from auth_service.keys import KeyRing, SigningKey
 from auth_service.revocation import RevocationList
 
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068 section 2.1
-
-Clock = Callable[[], datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,11 @@ class AccessClaims:
             "auth_time": self.auth_time,
             "amr": list(self.amr),
         }
-        return claims | {"sid": self.session_id} if self.session_id else claims
+        if self.session_id:
+            claims["sid"] = self.session_id
+        if self.not_before:
+            claims["nbf"] = self.not_before
+        return claims
 
 
 class TokenSigner:
@@ -77,7 +81,8 @@ class TokenVerifier:
     """Tells a good access token from a bad one, without I/O.
 
     A token that was found good is remembered, up to `cache_size` of them; every later sight of it
-    still checks its expiry and its revocation. A new ring empties that memory.
+    still checks its expiry and its revocation. All is forgotten once the ring trusts a key no more.
+    Any number of threads may verify.
     """
 
     def __init__(
@@ -93,11 +98,10 @@ class TokenVerifier:
         self._key_ring = key_ring
         self._revocations = revocations
         self._issuer = issuer
-        self._clock = clock
+        self._now = seconds(clock)
         self._skew = clock_skew.total_seconds()
         self._cache_size = cache_size
-        self._cache: dict[str, AccessClaims] = {}
-        self._headers: dict[str, SigningKey] = {}
+        self._memory = _Memory(key_ring.revision)
 
     def verify(
         self,
@@ -111,11 +115,17 @@ class TokenVerifier:
 
         An empty `audience` accepts any; every required scope and role must be there.
         """
-        claims = self._cache.get(token)
-        fresh = claims is None
-        if claims is None:
-            claims = self._authenticate(token)
-        self._check_time(claims)
+        memory = self._memory
+        if memory.revision != self._key_ring.revision:
+            memory = self._memory = _Memory(self._key_ring.revision)
+        known = memory.claims.get(token)
+        claims = self._authenticate(token, memory.keys) if known is None else known
+        now = self._now()
+        if claims.expires_at <= now:
+            raise InvalidToken(InactiveReason.EXPIRED)
+        # The clocks of two machines differ: a token just issued elsewhere may seem early here.
+        if claims.issued_at > now + self._skew or claims.not_before > now + self._skew:
+            raise InvalidToken(InactiveReason.NOT_YET_VALID)
         if audience and audience not in claims.audience:
             raise InvalidToken(InactiveReason.WRONG_AUDIENCE)
         if (reason := self._revocations.check(claims)) is not None:
@@ -124,30 +134,24 @@ class TokenVerifier:
             raise InvalidToken(InactiveReason.INSUFFICIENT_SCOPE)
         if required_roles and not set(claims.roles).issuperset(required_roles):
             raise InvalidToken(InactiveReason.INSUFFICIENT_ROLE)
-        if fresh:
-            self._remember(token, claims)
+        if known is None:
+            self._remember(token, claims, memory)
         return claims
-
-    def replace_keys(self, key_ring: KeyRing) -> None:
-        """Trust the keys of this ring alone, from now on."""
-        self._key_ring = key_ring
-        self._cache.clear()
-        self._headers.clear()
 
     def authenticate(self, token: str) -> AccessClaims:
         """Return the claims of a token that we signed, be it expired or revoked.
 
         For revocation, which RFC 7009 section 2.2 lets succeed for a token that is no good.
         """
-        return self._authenticate(token)
+        return self._authenticate(token, {})
 
-    def _authenticate(self, token: str) -> AccessClaims:
+    def _authenticate(self, token: str, keys: dict[str, SigningKey]) -> AccessClaims:
         header, payload, signature = jws.split(token)
-        key = self._headers.get(header) or self._key_of(header)
+        key = keys.get(header) or self._key_of(header)
         jws.verify_signature(token, signature, key)
         # Only now, so that no forger fills it; a few spellings of one header are enough.
-        if len(self._headers) < 4 * len(self._key_ring):
-            self._headers[header] = key
+        if len(keys) < 4 * len(self._key_ring):
+            keys[header] = key
         claims = _access_claims(jws.read_claims(payload))
         if claims.issuer != self._issuer:
             raise InvalidToken(InactiveReason.WRONG_ISSUER)
@@ -163,20 +167,27 @@ class TokenVerifier:
             raise InvalidToken(InactiveReason.UNKNOWN_KEY)
         return key
 
-    def _check_time(self, claims: AccessClaims) -> None:
-        now = self._clock().timestamp()
-        if claims.expires_at <= now:
-            raise InvalidToken(InactiveReason.EXPIRED)
-        # The clocks of two machines differ: a token just issued elsewhere may seem early here.
-        if max(claims.issued_at, claims.not_before) > now + self._skew:
-            raise InvalidToken(InactiveReason.NOT_YET_VALID)
+    def _remember(self, token: str, claims: AccessClaims, memory: "_Memory") -> None:
+        known = memory.claims
+        if len(known) >= self._cache_size > 0:
+            # The oldest: dictionaries keep their order. Another thread may have been there first.
+            with contextlib.suppress(KeyError, RuntimeError, StopIteration):
+                del known[next(iter(known))]
+        if len(known) < self._cache_size:
+            known[token] = claims
 
-    def _remember(self, token: str, claims: AccessClaims) -> None:
-        if self._cache_size <= 0:
-            return
-        if len(self._cache) >= self._cache_size:
-            del self._cache[next(iter(self._cache))]  # the oldest: dictionaries keep their order
-        self._cache[token] = claims
+
+class _Memory:
+    """What was found good under one revision of the key ring."""
+
+    __slots__ = ("claims", "keys", "revision")
+
+    def __init__(self, revision: int) -> None:
+        self.revision = revision
+        self.claims: dict[str, AccessClaims] = {}
+        """By token."""
+        self.keys: dict[str, SigningKey] = {}
+        """By header, as it is spelled in tokens."""
 
 
 def new_token_id() -> str:

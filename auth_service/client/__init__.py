@@ -1,38 +1,71 @@
-"""What other services install: verifying access tokens without a call.
+"""What other services install: access tokens checked without a call, and attached to calls.
 
-    from auth_service.client import InvalidToken, local_verifier
+    from auth_service.client import AuthInterceptor, LocalVerifier, Rule, Rules
 
-    verifier = local_verifier(os.environ["AUTH_SHARED_KEY"], issuer="https://auth.internal")
-    claims = verifier.verify(token, audience="orders")  # raises InvalidToken
+    async with LocalVerifier(issuer="https://auth.internal", addresses=["auth:50051"]) as verifier:
+        server = grpc.aio.server(interceptors=[AuthInterceptor(verifier, Rules({...}))])
 
-A verifier that has nothing but the key does not hear of revocations: a revoked token stays good
-here until it expires. Call Validate where that matters.
+A verifier with `addresses` hears of revocations and new keys within milliseconds; one that has a
+shared key alone does not, and a revoked token stays good for it until it expires.
+docs/verify-tokens.md tells more; `auth_service.client.testing` is for the tests of services.
 """
 
-from collections.abc import Callable
-from datetime import UTC, datetime
+from auth_service.client.asgi import BearerMiddleware, require
+from auth_service.client.bearer import (
+    NoAccessToken,
+    SyncBearerInterceptor,
+    bearer_interceptors,
+    call_credentials,
+)
+from auth_service.client.interceptors import AuthInterceptor, SyncAuthInterceptor
+from auth_service.client.principal import current_principal, principal
+from auth_service.client.rules import INFRASTRUCTURE, PUBLIC, Rule, Rules, Verifier
+from auth_service.client.token_sources import (
+    ServiceAccountTokens,
+    SessionTokens,
+    SyncServiceAccountTokens,
+    SyncSessionTokens,
+)
+from auth_service.client.verifier import LocalVerifier, SyncLocalVerifier
+from auth_service.errors import (
+    InactiveReason,
+    InvalidCredentials,
+    InvalidGrant,
+    InvalidToken,
+    RateLimited,
+    RevocationsStale,
+    Unavailable,
+)
+from auth_service.tokens import AccessClaims
 
-from auth_service import base64url
-from auth_service.errors import InactiveReason, InvalidToken
-from auth_service.keys import KeyRing
-from auth_service.keys import shared_key as _shared_key
-from auth_service.revocation import RevocationList
-from auth_service.tokens import AccessClaims, TokenVerifier
-
-__all__ = ["AccessClaims", "InactiveReason", "InvalidToken", "TokenVerifier", "local_verifier"]
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
-def local_verifier(
-    shared_key: str, *, issuer: str, clock: Callable[[], datetime] = _utc_now
-) -> TokenVerifier:
-    """Return a verifier of tokens that are signed with the shared key (HS256).
-
-    `shared_key` is the value of AUTH_SHARED_KEY, base64url of 32 bytes or more; raises ValueError
-    for other text and ConfigError for a shorter key.
-    """
-    key = _shared_key(base64url.decode(shared_key.strip().rstrip("=")))
-    return TokenVerifier(KeyRing([key]), RevocationList(clock), issuer=issuer, clock=clock)
+__all__ = [
+    "INFRASTRUCTURE",
+    "PUBLIC",
+    "AccessClaims",
+    "AuthInterceptor",
+    "BearerMiddleware",
+    "InactiveReason",
+    "InvalidCredentials",
+    "InvalidGrant",
+    "InvalidToken",
+    "LocalVerifier",
+    "NoAccessToken",
+    "RateLimited",
+    "RevocationsStale",
+    "Rule",
+    "Rules",
+    "ServiceAccountTokens",
+    "SessionTokens",
+    "SyncAuthInterceptor",
+    "SyncBearerInterceptor",
+    "SyncLocalVerifier",
+    "SyncServiceAccountTokens",
+    "SyncSessionTokens",
+    "Unavailable",
+    "Verifier",
+    "bearer_interceptors",
+    "call_credentials",
+    "current_principal",
+    "principal",
+    "require",
+]

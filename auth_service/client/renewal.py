@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypedDict, TypeVar
 
 from auth_service.client.token_life import AHEAD, TokenLife
+from auth_service.clock import utc_now
 
 __all__ = ["EventLoop", "Renewals", "Threads", "Timing", "finish"]
 
@@ -119,7 +120,7 @@ class Renewals:
         self._timeout = timing.get("attempt_timeout", _ATTEMPT_TIMEOUT)
         self._sleep = timing["sleep"]
         self._life = TokenLife(
-            clock=timing.get("clock", _utc_now),
+            clock=timing.get("clock", utc_now),
             ahead=timing.get("ahead", AHEAD),
             jitter=timing.get("jitter", random.random),
         )
@@ -188,7 +189,3 @@ class Renewals:
         with self._lock:
             self._life.accept(pair.access_token, pair.access_expires_at.ToDatetime(UTC))
         return None
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)

@@ -6,7 +6,7 @@ from auth_service.errors import InactiveReason, InvalidToken
 from auth_service.tokens import AccessClaims
 from auth_service.validation import Validation
 
-__all__ = ["caller_of"]
+__all__ = ["caller_if_any", "caller_of", "certificate_names"]
 
 
 def caller_of(context: Any, validation: Validation) -> AccessClaims:
@@ -23,3 +23,16 @@ def caller_of(context: Any, validation: Validation) -> AccessClaims:
             InactiveReason.MALFORMED, "the authorization is not of the form `Bearer …`"
         )
     return validation.authenticate(token.strip())
+
+
+def caller_if_any(context: Any, validation: Validation) -> AccessClaims | None:
+    """Return the claims of the caller's token, None without one; raises as `caller_of` does."""
+    if any(key == "authorization" for key, _ in context.invocation_metadata() or ()):
+        return caller_of(context, validation)
+    return None
+
+
+def certificate_names(context: Any) -> set[str]:
+    """Return the subject alternative names of the caller's verified certificate (mTLS)."""
+    names = context.auth_context().get("x509_subject_alternative_name", ())
+    return {name.decode("utf-8", "replace") for name in names}

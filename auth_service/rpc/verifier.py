@@ -1,26 +1,50 @@
 """VerifierService: what services that verify tokens themselves need."""
 
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator, Collection
+from typing import Any
 
 from authn.v1 import verifier_service_pb2 as pb
 from authn.v1 import verifier_service_pb2_grpc
 
-from auth_service.errors import Unsupported
+from auth_service.keys import KeyRing
+from auth_service.rpc.callers import caller_if_any, certificate_names
+from auth_service.rpc.watch import WatchHub
+from auth_service.validation import Validation
 
-__all__ = ["VerifierServicer"]
+__all__ = ["VERIFIER_ROLE", "VerifierServicer"]
+
+VERIFIER_ROLE = "verifier"
+"""Who holds it is sent shared secrets, with which it could also sign."""
 
 
 class VerifierServicer(verifier_service_pb2_grpc.VerifierServiceServicer):
-    """GetJwks; Watch is for a later version."""
+    """GetJwks and Watch."""
 
-    def __init__(self, jwks: Callable[[], str]) -> None:
-        self._jwks = jwks
+    def __init__(
+        self,
+        ring: KeyRing,
+        hub: WatchHub,
+        validation: Validation,
+        certificates: Collection[str] = (),
+    ) -> None:
+        """`certificates` are the names in client certificates that hold the verifier role."""
+        self._ring = ring
+        self._hub = hub
+        self._validation = validation
+        self._certificates = frozenset(certificates)
 
     async def GetJwks(self, request: Any, context: Any) -> Any:
         """Return the public keys."""
-        return pb.GetJwksResponse(jwks_json=self._jwks())
+        return pb.GetJwksResponse(jwks_json=self._ring.jwks())
 
-    async def Watch(self, request: Any, context: Any) -> NoReturn:
-        """Refuse, for now."""
-        raise Unsupported("Watch is not implemented by this version; call Validate")
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Send the keys and the revocations, from where the cursor left off."""
+        caller_if_any(context, self._validation)  # a token that is no good is told at once
+        async for event in self._hub.watch(request.cursor, lambda: self._is_verifier(context)):
+            yield event
+
+    def _is_verifier(self, context: Any) -> bool:
+        if not self._certificates.isdisjoint(certificate_names(context)):
+            return True
+        caller = caller_if_any(context, self._validation)
+        return caller is not None and VERIFIER_ROLE in caller.roles

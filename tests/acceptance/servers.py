@@ -61,7 +61,7 @@ class ServerProcess:
     def start(self) -> "ServerProcess":
         """Start, and return once health is SERVING; blocks."""
         for _ in range(3):
-            self.address = f"127.0.0.1:{_free_port()}"
+            self.address = f"127.0.0.1:{free_port()}"
             with self._log.open("ab") as log:
                 self.process = subprocess.Popen(
                     [sys.executable, "-m", "auth_service", "serve"],
@@ -304,7 +304,7 @@ def error_of(error: grpc.RpcError) -> tuple[str, bool]:
     return reason, retry
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

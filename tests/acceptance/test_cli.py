@@ -16,6 +16,8 @@ from pathlib import Path
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from tests.folders import open_folder
 
@@ -52,6 +54,7 @@ class Served:
     address: str
     process: subprocess.Popen[str] | None = None
     greeting: str = ""
+    first_greeting: str = ""
     variables: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -65,6 +68,7 @@ class Served:
                 text=True,
             )
         self.greeting = self._read_until("# Revoke")
+        self.first_greeting = self.first_greeting or self.greeting
 
     def stop(self) -> int:
         assert self.process is not None
@@ -134,9 +138,9 @@ def create(served: Served, name: str, *options: str) -> str:
 
 def test_first_start_shows_a_password_that_logs_in(served: Served) -> None:
     """The first user's password is shown, with the way to reset it, and is good."""
-    shown = re.search(r"Password +(\S+)", served.greeting)
+    shown = re.search(r"Password +(\S+)", served.first_greeting)
     assert shown is not None
-    assert "users set-password" in served.greeting
+    assert "users set-password" in served.first_greeting
     assert served.login(USER, shown[1])["access_token"]
 
 
@@ -272,9 +276,11 @@ def test_service_account_logs_in_with_its_secret(served: Served) -> None:
 
 def test_exported_shared_key_verifies_tokens(served: Served) -> None:
     """The exported value is the key that access tokens are signed with."""
+    rotate = ("keys", "rotate", "--algorithm", "HS256", "--activate-in", "0s", "--json")
+    kid = json.loads(served.ok(*rotate))["kid"]
     key = served.ok("keys", "export", "--shared").strip()
     secret = base64.urlsafe_b64decode(key + "=" * (-len(key) % 4))
-    token = served.login(create(served, "export@example.com"))["access_token"]
+    token = signed_by(served, kid)["access_token"]
     claims = jwt.decode(token, secret, algorithms=["HS256"], audience="internal", leeway=10)
     assert claims["iss"] == "https://auth.internal"
 
@@ -282,8 +288,109 @@ def test_exported_shared_key_verifies_tokens(served: Served) -> None:
 def test_keys_are_listed_without_secrets(served: Served) -> None:
     """The list of keys holds no key."""
     listed = json.loads(served.ok("keys", "list", "--json"))
-    assert {"kid", "algorithm", "state", "created_at"} == set(listed[0])
+    dates = {"created_at", "activate_at", "retire_at", "remove_at"}
+    assert {"kid", "algorithm", "state"} | dates == set(listed[0])
     assert served.ok("keys", "export", "--shared").strip() not in json.dumps(listed)
+
+
+def keys_of(served: Served) -> dict[str, str]:
+    """Return the state of each key."""
+    return {key["kid"]: key["state"] for key in json.loads(served.ok("keys", "list", "--json"))}
+
+
+def signed_by(served: Served, kid: str) -> dict[str, str]:
+    """Log in until the running server signs with a key, and return the tokens."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        tokens = served.login(create(served, f"{os.urandom(6).hex()}@example.com"))
+        if jwt.get_unverified_header(tokens["access_token"])["kid"] == kid:
+            return tokens
+    pytest.fail(f"the server never signed with {kid}")
+
+
+def imported(served: Served) -> str:
+    """Have the server sign with a key of ours from now on, and return its kid."""
+    private = ed25519.Ed25519PrivateKey.generate()
+    pem = private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()
+    made = json.loads(served.ok("keys", "import", "--activate-in", "0s", "--json", stdin=pem))
+    assert (made["algorithm"], made["state"]) == ("EdDSA", "active")
+    kid: str = made["kid"]
+    return kid
+
+
+def test_a_rotated_key_is_published_before_it_signs(served: Served) -> None:
+    """For as long as it is told to; what cannot be a time is wrong use."""
+    made = json.loads(served.ok("keys", "rotate", "--activate-in", "1h", "--json"))
+    assert made["state"] == "published"
+    assert keys_of(served)[made["kid"]] == "published"
+    assert served.run("keys", "rotate", "--activate-in", "soon").returncode == 2
+    served.ok("keys", "retire", made["kid"])
+
+
+def test_an_imported_key_signs_and_its_public_half_verifies(served: Served) -> None:
+    """The running server takes it up by itself; what is no key is refused."""
+    kid = imported(served)
+    token = signed_by(served, kid)["access_token"]
+    keys = {key.key_id: key for key in jwt.PyJWKSet.from_json(served.ok("keys", "export-public"))}
+    jwt.decode(token, keys[kid], algorithms=["EdDSA"], audience="internal", leeway=10)
+    refused = served.run("keys", "import", stdin="no key!")
+    assert refused.returncode == 3
+    assert refused.stderr.startswith("error: a key is either PEM")
+
+
+def test_the_exported_public_keys_hold_no_secret(served: Served) -> None:
+    """A JWK Set and nothing else is printed."""
+    kid = imported(served)
+    published = json.loads(served.ok("keys", "export-public"))["keys"]
+    assert kid in [key["kid"] for key in published]
+    assert not any({"k", "d"} & key.keys() for key in published)
+
+
+def test_a_retired_key_signs_no_more_and_its_tokens_stay_good(served: Served) -> None:
+    """Another takes over, and to retire it twice is refused."""
+    kid = imported(served)
+    token = signed_by(served, kid)["access_token"]
+    assert json.loads(served.ok("keys", "retire", kid, "--json"))["state"] == "retired"
+    (signs,) = (kid for kid, state in keys_of(served).items() if state == "active")
+    signed_by(served, signs)
+    served.ok("validate", stdin=token)
+    assert served.run("keys", "retire", kid).returncode == 1
+
+
+def test_tokens_of_a_compromised_key_are_refused_and_sessions_go_on(served: Served) -> None:
+    """The running server distrusts it at once."""
+    kid = imported(served)
+    tokens = signed_by(served, kid)
+    assert json.loads(served.ok("keys", "compromise", kid, "--json"))["state"] == "compromised"
+    (signs,) = (kid for kid, state in keys_of(served).items() if state == "active")
+    signed_by(served, signs)
+    assert served.run("validate", stdin=tokens["access_token"]).returncode == 1
+    again = json.loads(served.ok("refresh", "--json", stdin=tokens["refresh_token"]))
+    served.ok("validate", stdin=again["access_token"])
+
+
+def test_a_replaced_master_key_ends_no_session(served: Served) -> None:
+    """The server goes on, and after a restart with the new one everything is as before."""
+    tokens, keys = served.login(create(served, "master@example.com")), keys_of(served)
+    new = served.directory.parent / "master.new"
+    new.write_text(base64.urlsafe_b64encode(os.urandom(32)).decode())
+    new.chmod(0o600)
+    told = served.ok("keys", "replace-master-key", "--new-file", str(new))
+    assert f"{len(keys)} signing keys" in told
+    served.ok("validate", stdin=tokens["access_token"])
+    refused = served.run("keys", "export-public")
+    assert refused.returncode == 3
+    assert "AUTH_MASTER_KEY" in refused.stderr
+    assert served.stop() == 0
+    new.replace(served.directory / "master.key")
+    served.start()
+    served.ok("validate", stdin=tokens["access_token"])
+    served.ok("refresh", "--json", stdin=tokens["refresh_token"])
+    assert keys_of(served) == keys
 
 
 def test_a_second_server_on_the_directory_is_refused(served: Served) -> None:
@@ -402,13 +509,17 @@ def test_reader_that_goes_away_is_no_error() -> None:
     assert done.stderr == ""
 
 
+KEYS = (
+    *("list", "rotate", "import", "retire", "compromise"),
+    *("replace-master-key", "export-public", "export"),
+)
 HELP = (
     *(["serve"], ["migrate"], ["users"], ["service-accounts"], ["sessions"], ["keys"], ["config"]),
     *(["login"], ["refresh"], ["validate"], ["revoke"], ["token"], ["token", "inspect"]),
     *(["users", n] for n in ("create", "list", "show", "disable", "enable", "set-password")),
     *(["service-accounts", n] for n in ("create", "list")),
     *(["sessions", n] for n in ("list", "revoke")),
-    *(["keys", n] for n in ("list", "rotate", "export")),
+    *(["keys", n] for n in KEYS),
     *(["config", n] for n in ("show", "check", "docs")),
 )
 

@@ -61,9 +61,15 @@ def revocations(clock: FakeClock) -> RevocationList:
 
 
 @pytest.fixture
-def verifier(clock: FakeClock, revocations: RevocationList) -> TokenVerifier:
+def trusted() -> KeyRing:
+    """The ring of the verifier: a key of every algorithm."""
+    return ring()
+
+
+@pytest.fixture
+def verifier(clock: FakeClock, revocations: RevocationList, trusted: KeyRing) -> TokenVerifier:
     """A verifier that trusts a key of every algorithm."""
-    return TokenVerifier(ring(), revocations, issuer=CLAIMS.issuer, clock=clock)
+    return TokenVerifier(trusted, revocations, issuer=CLAIMS.issuer, clock=clock)
 
 
 def ring(algorithm: str = "HS256") -> KeyRing:
@@ -450,30 +456,34 @@ def test_a_remembered_token_gains_nothing(verifier: TokenVerifier) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_no_token_outlives_the_trust_in_its_key(verifier: TokenVerifier, algorithm: str) -> None:
+def test_no_token_outlives_the_trust_in_its_key(
+    verifier: TokenVerifier, trusted: KeyRing, algorithm: str
+) -> None:
     """Neither a remembered token nor another one of the same key."""
     token = token_of(algorithm=algorithm)
     assert verifier.verify(token) == CLAIMS
-    verifier.replace_keys(KeyRing(k for k in KEYS.values() if k.algorithm != algorithm))
+    trusted.replace(k for k in KEYS.values() if k.algorithm != algorithm)
     another = token_of(replace(CLAIMS, token_id="another"), algorithm)
     assert refusal(verifier.verify, token) is InactiveReason.UNKNOWN_KEY
     assert refusal(verifier.verify, another) is InactiveReason.UNKNOWN_KEY
 
 
-def test_a_new_key_is_trusted_from_when_it_comes(verifier: TokenVerifier) -> None:
+def test_a_new_key_is_trusted_from_when_it_comes(verifier: TokenVerifier, trusted: KeyRing) -> None:
     """And what was refused for want of it is good."""
     key = STRANGERS["EdDSA"]
     token = compact(header_of(key), GOOD, key)
     assert refusal(verifier.verify, token) is InactiveReason.UNKNOWN_KEY
-    verifier.replace_keys(KeyRing([key]))
+    trusted.replace([key])
     assert verifier.verify(token) == CLAIMS
     assert refusal(verifier.verify, token_of()) is InactiveReason.UNKNOWN_KEY
 
 
-def test_another_key_under_the_same_kid_is_another_key(verifier: TokenVerifier) -> None:
+def test_another_key_under_the_same_kid_is_another_key(
+    verifier: TokenVerifier, trusted: KeyRing
+) -> None:
     """The key that was remembered for a header is forgotten with its ring."""
     verifier.verify(token_of())
-    verifier.replace_keys(KeyRing([replace(STRANGERS["HS256"], kid=SHARED.kid)]))
+    trusted.replace([replace(STRANGERS["HS256"], kid=SHARED.kid)])
     assert refusal(verifier.verify, token_of()) is InactiveReason.BAD_SIGNATURE
 
 
@@ -501,11 +511,11 @@ def test_headers_do_not_fill_the_memory(verifier: TokenVerifier) -> None:
     key = STRANGERS["HS256"]
     for forged in (b"{}", header_of(key), header_of(key, kid=SHARED.kid)):
         refusal(verifier.verify, compact(forged, GOOD, key))
-    assert not verifier._headers
+    assert not verifier._memory.keys
     for spaces in range(40):
         header = json.dumps(header_of(SHARED)).encode() + b" " * spaces
         assert verifier.verify(compact(header, GOOD, SHARED)) == CLAIMS
-    assert len(verifier._headers) == 4 * len(KEYS)
+    assert len(verifier._memory.keys) == 4 * len(KEYS)
 
 
 def test_a_forgery_of_a_remembered_token_is_refused(verifier: TokenVerifier) -> None:

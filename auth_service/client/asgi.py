@@ -1,0 +1,184 @@
+"""The check of access tokens in front of an ASGI application (Starlette, FastAPI and others).
+
+    app = BearerMiddleware(app, verifier, audience="orders", public_paths=("/health", "/docs/*"))
+
+    @router.delete("/orders/{id}")
+    async def delete(id: str, claims: AccessClaims = Depends(require(verifier, roles=("admin",)))):
+
+Owns what HTTP and WebSocket callers are told. Imports no framework. A request or a WebSocket is
+decided on when it begins. A CORS middleware belongs outside: preflight requests bear no token.
+"""
+
+import json
+import math
+from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
+from typing import Any
+
+from auth_service.client.admission import Refused, admit, claims_of
+from auth_service.client.principal import acting_as
+from auth_service.client.rules import Rule, Verifier
+from auth_service.tokens import AccessClaims
+
+__all__ = ["BearerMiddleware", "require"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
+
+
+class BearerMiddleware:
+    """Lets only those requests through whose access token satisfies the arguments.
+
+    The claims are in `current_principal` and in `request.state.principal` (None for a stranger on
+    a public path). Refusals are 401, 403, 503 with Retry-After (revocations not known well
+    enough), or 500 when the verifier itself fails, with {"error": …, "error_description": …} and
+    www-authenticate (RFC 6750 section 3); a WebSocket is refused before it is accepted.
+
+    `public_paths` are paths of the application, below its root path: "/health" is that one path,
+    "/docs/*" all below "/docs/". A path that some layer could read as another one ("..", "//",
+    "%2e", "\\", ";") is never public by a "/*". Raises ValueError for paths of any other form.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        verifier: Verifier,
+        *,
+        audience: str = "",
+        scope: Collection[str] = (),
+        roles: Collection[str] = (),
+        public_paths: Iterable[str] = (),
+    ) -> None:
+        self._app = app
+        self._verifier = verifier
+        self._rule = _rule(audience, scope, roles)
+        self._public = Rule(audience, public=True)
+        self._is_public = _public_paths(public_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection (ASGI 3)."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] not in ("http", "websocket"):  # it has no headers that we know of
+            raise NotImplementedError(f"no access check for ASGI scope type {scope['type']!r}")
+        rule = self._public if self._is_public(_route_path(scope)) else self._rule
+        try:
+            claims = admit(self._verifier, rule, _authorization(scope)).claims
+        except Refused as refused:
+            await _refuse(scope, send, refused)
+            return
+        scope.setdefault("state", {})["principal"] = claims
+        with acting_as(claims):
+            await self._app(scope, receive, send)
+
+
+def require(
+    verifier: Verifier,
+    *,
+    audience: str = "",
+    scope: Collection[str] = (),
+    roles: Collection[str] = (),
+) -> Callable[..., Awaitable[AccessClaims]]:
+    """Return a dependency for FastAPI: `Depends(require(verifier, scope=("orders.read",)))`.
+
+    It returns the claims, or raises HTTPException with the statuses and headers of the middleware;
+    the two fields are in its `detail`. For HTTP and WebSocket routes alike.
+    """
+    # The framework is there where this is called, and need not be where this module is imported.
+    from starlette.exceptions import HTTPException  # noqa: PLC0415
+    from starlette.requests import HTTPConnection  # noqa: PLC0415
+
+    rule = _rule(audience, scope, roles)
+
+    async def caller(request: HTTPConnection) -> AccessClaims:
+        try:
+            return claims_of(verifier, rule, request.headers.getlist("authorization"))
+        except Refused as refused:
+            detail: Any = _body(refused)  # FastAPI's own HTTPException takes any JSON, too
+            raise HTTPException(refused.status, detail, _headers(refused)) from refused
+
+    return caller
+
+
+def _rule(audience: str, scope: Collection[str], roles: Collection[str]) -> Rule:
+    if str in (type(scope), type(roles)):
+        raise ValueError("scope and roles are collections of strings, not a string")
+    return Rule(audience, tuple(scope), tuple(roles))
+
+
+def _authorization(scope: Scope) -> list[str]:
+    return [
+        value.decode("latin-1")
+        for name, value in scope["headers"]
+        if name.lower() == b"authorization"
+    ]
+
+
+def _public_paths(patterns: Iterable[str]) -> Callable[[str], bool]:
+    if isinstance(patterns, str):
+        raise ValueError("public_paths is a collection of strings, not a string")  # noqa: TRY004
+    exact, below = set(), []
+    for pattern in patterns:
+        path = pattern.removesuffix("*") if pattern.endswith("/*") else pattern
+        if "*" in path or not _is_plain(path):
+            raise ValueError(f'not a plain "/path" or "/path/*": {pattern!r}')
+        if path is pattern:
+            exact.add(path)
+        else:
+            below.append(path)
+    prefixes = tuple(below)
+    return lambda path: path in exact or (path.startswith(prefixes) and _is_plain(path))
+
+
+def _is_plain(path: str) -> bool:
+    """Tell whether every layer, from proxy to router, reads this decoded path as the same one."""
+    first, *segments = path.split("/")
+    if first or not segments or any(segment in ("", ".", "..") for segment in segments[:-1]):
+        return False
+    return segments[-1] not in (".", "..") and path.isprintable() and not set(path) & set("%\\;?#")
+
+
+def _route_path(scope: Scope) -> str:
+    """Return the path that the application routes by: what follows its root path (ASGI 3)."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if path == root or path.startswith(f"{root}/") else path
+
+
+def _body(refused: Refused) -> dict[str, str]:
+    return {"error": refused.error, "error_description": refused.text}
+
+
+def _headers(refused: Refused) -> dict[str, str]:
+    headers = {"cache-control": "no-store"}
+    if refused.challenge:
+        headers["www-authenticate"] = refused.challenge
+    if refused.retry_after is not None:
+        headers["retry-after"] = str(math.ceil(refused.retry_after.total_seconds()))
+    return headers
+
+
+async def _refuse(scope: Scope, send: Send, refused: Refused) -> None:
+    kind = "http"
+    if scope["type"] == "websocket":
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            await send(
+                {"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": refused.text}
+            )
+            return
+        kind = "websocket.http"
+    body = json.dumps(_body(refused)).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    headers |= _headers(refused)
+    await send(
+        {
+            "type": f"{kind}.response.start",
+            "status": refused.status,
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+    )
+    await send({"type": f"{kind}.response.body", "body": body})

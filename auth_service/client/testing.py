@@ -1,0 +1,127 @@
+"""For the tests of services that verify tokens: an issuer in the test's own process.
+
+    pytest_plugins = ["auth_service.client.testing"]  # in conftest.py
+
+    def test_a_refund_needs_its_scope(auth_issuer: Issuer) -> None:
+        app = create_app(verifier=auth_issuer.verifier)
+        token = auth_issuer.token("ada", scope=["orders:read"])
+        assert call(app, token).status == 403
+
+The tokens are real ones, of a key made for the test, and the verifier is the one that services use:
+no server, no network, and no way for such a token to be good anywhere else.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from auth_service import base64url, jws
+from auth_service.keys import KeyRing, generate_key
+from auth_service.models import Revocation, RevocationKind
+from auth_service.revocation import RevocationList, whole_second_after
+from auth_service.tokens import ACCESS_TOKEN_TYPE, AccessClaims, TokenVerifier, new_token_id
+
+__all__ = ["Issuer", "TestClock", "auth_issuer"]
+
+_LONG = timedelta(days=3650)
+
+
+class TestClock:
+    """Stands still until the test moves it; starts at the real time, in whole seconds."""
+
+    __test__ = False  # no test of pytest's
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC).replace(microsecond=0)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, by: timedelta) -> None:
+        """Let time pass."""
+        self.now += by
+
+
+class Issuer:
+    """Issues access tokens with any claims, and revokes them."""
+
+    def __init__(
+        self, issuer: str = "https://auth.test", audience: str = "test", algorithm: str = "HS256"
+    ) -> None:
+        """`audience` is that of tokens which name none; `algorithm` that of the key."""
+        self.issuer = issuer
+        self.audience = audience
+        self.clock = TestClock()
+        self._key = generate_key(algorithm)
+        self._revocations = RevocationList(self.clock)
+        self.verifier = TokenVerifier(
+            KeyRing([self._key]), self._revocations, issuer=issuer, clock=self.clock
+        )
+
+    @property
+    def shared_key(self) -> str:
+        """The HS256 key as services take it (AUTH_SHARED_KEY); ValueError for another algorithm."""
+        if not self._key.is_secret:
+            raise ValueError(f"an issuer of {self._key.algorithm} has no shared key")
+        return base64url.encode(self._key.verifying)
+
+    def token(
+        self,
+        subject: str = "user",
+        *,
+        scope: Iterable[str] = (),
+        roles: Iterable[str] = (),
+        lifetime: timedelta = timedelta(minutes=15),
+        **claims: Any,
+    ) -> str:
+        """Return an access token (RFC 9068).
+
+        `claims` replace its claims under their registered names, as `aud` or `exp`, or add others;
+        None leaves one out.
+        """
+        now = int(self.clock().timestamp())
+        usual: dict[str, Any] = {
+            "iss": self.issuer,
+            "sub": subject,
+            "aud": [self.audience],
+            "exp": now + int(lifetime.total_seconds()),
+            "iat": now,
+            "jti": new_token_id(),
+            "sid": f"session-of-{subject}",
+            "client_id": "test",
+            "scope": " ".join(scope),
+            "roles": list(roles),
+            "auth_time": now,
+            "amr": ["pwd"],
+        }
+        given = {name: value for name, value in (usual | claims).items() if value is not None}
+        return jws.sign(given, self._key, ACCESS_TOKEN_TYPE)
+
+    def claims(self, token: str) -> AccessClaims:
+        """Return the claims of a token of this issuer, be it expired or revoked."""
+        return self.verifier.authenticate(token)
+
+    def revoke(self, token: str) -> None:
+        """Revoke one token."""
+        self._revoke(RevocationKind.TOKEN, self.claims(token).token_id)
+
+    def revoke_session(self, token: str) -> None:
+        """Revoke every token of a token's session."""
+        self._revoke(RevocationKind.SESSION, self.claims(token).session_id)
+
+    def revoke_user(self, subject: str) -> None:
+        """Revoke every token that a user has been issued until now."""
+        self._revoke(RevocationKind.USER, subject, whole_second_after(self.clock()))
+
+    def _revoke(
+        self, kind: RevocationKind, target: str, issued_before: datetime | None = None
+    ) -> None:
+        self._revocations.add(Revocation(kind, target, self.clock() + _LONG, issued_before))
+
+
+@pytest.fixture
+def auth_issuer() -> Issuer:
+    """An issuer of this test's own."""
+    return Issuer()

@@ -1,0 +1,1 @@
+"""Benchmarks: each question compares two sides in one run, as machines are shared and noisy."""

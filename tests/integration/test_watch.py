@@ -1,0 +1,608 @@
+"""Watch: what one stream of keys and revocations brings, in which order, and to whom."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+import trustme
+from authn.v1 import auth_service_pb2, verifier_service_pb2_grpc
+from authn.v1 import verifier_service_pb2 as pb
+
+from auth_service.keys import KeyRing, SigningKey, generate_key
+from auth_service.models import Revocation, RevocationKind
+from auth_service.revocation import RevocationList
+from auth_service.rpc import watch as module
+from auth_service.rpc.watch import MAX_LOGGED, MAX_QUEUED, WatchHub
+from tests.acceptance.servers import Client, make_user
+from tests.clock import FakeClock
+from tests.integration.serving import (
+    SERVICE,
+    address,
+    make_service_account,
+    make_settings,
+    refusal,
+    running,
+)
+from tests.integration.test_tls import Files
+
+EPOCH = "7512-00000001"
+NEVER = timedelta(hours=1)
+PUBLIC, SECRET = generate_key("EdDSA"), generate_key("HS256")
+TIMEOUT = 30.0  # seconds, which no passing test takes
+
+Stream = AsyncIterator[pb.WatchResponse]
+
+
+class Replica:
+    """A hub with all around it: what is revoked, which keys there are, how far the feed is."""
+
+    def __init__(
+        self, keys: Sequence[SigningKey] = (PUBLIC,), heartbeat: timedelta = NEVER
+    ) -> None:
+        self.clock = FakeClock()
+        self.revocations = RevocationList(self.clock)
+        self.ring = KeyRing(keys)
+        self.epoch = EPOCH
+        self.cursor = 1
+        self.hub = WatchHub(self.revocations, self.ring, self.position, heartbeat)
+
+    def position(self) -> tuple[datetime, str, int]:
+        return self.clock.now, self.epoch, self.cursor
+
+    def revocation(
+        self, target: str, xid: int = 0, kind: RevocationKind = RevocationKind.SESSION
+    ) -> Revocation:
+        bounded = kind in (RevocationKind.USER, RevocationKind.ALL)
+        before = self.clock.now if bounded else None
+        return Revocation(kind, target, self.clock.now + timedelta(hours=1), before, xid)
+
+    def announce(self, *found: Revocation) -> None:
+        """Take in revocations as the feed does that has read or been told them."""
+        new = [revocation for revocation in found if self.revocations.add(revocation)]
+        self.hub.revoked(found, new)
+
+    def read(self, *targets: str) -> None:
+        """Let the feed read one more transaction that revoked these."""
+        self.announce(*(self.revocation(target, self.cursor) for target in targets))
+        self.cursor += 1
+
+    def watch(self, cursor: str = "", secrets: bool = False) -> Stream:
+        return self.hub.watch(cursor, lambda: secrets)
+
+    def at(self, number: int) -> str:
+        return f"{EPOCH}:{number}"
+
+
+@pytest.fixture
+def replica() -> Replica:
+    """A replica that knows nothing yet."""
+    return Replica()
+
+
+async def take(stream: Stream, count: int) -> list[pb.WatchResponse]:
+    """Return the next events of a stream."""
+    async with asyncio.timeout(TIMEOUT):
+        return [await anext(stream) for _ in range(count)]
+
+
+async def fresh(replica: Replica) -> Stream:
+    """Return a stream that has brought everything up to now."""
+    stream = replica.watch()
+    assert kinds(await take(stream, 3)) == ["key_set", "revocation_snapshot", "heartbeat"]
+    return stream
+
+
+async def resumed(replica: Replica, cursor: str) -> list[str] | None:
+    """Return what a stream that resumes brings as missed; None if it is a snapshot."""
+    stream = replica.watch(cursor)
+    found = []
+    async for event in stream:
+        match event.WhichOneof("event"):
+            case "revocation_snapshot":
+                return None
+            case "revocation":
+                assert not event.cursor
+                assert not event.HasField("as_of")
+                found.append(target(event.revocation))
+            case "heartbeat":
+                break
+    return found
+
+
+def kinds(events: Sequence[pb.WatchResponse]) -> list[str | None]:
+    return [event.WhichOneof("event") for event in events]
+
+
+def target(revocation: pb.Revocation) -> str:
+    return str(getattr(revocation, revocation.WhichOneof("target") or ""))
+
+
+# The head of a stream
+
+
+async def test_a_stream_begins_with_the_keys_then_a_snapshot_then_a_heartbeat(
+    replica: Replica,
+) -> None:
+    """The keys say nothing of how far revocations are known, the rest does."""
+    replica.read("a", "b")
+    key_set, snapshot, heartbeat = await take(replica.watch(), 3)
+    (key,) = key_set.key_set.keys
+    assert (key.kid, key.algorithm) == (PUBLIC.kid, "EdDSA")
+    assert key.public_jwk == PUBLIC.public_jwk_json()
+    assert not key_set.cursor
+    assert not key_set.HasField("as_of")
+    assert [target(r) for r in snapshot.revocation_snapshot.revocations] == ["a", "b"]
+    for event in (snapshot, heartbeat):
+        assert event.cursor == replica.at(2)
+        assert event.as_of.ToDatetime(replica.clock.now.tzinfo) == replica.clock.now
+    assert heartbeat.HasField("heartbeat")
+
+
+async def test_of_a_snapshot_in_parts_only_the_last_says_how_far_it_reaches(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who breaks off in between knows nothing, and begins anew."""
+    monkeypatch.setattr(module, "SNAPSHOT_PART", 2)
+    replica.read("a", "b", "c", "d", "e")
+    _, *parts, heartbeat = await take(replica.watch(), 5)
+    found = [[target(r) for r in part.revocation_snapshot.revocations] for part in parts]
+    assert found == [["a", "b"], ["c", "d"], ["e"]]
+    assert [part.HasField("as_of") for part in parts] == [False, False, True]
+    assert [part.cursor for part in parts] == ["", "", replica.at(2)]
+    assert heartbeat.HasField("heartbeat")
+
+
+async def test_the_heartbeat_after_a_snapshot_claims_nothing_that_is_still_queued(
+    replica: Replica,
+) -> None:
+    """A stream that breaks right after it resumes before what was revoked meanwhile."""
+    stream = replica.watch()
+    await take(stream, 2)
+    replica.read("late")
+    heartbeat, event = await take(stream, 2)
+    assert heartbeat.cursor == replica.at(1)
+    assert target(event.revocation) == "late"
+    assert await resumed(replica, heartbeat.cursor) == ["late"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "bounded"),
+    [
+        (RevocationKind.TOKEN, "token_id", False),
+        (RevocationKind.SESSION, "session_id", False),
+        (RevocationKind.USER, "subject", True),
+        (RevocationKind.ALL, "all_tokens", True),
+    ],
+)
+async def test_each_kind_of_revocation_is_told_in_full(
+    replica: Replica, kind: RevocationKind, field: str, bounded: bool
+) -> None:
+    """What it names, which tokens it covers, and until when."""
+    stream = await fresh(replica)
+    name = "" if kind is RevocationKind.ALL else "x"
+    given = replica.revocation(name, 1, kind)
+    replica.announce(given)
+    (event,) = await take(stream, 1)
+    assert event.revocation.WhichOneof("target") == field
+    assert name in (target(event.revocation), "")
+    zone = replica.clock.now.tzinfo
+    assert event.revocation.expires_at.ToDatetime(zone) == given.expires_at
+    assert event.revocation.HasField("issued_before") == bounded
+
+
+# Deltas, heartbeats, keys
+
+
+async def test_what_is_new_is_sent_in_order_and_once(replica: Replica) -> None:
+    """A revocation made here and then read again is one event, on every stream."""
+    streams = [await fresh(replica) for _ in range(3)]
+    replica.announce(replica.revocation("a"))
+    replica.read("a", "b")
+    replica.read("c")
+    for stream in streams:
+        assert [target(e.revocation) for e in await take(stream, 3)] == ["a", "b", "c"]
+
+
+async def test_an_events_cursor_never_runs_ahead_of_what_was_sent(replica: Replica) -> None:
+    """Resumed from any event, a stream brings all that came after it."""
+    stream = await fresh(replica)
+    for name in "abcd":
+        replica.read(name, name.upper())
+    events = await take(stream, 8)
+    sent = [target(event.revocation) for event in events]
+    for number, event in enumerate(events):
+        missed = await resumed(replica, event.cursor)
+        assert missed is not None
+        assert set(sent[number + 1 :]) <= set(missed)
+
+
+async def test_where_nothing_happens_a_heartbeat_comes() -> None:
+    """With the time and the cursor up to which nothing did."""
+    replica = Replica(heartbeat=timedelta(milliseconds=1))
+    stream = await fresh(replica)
+    replica.clock.advance(timedelta(seconds=7))
+    replica.cursor = 9
+    (event,) = await take(stream, 1)
+    assert event.HasField("heartbeat")
+    assert event.cursor == replica.at(9)
+    assert event.as_of.ToDatetime(replica.clock.now.tzinfo) == replica.clock.now
+
+
+async def test_a_change_of_keys_sends_the_set_again_before_anything_queued(
+    replica: Replica,
+) -> None:
+    """A key that is trusted no more is not trusted a moment longer."""
+    stream = await fresh(replica)
+    other = generate_key("EdDSA")
+    replica.read("a")
+    replica.ring.replace([other])
+    replica.hub.keys_changed()
+    keys, event = await take(stream, 2)
+    assert [key.kid for key in keys.key_set.keys] == [other.kid]
+    assert target(event.revocation) == "a"
+
+
+async def test_a_stream_that_waits_is_woken_by_each_kind_of_event(replica: Replica) -> None:
+    """Nothing waits for the heartbeat, which here never comes."""
+    stream = await fresh(replica)
+    causes: list[tuple[Callable[[], None], str]] = [
+        (lambda: replica.read("a"), "revocation"),
+        (replica.hub.keys_changed, "key_set"),
+    ]
+    for cause, kind in causes:
+        waiting = asyncio.ensure_future(take(stream, 1))
+        await asyncio.sleep(0)
+        cause()
+        assert kinds(await waiting) == [kind]
+
+
+async def test_close_ends_all_streams_and_each_new_one() -> None:
+    """Those that wait, those that have much to send, and those that come after."""
+    replica = Replica()
+    waiting, busy = await fresh(replica), await fresh(replica)
+
+    async def to_its_end(stream: Stream) -> None:
+        async for _ in stream:
+            pass
+
+    end = asyncio.ensure_future(to_its_end(waiting))
+    replica.read("a", "b")
+    await take(busy, 1)
+    await asyncio.sleep(0)
+    replica.hub.close()
+    async with asyncio.timeout(TIMEOUT):
+        await end
+    assert await anext(busy, None) is None
+    assert await anext(replica.watch(), None) is None
+
+
+# Resuming
+
+
+async def test_a_stream_resumes_with_exactly_what_was_missed(replica: Replica) -> None:
+    """Keys first, then the revocations from the cursor on, then how far that reaches."""
+    for name in "abcd":
+        replica.read(name)
+    keys, *missed, heartbeat = await take(replica.watch(replica.at(3)), 4)
+    assert keys.HasField("key_set")
+    assert [target(event.revocation) for event in missed] == ["c", "d"]
+    assert heartbeat.cursor == replica.at(5)
+    assert await resumed(replica, replica.at(5)) == []
+
+
+async def test_what_was_revoked_here_and_not_read_yet_is_not_missed(replica: Replica) -> None:
+    """It has no number yet, so every stream that resumes is told."""
+    replica.announce(replica.revocation("here"))
+    assert await resumed(replica, replica.at(replica.cursor)) == ["here"]
+    replica.read("here")
+    assert await resumed(replica, replica.at(1)) == ["here"]
+    assert await resumed(replica, replica.at(2)) == []
+
+
+async def test_what_was_read_before_it_was_announced_is_not_kept_as_unread(
+    replica: Replica,
+) -> None:
+    """The feed may be faster than the call that revoked."""
+    replica.read("here")
+    replica.announce(replica.revocation("here"))
+    assert await resumed(replica, replica.at(2)) == []
+
+
+async def test_an_older_revocation_does_not_hide_a_wider_one_not_read_yet(
+    replica: Replica,
+) -> None:
+    """Two of one user within one poll: both are told until the second is read."""
+    first = replica.revocation("ada", 1, RevocationKind.USER)
+    replica.clock.advance(timedelta(seconds=5))
+    replica.announce(replica.revocation("ada", 0, RevocationKind.USER))
+    second = replica.revocation("ada", 2, RevocationKind.USER)
+    replica.announce(first)
+    replica.cursor = 2
+    assert await resumed(replica, replica.at(2)) == ["ada"]
+    replica.announce(second)
+    replica.cursor = 3
+    assert await resumed(replica, replica.at(3)) == []
+
+
+async def test_a_stream_that_breaks_among_what_it_missed_misses_none_of_it(
+    replica: Replica,
+) -> None:
+    """No event but the last lets the reader move its cursor on."""
+    for name in "abc":
+        replica.read(name)
+    events = await take(replica.watch(replica.at(1)), 4)
+    assert [event.cursor for event in events] == [""] * 4
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "1",
+        ":1",
+        "another-00000001:1",
+        "7512-00000002:1",
+        f"{EPOCH}:",
+        f"{EPOCH}:-1",
+        f"{EPOCH}:1.5",
+        f"{EPOCH}:²",
+        f"{EPOCH}:{'9' * 5000}",
+        f"{EPOCH}:x",
+        "\x00",
+        ":" * 1000,
+    ],
+)
+async def test_a_cursor_that_means_nothing_here_gets_a_snapshot(
+    replica: Replica, cursor: str
+) -> None:
+    """Of another database, another timeline of it, or of nobody's making."""
+    replica.read("a")
+    assert await resumed(replica, cursor) is None
+
+
+async def test_a_database_without_an_epoch_gives_no_cursors(replica: Replica) -> None:
+    """Every stream then begins with a snapshot."""
+    replica.epoch = ""
+    events = await take(replica.watch(":1"), 3)
+    assert kinds(events) == ["key_set", "revocation_snapshot", "heartbeat"]
+    assert [event.cursor for event in events] == [""] * 3
+
+
+async def test_a_cursor_from_before_the_log_gets_a_snapshot(replica: Replica) -> None:
+    """And the oldest that the log still reaches back to is resumed."""
+    for number in range(MAX_LOGGED + 2):
+        replica.read(str(number))
+    assert await resumed(replica, replica.at(2)) is None
+    missed = await resumed(replica, replica.at(3))
+    assert missed is not None
+    assert (missed[0], len(missed)) == ("2", MAX_LOGGED)
+
+
+# Slow readers
+
+
+async def test_a_slow_reader_gets_a_snapshot_in_place_of_its_queue(replica: Replica) -> None:
+    """What overflowed is in it, what came meanwhile too, and the stream goes on."""
+    stream = await fresh(replica)
+    fast = await fresh(replica)
+    for number in range(MAX_QUEUED):
+        replica.read(str(number))
+    assert len(await take(fast, MAX_QUEUED)) == MAX_QUEUED
+    replica.read("one too many")
+    replica.read("and another")
+    snapshot, heartbeat = await take(stream, 2)
+    assert len(snapshot.revocation_snapshot.revocations) == MAX_QUEUED + 2
+    assert heartbeat.cursor == replica.at(replica.cursor)
+    assert [target(e.revocation) for e in await take(fast, 2)] == ["one too many", "and another"]
+    replica.read("later")
+    (event,) = await take(stream, 1)
+    assert target(event.revocation) == "later"
+
+
+# Secrets
+
+
+@pytest.mark.parametrize("may", [True, False])
+async def test_secrets_go_only_to_who_may_have_them(may: bool) -> None:
+    """Others get the public keys of the same ring."""
+    replica = Replica([SECRET, PUBLIC])
+    (event,) = await take(replica.watch(secrets=may), 1)
+    keys = {key.kid: key for key in event.key_set.keys}
+    assert keys.keys() == ({SECRET.kid, PUBLIC.kid} if may else {PUBLIC.kid})
+    if may:
+        assert keys[SECRET.kid].secret == SECRET.verifying
+        assert not keys[SECRET.kid].public_jwk
+
+
+async def test_whether_secrets_may_be_had_is_asked_for_each_set_that_has_any() -> None:
+    """A ring without them asks nothing; what the answer raises ends the stream."""
+    replica = Replica()
+
+    def no_more() -> bool:
+        raise PermissionError
+
+    stream = replica.hub.watch("", no_more)
+    await take(stream, 3)
+    replica.ring.replace([SECRET])
+    replica.hub.keys_changed()
+    with pytest.raises(PermissionError):
+        await take(stream, 1)
+
+
+# Over the wire
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AUTH_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """A server sets up the logs of its process: leave nothing of that behind."""
+    yield
+    structlog.reset_defaults()
+
+
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),)
+
+
+def open_watch(channel: Any, cursor: str = "", metadata: Any = ()) -> Any:
+    stub: Any = verifier_service_pb2_grpc.VerifierServiceStub(channel)
+    return stub.Watch(pb.WatchRequest(cursor=cursor), metadata=metadata, timeout=TIMEOUT)
+
+
+async def first(call: Any, count: int = 3) -> list[Any]:
+    """Return the first events of a call, which is then cancelled."""
+    events = [await call.read() for _ in range(count)]
+    call.cancel()
+    return events
+
+
+async def service_token(client: Client, secret: str) -> str:
+    credentials = auth_service_pb2.ClientCredentials(client_id=SERVICE, client_secret=secret)
+    reply = await client.auth.Login(
+        auth_service_pb2.LoginRequest(client=credentials), timeout=TIMEOUT
+    )
+    return str(reply.tokens.access_token)
+
+
+async def test_who_is_not_a_verifier_gets_public_keys_and_revocations(database_url: str) -> None:
+    """Nobody in particular, and a user without the role."""
+    await make_user(database_url)
+    async with running(make_settings(database_url)) as server:
+        client = Client(address(server))
+        pair = await client.login()
+        await client.auth.Revoke(auth_service_pb2.RevokeRequest(refresh_token=pair.refresh_token))
+        other = await client.login()
+        for metadata in ((), bearer(other.access_token)):
+            keys, snapshot, heartbeat = await first(open_watch(client.channel, "", metadata))
+            assert not keys.key_set.keys
+            found = [r.session_id for r in snapshot.revocation_snapshot.revocations]
+            assert found == [pair.session_id]
+            assert heartbeat.cursor
+        await client.channel.close()
+    async with running(make_settings(database_url, signing_algorithm="EdDSA")) as server:
+        client = Client(address(server))
+        (keys,) = await first(open_watch(client.channel), 1)
+        (key,) = keys.key_set.keys
+        assert key.algorithm == "EdDSA"
+        stub: Any = verifier_service_pb2_grpc.VerifierServiceStub(client.channel)
+        reply = await stub.GetJwks(pb.GetJwksRequest(), timeout=TIMEOUT)
+        assert json.loads(reply.jwks_json) == {"keys": [json.loads(key.public_jwk)]}
+        await client.channel.close()
+
+
+async def test_a_service_account_with_the_role_gets_the_shared_key(database_url: str) -> None:
+    """It could sign with it: the role `verifier` is what allows that."""
+    settings = make_settings(database_url)
+    secret = await make_service_account(database_url)
+    async with running(settings) as server:
+        client = Client(address(server))
+        token = await service_token(client, secret)
+        (keys,) = await first(open_watch(client.channel, "", bearer(token)), 1)
+        (key,) = keys.key_set.keys
+        assert (key.algorithm, key.secret) == ("HS256", settings.shared_key_bytes())
+        await client.channel.close()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        bearer("nonsense"),
+        bearer(""),
+        (("authorization", "Basic YTpi"),),
+        bearer("a") + bearer("b"),
+    ],
+)
+async def test_a_token_that_is_no_good_is_told_at_once(database_url: str, metadata: Any) -> None:
+    """UNAUTHENTICATED, and not one event: it is no anonymous caller."""
+    async with running(make_settings(database_url)) as server:
+        client = Client(address(server))
+        seen = await refusal(open_watch(client.channel, "", metadata).read())
+        assert seen.code is grpc.StatusCode.UNAUTHENTICATED
+        assert seen.reason == "INVALID_TOKEN"
+        await client.channel.close()
+
+
+async def test_a_call_that_needs_a_caller_refuses_one_without_a_token(database_url: str) -> None:
+    """Unlike Watch, which serves anybody what is public."""
+    async with running(make_settings(database_url)) as server:
+        client = Client(address(server))
+        request = auth_service_pb2.RevokeRequest(all_sessions=auth_service_pb2.AllSessions())
+        seen = await refusal(client.auth.Revoke(request))
+        assert seen.code is grpc.StatusCode.UNAUTHENTICATED
+        await client.channel.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_verifier"), [("orders.internal", True), ("billing.internal", False)]
+)
+async def test_a_certificate_of_a_listed_name_is_a_verifiers(
+    database_url: str, tmp_path: Path, name: str, is_verifier: bool
+) -> None:
+    """By AUTH_VERIFIER_CERTIFICATES, without any token."""
+    files = Files(tmp_path)
+    settings = make_settings(
+        database_url,
+        tls_cert_file=files.chain,
+        tls_key_file=files.key,
+        tls_client_ca_file=files.clients,
+        verifier_certificates="orders.internal,spiffe://mesh/orders",
+    )
+    certificate: trustme.LeafCert = files.client_authority.issue_cert(name)
+    credentials = grpc.ssl_channel_credentials(
+        files.authority.cert_pem.bytes(),
+        certificate.private_key_pem.bytes(),
+        b"".join(pem.bytes() for pem in certificate.cert_chain_pems),
+    )
+    async with (
+        running(settings) as server,
+        grpc.aio.secure_channel(address(server), credentials) as channel,
+    ):
+        (keys,) = await first(open_watch(channel), 1)
+        secrets = [key.secret for key in keys.key_set.keys]
+        assert secrets == ([settings.shared_key_bytes()] if is_verifier else [])
+
+
+async def test_a_stream_resumes_at_the_same_server(database_url: str) -> None:
+    """The cursor of a heartbeat brings what was revoked since, and no snapshot."""
+    await make_user(database_url)
+    async with running(make_settings(database_url)) as server:
+        client = Client(address(server))
+        tokens = await client.login()
+        *_, heartbeat = await first(open_watch(client.channel))
+        request = auth_service_pb2.RevokeRequest(refresh_token=tokens.refresh_token)
+        await client.auth.Revoke(request, timeout=TIMEOUT)
+        events = await first(open_watch(client.channel, heartbeat.cursor))
+        assert kinds(events) == ["key_set", "revocation", "heartbeat"]
+        assert events[1].revocation.session_id == tokens.session_id
+        await client.channel.close()
+
+
+async def test_a_server_that_stops_ends_its_streams_first(database_url: str) -> None:
+    """With OK, and well before the time that calls in flight get to finish."""
+    async with running(make_settings(database_url, drain_timeout="1h")) as server:
+        client = Client(address(server))
+        call = open_watch(client.channel)
+        assert (await call.read()).HasField("key_set")
+
+        async def rest() -> None:
+            while await call.read() is not grpc.aio.EOF:
+                pass
+
+        reading = asyncio.ensure_future(rest())
+        async with asyncio.timeout(TIMEOUT):
+            await server.stop()
+            await reading
+        assert await call.code() is grpc.StatusCode.OK
+        await client.channel.close()

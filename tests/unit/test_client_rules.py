@@ -1,0 +1,117 @@
+"""The table of what each method asks, and the principal of the code that runs."""
+
+import contextlib
+from typing import Any
+
+import pytest
+
+from auth_service.client.principal import acting_as, current_principal, principal
+from auth_service.client.rules import INFRASTRUCTURE, PUBLIC, Rule, Rules
+from auth_service.tokens import AccessClaims
+
+ADMIN = Rule("orders", roles=("admin",))
+READ = Rule("orders", scope=("orders.read",))
+CLAIMS = AccessClaims(
+    issuer="https://auth.test",
+    subject="ada",
+    audience=("orders",),
+    expires_at=1,
+    issued_at=0,
+    token_id="t",
+    session_id="s",
+    client_id="c",
+    scope=(),
+    roles=(),
+    auth_time=0,
+    amr=(),
+)
+
+
+def test_an_exact_name_comes_before_its_service() -> None:
+    """The row of a method is the one that holds, wherever it stands in the table."""
+    rules = Rules({"/o.Orders/Delete": ADMIN, "/o.Orders/*": READ})
+    assert rules.of("/o.Orders/Delete") is ADMIN
+    assert rules.of("/o.Orders/List") is READ
+
+
+@pytest.mark.parametrize(
+    "method", ["/o.Orders2/List", "/p.Orders/List", "/o.Orders", "", "List", "/o.Orders/x/List"]
+)
+def test_other_methods_fall_to_the_default(method: str) -> None:
+    """A row of one service says nothing about another, however alike the names are."""
+    rules = Rules({"/o.Orders/*": PUBLIC})
+    assert rules.of(method) == Rule()
+    assert not rules.of(method).public
+    assert Rules({"/o.Orders/*": PUBLIC}, ADMIN).of(method) is ADMIN
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("", "/", "*", "/*", "/*/*", "o.Orders/List", "/o.Orders", "/o.Orders/", "/o.*/List"),
+        *("/o.Orders/Li*", "/o.Orders/**", "/o/Orders/List", "/o.Orders/List ", "/o.Orders/List\n"),
+    ],
+)
+def test_a_key_of_another_form_is_refused(key: str) -> None:
+    """A row that could never match is a mistake that would leave a method to the default."""
+    with pytest.raises(ValueError, match="not"):
+        Rules({key: ADMIN})
+
+
+def test_the_table_is_taken_as_it_is() -> None:
+    """A change of the mapping afterwards changes no rule."""
+    table = {"/o.Orders/*": ADMIN}
+    rules = Rules(table)
+    table["/o.Orders/*"] = PUBLIC
+    assert rules.of("/o.Orders/List") is ADMIN
+
+
+@pytest.mark.parametrize("name", ["scope", "roles"])
+def test_a_string_is_no_tuple(name: str) -> None:
+    """The forgotten comma would ask for a scope or a role of each letter."""
+    with pytest.raises(ValueError, match="tuples"):
+        Rule(**{name: "admin"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scope", ["", "a b", 'a"', "a\\b", "a\r\nx: y", "é"])
+def test_a_scope_has_the_alphabet_of_scopes(scope: str) -> None:
+    """It is quoted in a header (RFC 6749 section 3.3)."""
+    with pytest.raises(ValueError, match="not a scope"):
+        Rule(scope=(scope,))
+
+
+def test_a_public_method_asks_for_nothing_that_is_not_looked_at() -> None:
+    """A role on a public method would look like a protection."""
+    rules: tuple[Any, ...] = ({"scope": ("a",)}, {"roles": ("a",)})
+    for rule in rules:
+        with pytest.raises(ValueError, match="public"):
+            Rule(public=True, **rule)
+    assert Rule("orders", public=True).audience == "orders"
+
+
+def test_the_infrastructure_is_public() -> None:
+    """Health and reflection, in both of its versions, can be merged into a table."""
+    rules = Rules({**INFRASTRUCTURE, "/o.Orders/*": ADMIN})
+    assert rules.of("/grpc.health.v1.Health/Watch").public
+    for version in ("v1", "v1alpha"):
+        name = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+        assert rules.of(name).public
+
+
+def test_the_principal_is_there_for_as_long_as_the_block_runs() -> None:
+    """Also when it ends with an error, and for blocks in blocks."""
+    assert current_principal.get() is None
+    with acting_as(CLAIMS):
+        assert principal() is CLAIMS
+        with acting_as(None):
+            assert current_principal.get() is None
+        assert current_principal.get() is CLAIMS
+    with contextlib.suppress(KeyError), acting_as(CLAIMS):
+        raise KeyError
+    assert current_principal.get() is None
+
+
+def test_where_there_is_no_principal_the_error_says_why() -> None:
+    """A handler that counts on one is not left with an AttributeError."""
+    with pytest.raises(LookupError, match="no principal here"):
+        principal()
