@@ -16,9 +16,11 @@ from pathlib import Path
 
 import jwt
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from auth_service.cli.app import cli
 from tests.folders import open_folder
 
 COMMAND = [sys.executable, "-m", "auth_service"]
@@ -526,8 +528,9 @@ HELP = (
 
 def test_every_help_has_examples_and_exit_codes() -> None:
     """Nobody has to leave the terminal to learn how a command is used."""
-    for arguments in HELP:
-        done = command(*arguments, "--help")
-        assert done.returncode == 0, (arguments, done.stderr)
-        assert "Examples:\n" in done.stdout, arguments
-        assert "Exit codes: 0" in done.stdout, arguments
+    assert "Exit codes: 0" in command("keys", "list", "--help").stdout
+    for arguments in HELP:  # here, as a process for each takes long
+        done = CliRunner().invoke(cli, [*arguments, "--help"])
+        assert done.exit_code == 0, (arguments, done.output)
+        assert "Examples:\n" in done.output, arguments
+        assert "Exit codes: 0" in done.output, arguments
