@@ -26,6 +26,10 @@ from tests.folders import open_folder
 if TYPE_CHECKING:
     from auth_service.db.pool import Pool
 
+# Tests start PostgreSQL beside running gRPC threads. What is forked is replaced by another program
+# at once, and gRPC's own care for forks, unless it is told so, may hurt it in between.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 Result = TypeVar("Result")
 
 
