@@ -40,7 +40,7 @@ EDDSA = {"AUTH_SIGNING_ALGORITHM": "EdDSA"}  # public keys: a verifier needs no 
 LIMIT = timedelta(seconds=5)
 NOTHING_FAILS = "good"
 STALE = "stale"
-CUTS = int(os.environ.get("AUTH_TEST_CUTS", "15"))  # rounds, each of four cuts at least
+CUTS = int(os.environ.get("AUTH_TEST_CUTS", "6"))  # rounds, each of four cuts at least
 WORKERS = 3
 
 
