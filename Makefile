@@ -15,8 +15,6 @@ MAKEFLAGS += --no-builtin-rules
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
-PROTOS := $(wildcard protos/authn/v1/*.proto) $(wildcard protos/authn/envoy/v1/*.proto)
-PROTOC = $(PY) -m grpc_tools.protoc -Iprotos
 
 .PHONY: help
 help: ## List the targets
@@ -51,7 +49,8 @@ imports: $(STAMP)
 
 .PHONY: protos
 protos: $(STAMP)
-	.venv/bin/buf lint protos
+	mkdir -p .tools && bash .ci/image protos .tools/protos.binpb
+	.venv/bin/buf lint .tools/protos.binpb --config protos/buf.yaml
 	bash .ci/buf-breaking
 
 .PHONY: generated

@@ -59,10 +59,19 @@ class Validation:
             return Verdict(None, error.inactive_reason, as_of)
         return Verdict(claims, None, as_of)
 
-    def authenticate(self, token: str) -> AccessClaims:
-        """Return the claims of a caller's own token; raises InvalidToken, RevocationsStale."""
+    def verify(
+        self,
+        token: str,
+        *,
+        audience: str = "",
+        required_scope: Collection[str] = (),
+        required_roles: Collection[str] = (),
+    ) -> AccessClaims:
+        """Return the claims of a good token; raises InvalidToken, RevocationsStale."""
         self._require_fresh(None)
-        return self._verifier.verify(token)
+        return self._verifier.verify(
+            token, audience=audience, required_scope=required_scope, required_roles=required_roles
+        )
 
     def _require_fresh(self, max_staleness: timedelta | None) -> datetime:
         as_of = self._revocations_as_of()

@@ -10,6 +10,7 @@ shared key alone does not, and a revoked token stays good for it until it expire
 docs/verify-tokens.md tells more; `auth_service.client.testing` is for the tests of services.
 """
 
+from auth_service.admission import Rule, Verifier
 from auth_service.client.asgi import BearerMiddleware, require
 from auth_service.client.bearer import (
     NoAccessToken,
@@ -19,7 +20,7 @@ from auth_service.client.bearer import (
 )
 from auth_service.client.interceptors import AuthInterceptor, SyncAuthInterceptor
 from auth_service.client.principal import current_principal, principal
-from auth_service.client.rules import INFRASTRUCTURE, PUBLIC, Rule, Rules, Verifier
+from auth_service.client.rules import INFRASTRUCTURE, PUBLIC, Rules
 from auth_service.client.token_sources import (
     ServiceAccountTokens,
     SessionTokens,

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from auth_service.client.admission import Admission, Refused
+from auth_service.admission import Admission, Refused
 from auth_service.client.guard import Guard, status_of
 from auth_service.client.principal import acting_as
 

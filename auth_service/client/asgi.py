@@ -14,9 +14,8 @@ import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
 from typing import Any
 
-from auth_service.client.admission import Refused, admit, claims_of
+from auth_service.admission import Refused, Rule, Verifier, admit, claims_of
 from auth_service.client.principal import acting_as
-from auth_service.client.rules import Rule, Verifier
 from auth_service.tokens import AccessClaims
 
 __all__ = ["BearerMiddleware", "require"]

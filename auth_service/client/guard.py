@@ -12,8 +12,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from auth_service.client.admission import Admission, Refused, admit
-from auth_service.client.rules import Rule, Verifier
+from auth_service.admission import Admission, Refused, Rule, Verifier, admit
 
 __all__ = ["Guard", "Status", "status_of"]
 

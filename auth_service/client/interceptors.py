@@ -15,9 +15,10 @@ from typing import Any
 
 import grpc
 
+from auth_service.admission import Verifier
 from auth_service.client.aio_calls import AioCall
 from auth_service.client.guard import Guard
-from auth_service.client.rules import Rules, Verifier
+from auth_service.client.rules import Rules
 from auth_service.client.sync_calls import SyncCall
 
 __all__ = ["AuthInterceptor", "SyncAuthInterceptor"]

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Protocol
 
 import grpc
 
-from auth_service.client.admission import Admission, Refused
+from auth_service.admission import Admission, Refused
 from auth_service.client.guard import Guard, status_of
 from auth_service.client.principal import acting_as
 

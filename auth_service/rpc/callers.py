@@ -22,7 +22,7 @@ def caller_of(context: Any, validation: Validation) -> AccessClaims:
         raise InvalidToken(
             InactiveReason.MALFORMED, "the authorization is not of the form `Bearer …`"
         )
-    return validation.authenticate(token.strip())
+    return validation.verify(token.strip())
 
 
 def caller_if_any(context: Any, validation: Validation) -> AccessClaims | None:

@@ -15,9 +15,9 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
+from auth_service.admission import Verifier
 from auth_service.client.asgi import BearerMiddleware, require
 from auth_service.client.principal import current_principal
-from auth_service.client.rules import Verifier
 from auth_service.errors import RevocationsStale
 from auth_service.keys import KeyRing, generate_key
 from auth_service.models import Revocation, RevocationKind

@@ -47,7 +47,7 @@ generate_go() {
   done
   rm -rf "$BUILD/go/gen"
   mkdir -p "$BUILD/go/gen"
-  PATH="$BUILD/bin:$PATH" "$PYTHON" -m grpc_tools.protoc -Iprotos \
+  PATH="$BUILD/bin:$PATH" bash .ci/protoc protos \
     --go_out="$BUILD/go/gen" "--go_opt=module=$GO_PACKAGE" \
     --go-grpc_out="$BUILD/go/gen" "--go-grpc_opt=module=$GO_PACKAGE" \
     "${options[@]}" authn/v1/auth_service.proto authn/v1/error_reason.proto

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from auth_service.admission import Rule
 from auth_service.client.principal import acting_as, current_principal, principal
-from auth_service.client.rules import INFRASTRUCTURE, PUBLIC, Rule, Rules
+from auth_service.client.rules import INFRASTRUCTURE, PUBLIC, Rules
 from auth_service.tokens import AccessClaims
 
 ADMIN = Rule("orders", roles=("admin",))

@@ -176,12 +176,12 @@ def test_knowledge_from_a_clock_ahead_is_fresh(validation: Validation, feed: Fee
 
 def test_a_caller_is_known_by_its_own_token(validation: Validation, feed: Feed) -> None:
     """Whatever the token's audience; a bad or revoked token is an error here."""
-    assert validation.authenticate(TOKEN) == CLAIMS
+    assert validation.verify(TOKEN) == CLAIMS
     with pytest.raises(InvalidToken):
-        validation.authenticate("x")
+        validation.verify("x")
     feed.revocations.add(Revocation(RevocationKind.TOKEN, "jti", START + timedelta(hours=1)))
     with pytest.raises(InvalidToken) as caught:
-        validation.authenticate(TOKEN)
+        validation.verify(TOKEN)
     assert caught.value.inactive_reason is InactiveReason.TOKEN_REVOKED
 
 
@@ -189,4 +189,4 @@ def test_no_caller_is_known_on_old_knowledge(validation: Validation, clock: Fake
     """The token may have been revoked since."""
     clock.advance(LIMIT + INSTANT)
     with pytest.raises(RevocationsStale):
-        validation.authenticate(TOKEN)
+        validation.verify(TOKEN)

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthn/v1/account_service.proto\x12\x08\x61uthn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"}\n\x07\x41\x63\x63ount\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x13\n\x0bidentifiers\x18\x02 \x03(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\r\n\x05scope\x18\x04 \x03(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64\x65vice_label\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crefreshed_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x07 \x01(\x08\"\x13\n\x11GetAccountRequest\"8\n\x12GetAccountResponse\x12\"\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x11.authn.v1.Account\"\x15\n\x13ListSessionsRequest\";\n\x14ListSessionsResponse\x12#\n\x08sessions\x18\x01 \x03(\x0b\x32\x11.authn.v1.Session\"Q\n\x15\x43hangePasswordRequest\x12\x1d\n\x10\x63urrent_password\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x19\n\x0cnew_password\x18\x02 \x01(\tB\x03\x80\x01\x01\"\x18\n\x16\x43hangePasswordResponse2\xfd\x01\n\x0e\x41\x63\x63ountService\x12G\n\nGetAccount\x12\x1b.authn.v1.GetAccountRequest\x1a\x1c.authn.v1.GetAccountResponse\x12M\n\x0cListSessions\x12\x1d.authn.v1.ListSessionsRequest\x1a\x1e.authn.v1.ListSessionsResponse\x12S\n\x0e\x43hangePassword\x12\x1f.authn.v1.ChangePasswordRequest\x1a .authn.v1.ChangePasswordResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthn/v1/account_service.proto\x12\x08\x61uthn.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"}\n\x07\x41\x63\x63ount\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x13\n\x0bidentifiers\x18\x02 \x03(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\r\n\x05scope\x18\x04 \x03(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64\x65vice_label\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crefreshed_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x07 \x01(\x08\"\x13\n\x11GetAccountRequest\"8\n\x12GetAccountResponse\x12\"\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x11.authn.v1.Account\"\x15\n\x13ListSessionsRequest\";\n\x14ListSessionsResponse\x12#\n\x08sessions\x18\x01 \x03(\x0b\x32\x11.authn.v1.Session\"Q\n\x15\x43hangePasswordRequest\x12\x1d\n\x10\x63urrent_password\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x19\n\x0cnew_password\x18\x02 \x01(\tB\x03\x80\x01\x01\"\x18\n\x16\x43hangePasswordResponse2\xd1\x02\n\x0e\x41\x63\x63ountService\x12\\\n\nGetAccount\x12\x1b.authn.v1.GetAccountRequest\x1a\x1c.authn.v1.GetAccountResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/account\x12k\n\x0cListSessions\x12\x1d.authn.v1.ListSessionsRequest\x1a\x1e.authn.v1.ListSessionsResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/account/sessions\x12t\n\x0e\x43hangePassword\x12\x1f.authn.v1.ChangePasswordRequest\x1a .authn.v1.ChangePasswordResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/account/password:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,22 +37,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['current_password']._serialized_options = b'\200\001\001'
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._loaded_options = None
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\200\001\001'
-  _globals['_ACCOUNT']._serialized_start=77
-  _globals['_ACCOUNT']._serialized_end=202
-  _globals['_SESSION']._serialized_start=205
-  _globals['_SESSION']._serialized_end=438
-  _globals['_GETACCOUNTREQUEST']._serialized_start=440
-  _globals['_GETACCOUNTREQUEST']._serialized_end=459
-  _globals['_GETACCOUNTRESPONSE']._serialized_start=461
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=517
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=519
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=540
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=542
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=601
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=603
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=684
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=686
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=710
-  _globals['_ACCOUNTSERVICE']._serialized_start=713
-  _globals['_ACCOUNTSERVICE']._serialized_end=966
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._serialized_options = b'\202\323\344\223\002\r\022\013/v1/account'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListSessions']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListSessions']._serialized_options = b'\202\323\344\223\002\026\022\024/v1/account/sessions'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ChangePassword']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ChangePassword']._serialized_options = b'\202\323\344\223\002\031\"\024/v1/account/password:\001*'
+  _globals['_ACCOUNT']._serialized_start=107
+  _globals['_ACCOUNT']._serialized_end=232
+  _globals['_SESSION']._serialized_start=235
+  _globals['_SESSION']._serialized_end=468
+  _globals['_GETACCOUNTREQUEST']._serialized_start=470
+  _globals['_GETACCOUNTREQUEST']._serialized_end=489
+  _globals['_GETACCOUNTRESPONSE']._serialized_start=491
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=547
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=549
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=570
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=572
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=631
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=633
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=714
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=716
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=740
+  _globals['_ACCOUNTSERVICE']._serialized_start=743
+  _globals['_ACCOUNTSERVICE']._serialized_end=1080
 # @@protoc_insertion_point(module_scope)

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61uthn/v1/admin_service.proto\x12\x08\x61uthn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\x01\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x13\n\x0bidentifiers\x18\x02 \x03(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\r\n\x05scope\x18\x04 \x03(\t\x12\x10\n\x08\x64isabled\x18\x05 \x01(\x08\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"k\n\nSigningKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x11\x43reateUserRequest\x12\x13\n\x0bidentifiers\x18\x01 \x03(\t\x12\x15\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\r\n\x05roles\x18\x03 \x03(\t\x12\r\n\x05scope\x18\x04 \x03(\t\"2\n\x12\x43reateUserResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.authn.v1.User\"!\n\x0eGetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"/\n\x0fGetUserResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.authn.v1.User\"9\n\x10ListUsersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"K\n\x11ListUsersResponse\x12\x1d\n\x05users\x18\x01 \x03(\x0b\x32\x0e.authn.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x16SetUserDisabledRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08\x64isabled\x18\x02 \x01(\x08\"\x19\n\x17SetUserDisabledResponse\"@\n\x16SetUserPasswordRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x15\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01\"\x19\n\x17SetUserPasswordResponse\"N\n\x1b\x43reateServiceAccountRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12\r\n\x05scope\x18\x03 \x03(\t\"M\n\x1c\x43reateServiceAccountResponse\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x1a\n\rclient_secret\x18\x02 \x01(\tB\x03\x80\x01\x01\"\x11\n\x0fListKeysRequest\"6\n\x10ListKeysResponse\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.authn.v1.SigningKey\"&\n\x11RotateKeysRequest\x12\x11\n\talgorithm\x18\x01 \x01(\t\"7\n\x12RotateKeysResponse\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.authn.v1.SigningKey2\x80\x05\n\x0c\x41\x64minService\x12G\n\nCreateUser\x12\x1b.authn.v1.CreateUserRequest\x1a\x1c.authn.v1.CreateUserResponse\x12>\n\x07GetUser\x12\x18.authn.v1.GetUserRequest\x1a\x19.authn.v1.GetUserResponse\x12\x44\n\tListUsers\x12\x1a.authn.v1.ListUsersRequest\x1a\x1b.authn.v1.ListUsersResponse\x12V\n\x0fSetUserDisabled\x12 .authn.v1.SetUserDisabledRequest\x1a!.authn.v1.SetUserDisabledResponse\x12V\n\x0fSetUserPassword\x12 .authn.v1.SetUserPasswordRequest\x1a!.authn.v1.SetUserPasswordResponse\x12\x65\n\x14\x43reateServiceAccount\x12%.authn.v1.CreateServiceAccountRequest\x1a&.authn.v1.CreateServiceAccountResponse\x12\x41\n\x08ListKeys\x12\x19.authn.v1.ListKeysRequest\x1a\x1a.authn.v1.ListKeysResponse\x12G\n\nRotateKeys\x12\x1b.authn.v1.RotateKeysRequest\x1a\x1c.authn.v1.RotateKeysResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61uthn/v1/admin_service.proto\x12\x08\x61uthn.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\x01\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x13\n\x0bidentifiers\x18\x02 \x03(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\r\n\x05scope\x18\x04 \x03(\t\x12\x10\n\x08\x64isabled\x18\x05 \x01(\x08\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"k\n\nSigningKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x11\x43reateUserRequest\x12\x13\n\x0bidentifiers\x18\x01 \x03(\t\x12\x15\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\r\n\x05roles\x18\x03 \x03(\t\x12\r\n\x05scope\x18\x04 \x03(\t\"2\n\x12\x43reateUserResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.authn.v1.User\"!\n\x0eGetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"/\n\x0fGetUserResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.authn.v1.User\"9\n\x10ListUsersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"K\n\x11ListUsersResponse\x12\x1d\n\x05users\x18\x01 \x03(\x0b\x32\x0e.authn.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x16SetUserDisabledRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08\x64isabled\x18\x02 \x01(\x08\"\x19\n\x17SetUserDisabledResponse\"@\n\x16SetUserPasswordRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x15\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01\"\x19\n\x17SetUserPasswordResponse\"N\n\x1b\x43reateServiceAccountRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12\r\n\x05scope\x18\x03 \x03(\t\"M\n\x1c\x43reateServiceAccountResponse\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x1a\n\rclient_secret\x18\x02 \x01(\tB\x03\x80\x01\x01\"\x11\n\x0fListKeysRequest\"6\n\x10ListKeysResponse\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.authn.v1.SigningKey\"&\n\x11RotateKeysRequest\x12\x11\n\talgorithm\x18\x01 \x01(\t\"7\n\x12RotateKeysResponse\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.authn.v1.SigningKey2\x9a\x07\n\x0c\x41\x64minService\x12\x63\n\nCreateUser\x12\x1b.authn.v1.CreateUserRequest\x1a\x1c.authn.v1.CreateUserResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/admin/users:\x01*\x12\x61\n\x07GetUser\x12\x18.authn.v1.GetUserRequest\x1a\x19.authn.v1.GetUserResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/admin/users/{user_id}\x12]\n\tListUsers\x12\x1a.authn.v1.ListUsersRequest\x1a\x1b.authn.v1.ListUsersResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/admin/users\x12\x85\x01\n\x0fSetUserDisabled\x12 .authn.v1.SetUserDisabledRequest\x1a!.authn.v1.SetUserDisabledResponse\"-\x82\xd3\xe4\x93\x02\'\"\"/v1/admin/users/{user_id}/disabled:\x01*\x12\x85\x01\n\x0fSetUserPassword\x12 .authn.v1.SetUserPasswordRequest\x1a!.authn.v1.SetUserPasswordResponse\"-\x82\xd3\xe4\x93\x02\'\"\"/v1/admin/users/{user_id}/password:\x01*\x12\x8c\x01\n\x14\x43reateServiceAccount\x12%.authn.v1.CreateServiceAccountRequest\x1a&.authn.v1.CreateServiceAccountResponse\"%\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/admin/service-accounts:\x01*\x12Y\n\x08ListKeys\x12\x19.authn.v1.ListKeysRequest\x1a\x1a.authn.v1.ListKeysResponse\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/admin/keys\x12i\n\nRotateKeys\x12\x1b.authn.v1.RotateKeysRequest\x1a\x1c.authn.v1.RotateKeysResponse\" \x82\xd3\xe4\x93\x02\x1a\"\x15/v1/admin/keys/rotate:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,42 +39,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETUSERPASSWORDREQUEST'].fields_by_name['password']._serialized_options = b'\200\001\001'
   _globals['_CREATESERVICEACCOUNTRESPONSE'].fields_by_name['client_secret']._loaded_options = None
   _globals['_CREATESERVICEACCOUNTRESPONSE'].fields_by_name['client_secret']._serialized_options = b'\200\001\001'
-  _globals['_USER']._serialized_start=76
-  _globals['_USER']._serialized_end=216
-  _globals['_SIGNINGKEY']._serialized_start=218
-  _globals['_SIGNINGKEY']._serialized_end=325
-  _globals['_CREATEUSERREQUEST']._serialized_start=327
-  _globals['_CREATEUSERREQUEST']._serialized_end=420
-  _globals['_CREATEUSERRESPONSE']._serialized_start=422
-  _globals['_CREATEUSERRESPONSE']._serialized_end=472
-  _globals['_GETUSERREQUEST']._serialized_start=474
-  _globals['_GETUSERREQUEST']._serialized_end=507
-  _globals['_GETUSERRESPONSE']._serialized_start=509
-  _globals['_GETUSERRESPONSE']._serialized_end=556
-  _globals['_LISTUSERSREQUEST']._serialized_start=558
-  _globals['_LISTUSERSREQUEST']._serialized_end=615
-  _globals['_LISTUSERSRESPONSE']._serialized_start=617
-  _globals['_LISTUSERSRESPONSE']._serialized_end=692
-  _globals['_SETUSERDISABLEDREQUEST']._serialized_start=694
-  _globals['_SETUSERDISABLEDREQUEST']._serialized_end=753
-  _globals['_SETUSERDISABLEDRESPONSE']._serialized_start=755
-  _globals['_SETUSERDISABLEDRESPONSE']._serialized_end=780
-  _globals['_SETUSERPASSWORDREQUEST']._serialized_start=782
-  _globals['_SETUSERPASSWORDREQUEST']._serialized_end=846
-  _globals['_SETUSERPASSWORDRESPONSE']._serialized_start=848
-  _globals['_SETUSERPASSWORDRESPONSE']._serialized_end=873
-  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_start=875
-  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_end=953
-  _globals['_CREATESERVICEACCOUNTRESPONSE']._serialized_start=955
-  _globals['_CREATESERVICEACCOUNTRESPONSE']._serialized_end=1032
-  _globals['_LISTKEYSREQUEST']._serialized_start=1034
-  _globals['_LISTKEYSREQUEST']._serialized_end=1051
-  _globals['_LISTKEYSRESPONSE']._serialized_start=1053
-  _globals['_LISTKEYSRESPONSE']._serialized_end=1107
-  _globals['_ROTATEKEYSREQUEST']._serialized_start=1109
-  _globals['_ROTATEKEYSREQUEST']._serialized_end=1147
-  _globals['_ROTATEKEYSRESPONSE']._serialized_start=1149
-  _globals['_ROTATEKEYSRESPONSE']._serialized_end=1204
-  _globals['_ADMINSERVICE']._serialized_start=1207
-  _globals['_ADMINSERVICE']._serialized_end=1847
+  _globals['_ADMINSERVICE'].methods_by_name['CreateUser']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['CreateUser']._serialized_options = b'\202\323\344\223\002\024\"\017/v1/admin/users:\001*'
+  _globals['_ADMINSERVICE'].methods_by_name['GetUser']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['GetUser']._serialized_options = b'\202\323\344\223\002\033\022\031/v1/admin/users/{user_id}'
+  _globals['_ADMINSERVICE'].methods_by_name['ListUsers']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListUsers']._serialized_options = b'\202\323\344\223\002\021\022\017/v1/admin/users'
+  _globals['_ADMINSERVICE'].methods_by_name['SetUserDisabled']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['SetUserDisabled']._serialized_options = b'\202\323\344\223\002\'\"\"/v1/admin/users/{user_id}/disabled:\001*'
+  _globals['_ADMINSERVICE'].methods_by_name['SetUserPassword']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['SetUserPassword']._serialized_options = b'\202\323\344\223\002\'\"\"/v1/admin/users/{user_id}/password:\001*'
+  _globals['_ADMINSERVICE'].methods_by_name['CreateServiceAccount']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['CreateServiceAccount']._serialized_options = b'\202\323\344\223\002\037\"\032/v1/admin/service-accounts:\001*'
+  _globals['_ADMINSERVICE'].methods_by_name['ListKeys']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListKeys']._serialized_options = b'\202\323\344\223\002\020\022\016/v1/admin/keys'
+  _globals['_ADMINSERVICE'].methods_by_name['RotateKeys']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['RotateKeys']._serialized_options = b'\202\323\344\223\002\032\"\025/v1/admin/keys/rotate:\001*'
+  _globals['_USER']._serialized_start=106
+  _globals['_USER']._serialized_end=246
+  _globals['_SIGNINGKEY']._serialized_start=248
+  _globals['_SIGNINGKEY']._serialized_end=355
+  _globals['_CREATEUSERREQUEST']._serialized_start=357
+  _globals['_CREATEUSERREQUEST']._serialized_end=450
+  _globals['_CREATEUSERRESPONSE']._serialized_start=452
+  _globals['_CREATEUSERRESPONSE']._serialized_end=502
+  _globals['_GETUSERREQUEST']._serialized_start=504
+  _globals['_GETUSERREQUEST']._serialized_end=537
+  _globals['_GETUSERRESPONSE']._serialized_start=539
+  _globals['_GETUSERRESPONSE']._serialized_end=586
+  _globals['_LISTUSERSREQUEST']._serialized_start=588
+  _globals['_LISTUSERSREQUEST']._serialized_end=645
+  _globals['_LISTUSERSRESPONSE']._serialized_start=647
+  _globals['_LISTUSERSRESPONSE']._serialized_end=722
+  _globals['_SETUSERDISABLEDREQUEST']._serialized_start=724
+  _globals['_SETUSERDISABLEDREQUEST']._serialized_end=783
+  _globals['_SETUSERDISABLEDRESPONSE']._serialized_start=785
+  _globals['_SETUSERDISABLEDRESPONSE']._serialized_end=810
+  _globals['_SETUSERPASSWORDREQUEST']._serialized_start=812
+  _globals['_SETUSERPASSWORDREQUEST']._serialized_end=876
+  _globals['_SETUSERPASSWORDRESPONSE']._serialized_start=878
+  _globals['_SETUSERPASSWORDRESPONSE']._serialized_end=903
+  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_start=905
+  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_end=983
+  _globals['_CREATESERVICEACCOUNTRESPONSE']._serialized_start=985
+  _globals['_CREATESERVICEACCOUNTRESPONSE']._serialized_end=1062
+  _globals['_LISTKEYSREQUEST']._serialized_start=1064
+  _globals['_LISTKEYSREQUEST']._serialized_end=1081
+  _globals['_LISTKEYSRESPONSE']._serialized_start=1083
+  _globals['_LISTKEYSRESPONSE']._serialized_end=1137
+  _globals['_ROTATEKEYSREQUEST']._serialized_start=1139
+  _globals['_ROTATEKEYSREQUEST']._serialized_end=1177
+  _globals['_ROTATEKEYSRESPONSE']._serialized_start=1179
+  _globals['_ROTATEKEYSRESPONSE']._serialized_end=1234
+  _globals['_ADMINSERVICE']._serialized_start=1237
+  _globals['_ADMINSERVICE']._serialized_end=2159
 # @@protoc_insertion_point(module_scope)

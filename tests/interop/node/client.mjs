@@ -16,9 +16,16 @@ const env = (name) => {
 };
 
 const ownProtos = fileURLToPath(new URL("protos", import.meta.url));
+// protobufjs brings google/api/annotations.proto.
+const commonProtos = fileURLToPath(new URL("node_modules/protobufjs", import.meta.url));
 const definition = await protoLoader.load(
   ["authn/v1/auth_service.proto", "google/rpc/status.proto"],
-  { includeDirs: [env("AUTHN_PROTOS"), ownProtos], enums: String, oneofs: true, defaults: true },
+  {
+    includeDirs: [env("AUTHN_PROTOS"), ownProtos, commonProtos],
+    enums: String,
+    oneofs: true,
+    defaults: true,
+  },
 );
 const { authn } = grpc.loadPackageDefinition(definition);
 const client = new authn.v1.AuthService(env("AUTHN_ADDRESS"), grpc.credentials.createInsecure());

@@ -1,16 +1,16 @@
-"""Whether a caller is let in: the one decision behind the interceptors and the ASGI middleware.
+"""Whether a caller is let in: the one decision behind every door, the service's and its clients'.
 
-Owns reading the bearer token, asking the verifier, and what a refused caller is told. Knows no
-transport; a refusal's status is a number of HTTP, which the gRPC edge translates.
+Owns the form of a rule, reading the bearer token, asking the verifier, and what a refused caller is
+told. Knows no transport; a refusal's status is a number of HTTP, which the gRPC edges translate.
 """
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Protocol
 
-from auth_service.client.rules import Rule, Verifier
 from auth_service.errors import (
     AuthError,
     InactiveReason,
@@ -20,12 +20,55 @@ from auth_service.errors import (
 )
 from auth_service.tokens import AccessClaims
 
-__all__ = ["Admission", "Refused", "admit", "claims_of"]
+__all__ = ["Admission", "Refused", "Rule", "Verifier", "admit", "claims_of"]
 
 log = logging.getLogger("auth_service.client")
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 section 2.1
+_SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
 _INSUFFICIENT = (InactiveReason.INSUFFICIENT_SCOPE, InactiveReason.INSUFFICIENT_ROLE)
+
+
+class Verifier(Protocol):
+    """What tells a good access token from a bad one, in memory: called on every request."""
+
+    def verify(
+        self,
+        token: str,
+        *,
+        audience: str = "",
+        required_scope: Collection[str] = (),
+        required_roles: Collection[str] = (),
+    ) -> AccessClaims:
+        """Return the claims of a good token; raises InvalidToken or RevocationsStale."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one method asks of its callers; `Rule()` is a good token and nothing more.
+
+    The token must be for `audience` (empty: for anybody) and hold all of `scope` and `roles`.
+    A `public` method takes every caller; a token that satisfies `audience` still makes its holder
+    the principal. Raises ValueError for a rule that cannot mean what it says.
+    """
+
+    audience: str = ""
+    scope: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    public: bool = False
+
+    def __post_init__(self) -> None:
+        # A lone string is a collection too, of its letters: ("admin") for ("admin",).
+        given: tuple[object, ...] = (self.scope, self.roles)
+        if any(isinstance(each, str) for each in given):
+            raise ValueError("scope and roles are tuples of strings, not a string")
+        # It is quoted in www-authenticate, so that nothing may break out of there.
+        for scope in self.scope:
+            if not _SCOPE_TOKEN.fullmatch(scope):
+                raise ValueError(f"not a scope (RFC 6749 section 3.3): {scope!r}")
+        if self.public and (self.scope or self.roles):
+            raise ValueError("a public method asks for no scope and no role")
 
 
 class Refused(Exception):
