@@ -36,16 +36,23 @@ from auth_service.rpc.auth import AuthServicer
 from auth_service.rpc.health import HealthServicer
 from auth_service.rpc.interceptors import EdgeInterceptor
 from auth_service.rpc.reflection import enable_reflection
-from auth_service.rpc.shielded import Shielded
 from auth_service.rpc.tls import server_credentials
 from auth_service.rpc.unsupported import AccountServicer, AdminServicer
 from auth_service.rpc.verifier import VerifierServicer
 from auth_service.rpc.watch import WatchHub
 from auth_service.sessions import SessionPolicy, Sessions
+from auth_service.shielded import Shielded
 from auth_service.signing_keys import KeyPolicy, SigningKeys, root_key
 from auth_service.telemetry import configure_logging
 from auth_service.tokens import TokenSigner, TokenVerifier
 from auth_service.validation import Validation
+from auth_service.web.app import create_app
+from auth_service.web.browser import BrowserPolicy, browser_routes
+from auth_service.web.discovery import discovery_routes
+from auth_service.web.forward_auth import forward_auth_route
+from auth_service.web.http_server import HttpServer
+from auth_service.web.oauth import oauth_routes
+from auth_service.web.probes import probe_routes
 
 __all__ = ["Server"]
 
@@ -60,6 +67,8 @@ SERVICES = (
 _HEALTH = "grpc.health.v1.Health"
 _HEALTH_INTERVAL = 0.25  # seconds between two looks at the freshness of revocations
 _ROTATION_INTERVAL = 10.0  # seconds between two looks at whether keys are due
+LONGEST_JWKS_AGE = timedelta(minutes=5)
+"""How long caches keep the public keys at most."""
 KEY_MARGIN = timedelta(minutes=1)
 """How much longer a key is trusted than the last token that it signed lives."""
 
@@ -73,6 +82,8 @@ class Server:
         self._health = HealthServicer(SERVICES)
         self.port = 0
         """The port that is served, once `start` has returned; 0 for a Unix socket."""
+        self.http_port = 0
+        """The port of HTTP; 0 where it is off."""
 
     async def start(self) -> None:
         """Start in the order of dependence; what has started stops again where a later step fails.
@@ -178,10 +189,10 @@ class Server:
     async def _serve(
         self, sessions: Sessions, validation: Validation, ring: KeyRing, hub: WatchHub
     ) -> None:
+        shielded = Shielded()
         server = grpc.aio.server(
             interceptors=[EdgeInterceptor()], options=_channel_options(self._settings)
         )
-        shielded = Shielded()
         auth = AuthServicer(sessions, validation, shielded)
         auth_service_pb2_grpc.add_AuthServiceServicer_to_server(auth, server)
         verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(
@@ -193,10 +204,50 @@ class Server:
         if self._settings.reflection:
             enable_reflection(server, (*SERVICES, _HEALTH))
         self.port = self._bind(server)
+        http = self._http_server(sessions, validation, ring, shielded)
+        if http is not None:
+            http.start()
+            self.http_port = http.port
+            self._stack.push_async_callback(http.stop)
         await server.start()
-        self._stack.push_async_callback(self._drain, server, shielded, hub)
+        self._stack.push_async_callback(self._drain, server, http, shielded, hub)
         self._health.set_serving(True)
-        log.info("serving", address=self._settings.grpc_address, port=self.port)
+        log.info(
+            "serving",
+            address=self._settings.grpc_address,
+            port=self.port,
+            http=self._settings.http_address,
+            http_port=self.http_port,
+        )
+
+    def _http_server(
+        self, sessions: Sessions, validation: Validation, ring: KeyRing, shielded: Shielded
+    ) -> HttpServer | None:
+        settings = self._settings
+        if settings.http_address == "off":
+            return None
+        policy = BrowserPolicy(
+            settings.public_url, settings.browser_origins, settings.access_cookie
+        )
+        # Half the lead: whoever fetched the keys a moment too early still knows the next in time.
+        jwks_age = min(LONGEST_JWKS_AGE, settings.key_publish_lead / 2)
+        app = create_app(
+            [
+                *discovery_routes(ring, settings.issuer, settings.public_url, jwks_age),
+                *oauth_routes(sessions, validation, shielded, utc_now),
+                browser_routes(sessions, validation, shielded, policy, utc_now),
+                forward_auth_route(validation, settings.access_cookie),
+                *probe_routes(lambda: self._health.serving),
+            ]
+        )
+        chain, key = settings.tls_cert_file, settings.tls_key_file
+        return HttpServer(
+            app,
+            settings.http_address,
+            reuse_port=settings.grpc_reuse_port,
+            certificate=None if chain is None or key is None else (chain, key),
+            drain_timeout=settings.drain_timeout,
+        )
 
     def _bind(self, server: grpc.aio.Server) -> int:
         settings, address = self._settings, self._settings.grpc_address
@@ -213,11 +264,16 @@ class Server:
                 "this machine; stop what serves there, or choose another"
             ) from error
 
-    async def _drain(self, server: grpc.aio.Server, shielded: Shielded, hub: WatchHub) -> None:
+    async def _drain(
+        self, server: grpc.aio.Server, http: HttpServer | None, shielded: Shielded, hub: WatchHub
+    ) -> None:
         log.info("draining")
         self._health.close()  # ends its Watch streams too, on which stop() would wait
         hub.close()
-        await server.stop(self._settings.drain_timeout.total_seconds())
+        stops = [server.stop(self._settings.drain_timeout.total_seconds())]
+        if http is not None:
+            stops.append(http.stop())
+        await asyncio.gather(*stops)
         await shielded.drain()
         log.info("stopped")
 
