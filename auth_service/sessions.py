@@ -127,7 +127,10 @@ class Sessions:
         device_label = fields.label(device_label, "device_label")
         request = fields.request_id(request_id)
 
-        user = await self._check_password(identifier, password)
+        user = await check_password(
+            self._store, self._hasher, self._policy, self._clock(), identifier, password
+        )
+        await self._renew_hash(user, password)
         now = self._issue_time(user)
         expires_at = now + self._policy.refresh_absolute_ttl
         session = Session(
@@ -146,7 +149,7 @@ class Sessions:
             refresh_expires_at=min(now + self._policy.refresh_idle_ttl, expires_at),
             expires_at=expires_at,
         )
-        stored = await self._store.create_session(session, request)
+        stored = await self._store.create_session(session, request, user.revoked_before)
         if stored.generation or stored.revoked_at or stored.refresh_expires_at <= now:
             raise InvalidArgument(
                 "request_id", "belongs to an earlier login; make up a new one for each login"
@@ -199,24 +202,11 @@ class Sessions:
         if await self._store.find_service_account(client_id) is not None:
             raise InvalidCredentials
 
-    async def _check_password(self, identifier: str, password: str) -> User:
-        # The attempt is reserved before the hash, so that parallel guesses cannot race past.
-        policy = self._policy
-        wait = await self._store.reserve_login_attempt(
-            identifier, self._clock(), policy.login_burst, policy.login_refill
-        )
-        if wait is not None:
-            raise RateLimited("too many login attempts for this identifier; wait", wait)
-        user = await self._store.find_user(identifier)
-        matches = await self._hasher.verify(user.password_hash if user else None, password)
-        if user is None or not matches or user.disabled:
-            raise InvalidCredentials
-        await self._store.clear_login_attempts(identifier)
+    async def _renew_hash(self, user: User, password: str) -> None:
         if self._hasher.needs_rehash(user.password_hash):
             with contextlib.suppress(RateLimited):  # no reason to refuse: another login will do
                 renewed = await self._hasher.hash(password)
                 await self._store.set_password_hash(user.id, renewed, only_if=user.password_hash)
-        return user
 
     def _issue_time(self, user: User) -> datetime:
         """Return now, but never a moment that an earlier sign-out everywhere still covers."""
@@ -402,6 +392,32 @@ class Sessions:
             refresh_expires_at=session.refresh_expires_at,
             session_id=str(session.id),
         )
+
+
+async def check_password(
+    store: Store,
+    hasher: PasswordHasher,
+    policy: SessionPolicy,
+    now: datetime,
+    identifier: str,
+    password: str,
+) -> User:
+    """Return the user whose password this is; the one way in which a password is ever proved.
+
+    Raises InvalidCredentials, and RateLimited once an identifier's attempts are used up.
+    """
+    # The attempt is reserved before the hash, so that parallel guesses cannot race past.
+    wait = await store.reserve_login_attempt(
+        identifier, now, policy.login_burst, policy.login_refill
+    )
+    if wait is not None:
+        raise RateLimited("too many login attempts for this identifier; wait", wait)
+    user = await store.find_user(identifier)
+    matches = await hasher.verify(user.password_hash if user else None, password)
+    if user is None or not matches or user.disabled:
+        raise InvalidCredentials
+    await store.clear_login_attempts(identifier)
+    return user
 
 
 def secret_hash(client_secret: str) -> str:
