@@ -34,7 +34,7 @@ from tests.acceptance.servers import (
     make_user,
     through,
 )
-from tests.conftest import PostgresServer
+from tests.databases import Databases
 from tests.integration.serving import (
     MASTER_KEY,
     SERVICE,
@@ -946,9 +946,9 @@ async def test_a_database_that_does_not_answer_is_unavailable() -> None:
         await Server(make_settings("postgresql://auth@127.0.0.1:1/auth")).start()
 
 
-async def test_a_database_that_does_not_exist_is_named(postgres: PostgresServer) -> None:
+async def test_a_database_that_does_not_exist_is_named(databases: Databases) -> None:
     """No retry will make it: the operator has to."""
-    error = await start_error(make_settings(postgres.database("auth_missing")))
+    error = await start_error(make_settings(databases.database("auth_missing")))
     assert "does not exist" in error.text
 
 
