@@ -32,6 +32,7 @@ from auth_service.models import StoredKey
 from auth_service.passwords import Argon2Profile, PasswordHasher
 from auth_service.refresh_tokens import RefreshTokens
 from auth_service.revocation import RevocationList
+from auth_service.rpc import ext_authz
 from auth_service.rpc.auth import AuthServicer
 from auth_service.rpc.health import HealthServicer
 from auth_service.rpc.interceptors import EdgeInterceptor
@@ -70,7 +71,8 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stack = AsyncExitStack()
-        self._health = HealthServicer(SERVICES)
+        self._services = (*SERVICES, ext_authz.SERVICE) if settings.ext_authz else SERVICES
+        self._health = HealthServicer(self._services)
         self.port = 0
         """The port that is served, once `start` has returned; 0 for a Unix socket."""
 
@@ -189,9 +191,11 @@ class Server:
         )
         account_service_pb2_grpc.add_AccountServiceServicer_to_server(AccountServicer(), server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(), server)
+        if self._settings.ext_authz:
+            ext_authz.add_ext_authz(server, validation)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:
-            enable_reflection(server, (*SERVICES, _HEALTH))
+            enable_reflection(server, (*self._services, _HEALTH))
         self.port = self._bind(server)
         await server.start()
         self._stack.push_async_callback(self._drain, server, shielded, hub)
