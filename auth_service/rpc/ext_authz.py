@@ -33,7 +33,7 @@ from auth_service.grpc_status import status_of
 from auth_service.identity_headers import NAMES, identity_headers
 from auth_service.tokens import AccessClaims
 
-__all__ = ["SERVICE", "add_ext_authz"]
+__all__ = ["SERVICE", "add_descriptor", "add_ext_authz"]
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +46,7 @@ _OK = pb.Status()
 _KEYS = ("audience", "scope", "roles", "public", "remove_authorization")
 _MAX_LENGTH = 4096  # of one value: rules are remembered, and anybody on this port may send some
 _MAX_ROUTES = 1024  # remembered
+_MAX_ANSWERS = 4096  # remembered
 # CGI and WSGI make the same variable of "-" and "_", so that these would be read as the real ones.
 _LOOK_ALIKES = tuple(
     f"x{first}auth{second}{name.rpartition('-')[2]}"
@@ -57,7 +58,7 @@ _LOOK_ALIKES = tuple(
 
 def add_ext_authz(server: grpc.aio.Server, verifier: Verifier) -> None:
     """Serve Check, and let reflection describe it."""
-    _add_descriptor()
+    add_descriptor()
     method = grpc.unary_unary_rpc_method_handler(
         _Authorization(verifier).Check,
         request_deserializer=pb.CheckRequest.FromString,
@@ -149,7 +150,9 @@ def _is_grpc(http: Any) -> bool:
     return kind == "application/grpc" or kind.startswith("application/grpc+")
 
 
+@lru_cache(maxsize=_MAX_ANSWERS)
 def _admitted(claims: AccessClaims | None, route: _Route) -> Any:
+    """Return the answer, the same for the same token: to make it costs more than to verify."""
     identity = identity_headers(claims)
     return pb.CheckResponse(
         status=_OK,
@@ -194,10 +197,11 @@ def _option(name: str, value: str) -> Any:
     return pb.HeaderValueOption(header=pb.HeaderValue(key=name, value=value), append_action=_SET)
 
 
-def _add_descriptor() -> None:
+def add_descriptor() -> Any:
+    """Return the service's descriptor, which from now on is in this process's default pool."""
     pool = descriptor_pool.Default()
     try:
-        pool.FindFileByName(_FILE)
+        return pool.FindServiceByName(SERVICE)
     except KeyError:
         file: Any = descriptor_pb2.FileDescriptorProto(
             name=_FILE, package=_PACKAGE, syntax="proto3", dependency=[pb.DESCRIPTOR.name]
@@ -208,3 +212,4 @@ def _add_descriptor() -> None:
             output_type=f".{pb.CheckResponse.DESCRIPTOR.full_name}",
         )
         pool.Add(file)
+        return pool.FindServiceByName(SERVICE)
