@@ -351,6 +351,9 @@ class Settings(BaseSettings):
         timedelta(seconds=10), "How long calls in flight get to finish at a stop.", "10s"
     )
     reflection: bool = _field(True, "Whether gRPC reflection is served.", False)
+    ext_authz: bool = _field(
+        True, "Whether Envoy's ext_authz (`envoy.service.auth.v3.Authorization`) is served.", False
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _field(
         "info", "The least severe entries that are logged.", "debug"
     )

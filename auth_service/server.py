@@ -35,6 +35,7 @@ from auth_service.models import StoredKey
 from auth_service.passwords import Argon2Profile, PasswordHasher
 from auth_service.refresh_tokens import RefreshTokens
 from auth_service.revocation import RevocationList
+from auth_service.rpc import ext_authz
 from auth_service.rpc.account import AccountServicer
 from auth_service.rpc.admin import AdminServicer
 from auth_service.rpc.auth import AuthServicer
@@ -81,7 +82,8 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stack = AsyncExitStack()
-        self._health = HealthServicer(SERVICES)
+        self._services = (*SERVICES, ext_authz.SERVICE) if settings.ext_authz else SERVICES
+        self._health = HealthServicer(self._services)
         self.port = 0
         """The port that is served, once `start` has returned; 0 for a Unix socket."""
         self.http_port = 0
@@ -225,9 +227,11 @@ class Server:
         account_service_pb2_grpc.add_AccountServiceServicer_to_server(account, server)
         admin = AdminServicer(accounts, keys, keys_made, validation, shielded)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+        if self._settings.ext_authz:
+            ext_authz.add_ext_authz(server, validation)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:
-            enable_reflection(server, (*SERVICES, _HEALTH))
+            enable_reflection(server, (*self._services, _HEALTH))
         self.port = self._bind(server)
         http = self._http_server(sessions, validation, keys, shielded)
         if http is not None:

@@ -48,7 +48,10 @@ from tests.integration.serving import (
     until,
 )
 
-SERVICES = [f"authn.v1.{name}Service" for name in ("Auth", "Verifier", "Account", "Admin")]
+SERVICES = [
+    *(f"authn.v1.{name}Service" for name in ("Auth", "Verifier", "Account", "Admin")),
+    "envoy.service.auth.v3.Authorization",
+]
 REFLECTION = [f"grpc.reflection.{version}.ServerReflection" for version in ("v1", "v1alpha")]
 HEALTH = "grpc.health.v1.Health"
 HealthStatus = health_pb2.HealthCheckResponse

@@ -86,4 +86,5 @@ mkdir -p "$BUILD/bin"
 install_tools
 build_go
 install_node
+bash "$SOURCE/xds/run.sh"
 exec "$PYTHON" "$SOURCE/check.py"
