@@ -96,6 +96,12 @@ def database_url(postgres: PostgresServer) -> Iterator[str]:
     yield from _database(postgres, f"TEMPLATE {postgres.template}")
 
 
+@pytest.fixture(scope="module")
+def module_database_url(postgres: PostgresServer) -> Iterator[str]:
+    """A migrated database that the tests of a module share."""
+    yield from _database(postgres, f"TEMPLATE {postgres.template}")
+
+
 @pytest.fixture
 def empty_database_url(postgres: PostgresServer) -> Iterator[str]:
     """A database of the test's own that was never migrated."""
