@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -11,7 +12,15 @@ import pytest
 import pytest_asyncio
 from authn.v1 import auth_service_pb2 as pb
 
+from auth_service.db.pool import connect
+from auth_service.db.store import Store
+from auth_service.shielded import Shielded
+from auth_service.validation import Validation
+from auth_service.web.app import create_app
+from auth_service.web.oauth import oauth_routes
 from tests.acceptance.servers import Proxy, database_target, eventually, through
+from tests.clock import FakeClock
+from tests.integration.core import make_core
 from tests.integration.http_edge import (
     BILLING,
     CLOSED,
@@ -506,6 +515,30 @@ async def test_a_token_of_another_client_stays(shared: Edge, owner: str) -> None
 
 
 # Without a database
+
+
+async def test_introspection_on_old_knowledge_is_refused(database_url: str) -> None:
+    """A caller that is authenticated still gets no verdict that may have been overtaken."""
+    pool = await connect(database_url, min_size=1, max_size=2)
+    clock = FakeClock()
+    core = make_core(Store(pool), clock)
+    secret = await core.accounts.create_service_account(BILLING)
+    token = (await core.sessions.login_client(BILLING, secret)).access_token
+    as_of, limit = clock.now, timedelta(seconds=5)
+    validation = Validation(core.verifier, lambda: as_of, limit, clock)
+    app = create_app(oauth_routes(core.sessions, validation, Shielded(), clock))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        sent: Any = {"url": "/oauth2/introspect", "data": {"token": token}}
+        sent["auth"] = (BILLING, secret)
+        clock.advance(limit)
+        assert (await http.post(**sent)).json()["active"]
+        clock.advance(timedelta(microseconds=1))
+        answer = await http.post(**sent)
+        assert_error(answer, 503, "temporarily_unavailable", "REVOCATIONS_STALE")
+        assert int(answer.headers["retry-after"]) > 0
+    core.hasher.close()
+    pool.terminate()
 
 
 async def test_without_the_database_no_verdict_is_guessed(database_url: str) -> None:
