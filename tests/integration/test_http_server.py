@@ -31,6 +31,7 @@ from tests.acceptance.servers import (
     USER,
     Client,
     ServerProcess,
+    eventually,
     free_port,
     make_user,
 )
@@ -348,10 +349,16 @@ async def test_a_stop_lets_a_request_in_flight_finish() -> None:
         call = asyncio.create_task(http.post(f"{url}/slow"))
         await app.waiting.wait()
         stopping = asyncio.create_task(server.stop())
-        while server._socket.fileno() != -1:
-            await asyncio.sleep(0.01)
-        with pytest.raises(httpx.TransportError):
-            await get(url)
+
+        async def refused() -> bool:
+            try:
+                _, writer = await connect(server.port, b"")
+            except ConnectionRefusedError:
+                return True
+            await close(writer)
+            return False
+
+        await eventually(refused, what="nobody else gets in")
         app.let.set()
         assert (await call).text == "done"
         await stopping
@@ -435,8 +442,11 @@ async def test_sigterm_finishes_the_request_in_flight_and_exits_with_0(
             )
             await until(database_url, WAITS_FOR_A_LOCK, what="the login waits for the sessions")
             process.terminate()
-            while "draining" not in process.output():
-                await asyncio.sleep(0.02)
+
+            async def draining() -> bool:
+                return "draining" in process.output()
+
+            await eventually(draining, what="the server is stopping")
             await transaction.rollback()
             assert (await login).status_code == 200
             assert await asyncio.to_thread(process.process.wait, TIMEOUT) == 0
