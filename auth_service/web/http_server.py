@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from auth_service.errors import ConfigError
 
@@ -40,6 +41,7 @@ class HttpServer:
         reuse_port: bool = False,
         certificate: tuple[Path, Path] | None = None,
         drain_timeout: timedelta = timedelta(seconds=10),
+        idle_timeout: timedelta = timedelta(seconds=5),
     ) -> None:
         """Bind; raises ConfigError where that cannot be, or where the files cannot be used.
 
@@ -51,7 +53,7 @@ class HttpServer:
         """The port that is served."""
         config = uvicorn.Config(
             app,
-            http="h11",  # another parser, were it installed, would not bound the headers
+            http=_Protocol,  # another, were it installed, would not bound the headers
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -61,6 +63,7 @@ class HttpServer:
             backlog=_BACKLOG,
             limit_concurrency=_MAX_CONNECTIONS,
             h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+            timeout_keep_alive=math.ceil(idle_timeout.total_seconds()),
             timeout_graceful_shutdown=math.ceil(drain_timeout.total_seconds()),
         )
         config.load()
@@ -117,6 +120,22 @@ class _Certificate:
     def _stamp(self) -> list[tuple[int, int, int]]:
         stats = [file.stat() for file in self._files]
         return [(each.st_mtime_ns, each.st_ino, each.st_size) for each in stats]
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's, which closes idle connections before their first request as well as after."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait; what arrives ends the wait (uvicorn's own timer)."""
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of the timer, whatever ended the connection."""
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
 
 
 class _Server(uvicorn.Server):

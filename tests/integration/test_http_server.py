@@ -338,6 +338,15 @@ async def test_what_is_no_request_is_refused(request_: bytes) -> None:
         await close(writer)
 
 
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"])
+async def test_idle_connections_are_closed(sent: bytes) -> None:
+    """Before their first request and after their last: else they would use up the places."""
+    async with serving(idle_timeout=timedelta(seconds=1)) as server:
+        reader, writer = await connect(server.port, sent)
+        assert (await reader.read()).endswith(b"done" if sent else b"")
+        await close(writer)
+
+
 # Stop
 
 
