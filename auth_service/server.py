@@ -232,12 +232,14 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:
             enable_reflection(server, (*self._services, _HEALTH))
-        self.port = self._bind(server)
+        # HTTP binds first: gRPC never lets go of the port of a server that did not start.
         http = self._http_server(sessions, validation, keys, shielded)
         if http is not None:
-            http.start()
-            self.http_port = http.port
             self._stack.push_async_callback(http.stop)
+            self.http_port = http.port
+        self.port = self._bind(server)
+        if http is not None:
+            http.start()
         await server.start()
         self._stack.push_async_callback(self._drain, server, http, shielded, hub)
         self._health.set_serving(True)
