@@ -29,7 +29,6 @@ from tests.acceptance.servers import (
     make_user,
     through,
 )
-from tests.conftest import PostgresServer, _database
 from tests.integration.serving import (
     SERVICE,
     address,
@@ -115,9 +114,9 @@ def bearer(token: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def database_url(postgres: PostgresServer) -> Iterator[str]:
+def database_url(module_database_url: str) -> str:
     """The module's one database."""
-    yield from _database(postgres, f"TEMPLATE {postgres.template}")
+    return module_database_url
 
 
 @pytest.fixture(scope="module", autouse=True)
