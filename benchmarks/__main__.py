@@ -1,12 +1,33 @@
-"""Runs every benchmark, or those named: `python -m benchmarks [NAME …]`."""
+"""Runs every benchmark, or those named: `python -m benchmarks [--write] [NAME …]`."""
 
 import importlib
 import sys
 
-QUESTIONS = ("local_verification", "revocation_latency", "watch_streams")
+from benchmarks.figures import Verdict
+from benchmarks.report import report
 
-for name in sys.argv[1:] or QUESTIONS:
-    if name not in QUESTIONS:
-        sys.exit(f"no benchmark {name!r}; there are: {', '.join(QUESTIONS)}")
-    print(f"\n# {name}", flush=True)
-    importlib.import_module(f"benchmarks.{name}").main()
+QUESTIONS = (
+    "validate",
+    "local_verification",
+    "revocation_latency",
+    "watch_streams",
+)
+
+
+def main(arguments: list[str]) -> None:
+    """Run, then print the table of goals and write it down."""
+    write = "--write" in arguments
+    names = [name for name in arguments if name != "--write"] or list(QUESTIONS)
+    if unknown := set(names) - set(QUESTIONS):
+        sys.exit(f"no benchmark {', '.join(unknown)}; there are: {', '.join(QUESTIONS)}")
+    verdicts: dict[str, list[Verdict]] = {}
+    for name in names:
+        print(f"\n# {name}", flush=True)
+        verdicts[name] = importlib.import_module(f"benchmarks.{name}").main() or []
+        for verdict in verdicts[name]:
+            print(verdict, flush=True)
+    report(verdicts, write=write)
+
+
+if __name__ == "__main__":  # the load generator's process imports this module again
+    main(sys.argv[1:])
