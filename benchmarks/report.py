@@ -83,8 +83,8 @@ def chart(verdicts: Sequence[Verdict]) -> str:
     rows = [row for index, verdict in enumerate(verdicts) for row in _bar(verdict, index)]
     goal = LABELS + CHART // 2
     lines = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-size="12">',
-        "<style>text { font-family: sans-serif }</style>",
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">',
+        "<style>text { font: 12px sans-serif }</style>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         f'<text x="{goal}" y="18" text-anchor="middle">goal</text>',
         *rows,
