@@ -8,6 +8,8 @@ from benchmarks.report import report
 
 QUESTIONS = (
     "validate",
+    "refresh",
+    "login",
     "local_verification",
     "revocation_latency",
     "watch_streams",
