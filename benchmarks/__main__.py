@@ -10,6 +10,8 @@ QUESTIONS = (
     "validate",
     "refresh",
     "login",
+    "live_revocations",
+    "table_size",
     "local_verification",
     "revocation_latency",
     "watch_streams",

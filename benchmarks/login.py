@@ -50,7 +50,7 @@ async def _main() -> list[Verdict]:
     # One hash at a time, which is what one core can do.
     settings = {"AUTH_HASH_WORKERS": "1"}
     async with database() as service:
-        await fill(service.database_url, sessions=5 * USERS, password_hash=hashed)
+        await fill(service.database_url, sessions=5 * USERS, argon2_hash=hashed)
         async with service.server(settings) as server:
             with Generator(OTHER_CPUS) as generator:
                 job = Job(

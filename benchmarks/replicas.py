@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -83,6 +85,16 @@ async def database() -> AsyncIterator[Service]:
         async with EmbeddedPostgres(Path(folder) / "pg") as postgres:
             await migrate(postgres.dsn)
             yield Service(postgres.dsn)
+
+
+async def another_database(service: Service, name: str) -> Service:
+    """Return a second database of the same PostgreSQL, with the schema in it."""
+    connection: Any = await asyncpg.connect(service.database_url)
+    await connection.execute(f'CREATE DATABASE "{name}"')
+    await connection.close()
+    url = service.database_url.replace("@/auth?", f"@/{name}?")
+    await migrate(url)
+    return Service(url)
 
 
 @dataclass(frozen=True)

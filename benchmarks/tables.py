@@ -36,14 +36,15 @@ FROM generate_series(1, $1::int) n
 """
 
 
-async def fill(
-    url: str, *, sessions: int = 0, revocations: int = 0, password_hash: str = "unusable"
-) -> None:
-    """Fill the tables of a database, and let PostgreSQL take its statistics."""
+async def fill(url: str, *, sessions: int = 0, revocations: int = 0, argon2_hash: str = "") -> None:
+    """Fill the tables of a database, and let PostgreSQL take its statistics.
+
+    All users have the password of `argon2_hash`; without one none can log in.
+    """
     connection: Any = await asyncpg.connect(url, timeout=60, command_timeout=None)
     await connection.execute("SET session_replication_role = replica")
     users = sessions // SESSIONS_A_USER
-    await connection.execute(_USERS, users, password_hash)
+    await connection.execute(_USERS, users, argon2_hash)
     await connection.execute(_IDENTIFIERS, users)
     await connection.execute(_SESSIONS, sessions, users)
     await connection.execute(_REVOCATIONS, revocations)
