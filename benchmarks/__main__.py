@@ -15,6 +15,7 @@ QUESTIONS = (
     "login_storm",
     "workers",
     "start_and_memory",
+    "rivals_compared",
     "local_verification",
     "revocation_latency",
     "watch_streams",

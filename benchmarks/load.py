@@ -50,7 +50,7 @@ class Job:
     rate: float = 0.0
     """Calls a second, sent whether or not answers have come; 0: as many as are answered."""
     expect: bytes = b""
-    """What the answer's message, or the body over HTTP/1.1, begins with."""
+    """What the answer's message begins with; over HTTP/1.1, what the body has in it."""
     http1: bool = False
     """A GET over HTTP/1.1, or a POST of the body where it is not empty."""
     content_type: str = "application/json"
@@ -339,13 +339,14 @@ class _Http1(_Link):
         head, blank, body = self._buffer.partition(b"\r\n\r\n")
         if not blank:
             return
-        lower = head.lower()
-        length = int(lower.split(b"content-length:")[1].split(b"\r\n")[0])
-        if len(body) < length:
+        _, length, rest = head.lower().partition(b"content-length:")
+        if length and len(body) < int(rest.split(b"\r\n")[0]):
+            return
+        if not length and not body.endswith(b"0\r\n\r\n"):  # the last chunk
             return
         self._buffer = b""
         status = head[9:12].decode()
-        good = status in {"200", "204"} and body.startswith(self.run.expect)
+        good = status == "200" and self.run.expect in body
         self.run.done(self._sent_at, "OK" if good else f"HTTP {status} {body[:80]!r}")
         self.fill()
 
