@@ -28,6 +28,7 @@ END_STREAM, END_HEADERS, ACK = 1, 4, 1
 MAX_FRAME = 16_384
 OUR_WINDOW = 2**31 - 1
 HEAD = struct.Struct(">BHBBI")  # length in 24 bits, type, flags, stream
+CATCH_UP = 0.02  # seconds that a steady rate makes up for at most
 PATIENCE = 60.0  # seconds that the last calls may take
 
 
@@ -140,6 +141,8 @@ async def _send_at_rate(run: "_Run", links: list[Any]) -> None:
     sent = 0
     while run.may_send():
         due = int((time.perf_counter() - run.started) * run.job.rate)
+        # What this process was kept from sending is not sent all at once.
+        sent = max(sent, due - int(CATCH_UP * run.job.rate) - 1)
         while sent < due:
             next(turn).send_one()
             sent += 1
