@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import traceback
 
 from benchmarks.figures import Verdict
 from benchmarks.report import report
@@ -29,12 +30,20 @@ def main(arguments: list[str]) -> None:
     if unknown := set(names) - set(QUESTIONS):
         sys.exit(f"no benchmark {', '.join(unknown)}; there are: {', '.join(QUESTIONS)}")
     verdicts: dict[str, list[Verdict]] = {}
+    failed = []
     for name in names:
         print(f"\n# {name}", flush=True)
-        verdicts[name] = importlib.import_module(f"benchmarks.{name}").main() or []
+        try:
+            verdicts[name] = importlib.import_module(f"benchmarks.{name}").main() or []
+        except Exception:  # noqa: BLE001 - the others are run all the same
+            traceback.print_exc()
+            failed.append(name)
+            continue
         for verdict in verdicts[name]:
             print(verdict, flush=True)
     report(verdicts, write=write)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":  # the load generator's process imports this module again
