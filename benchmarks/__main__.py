@@ -25,6 +25,7 @@ QUESTIONS = (
 
 def main(arguments: list[str]) -> None:
     """Run, then print the table of goals and write it down."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     write = "--write" in arguments
     names = [name for name in arguments if name != "--write"] or list(QUESTIONS)
     if unknown := set(names) - set(QUESTIONS):
