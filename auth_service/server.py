@@ -6,23 +6,15 @@ import gc
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import grpc
 import structlog
-from authn.v1 import (
-    account_service_pb2_grpc,
-    admin_service_pb2_grpc,
-    auth_service_pb2_grpc,
-    verifier_service_pb2_grpc,
-)
-from grpc_health.v1 import health_pb2_grpc
 
 from auth_service.accounts import Accounts
 from auth_service.clock import utc_now
 from auth_service.config import Settings
+from auth_service.core import Core
 from auth_service.db import migrate
 from auth_service.db import pool as pools
 from auth_service.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_directory
@@ -36,15 +28,8 @@ from auth_service.models import StoredKey
 from auth_service.passwords import Argon2Profile, PasswordHasher
 from auth_service.refresh_tokens import RefreshTokens
 from auth_service.revocation import RevocationList
-from auth_service.rpc import ext_authz
-from auth_service.rpc.account import AccountServicer
-from auth_service.rpc.admin import AdminServicer
-from auth_service.rpc.auth import AuthServicer
+from auth_service.rpc.grpc_server import GrpcServer, services
 from auth_service.rpc.health import HealthServicer
-from auth_service.rpc.interceptors import EdgeInterceptor
-from auth_service.rpc.reflection import enable_reflection
-from auth_service.rpc.tls import server_credentials
-from auth_service.rpc.verifier import VerifierServicer
 from auth_service.rpc.watch import WatchHub
 from auth_service.sessions import SessionPolicy, Sessions
 from auth_service.shielded import Shielded
@@ -52,29 +37,15 @@ from auth_service.signing_keys import SigningKeys, root_key
 from auth_service.telemetry import configure_logging
 from auth_service.tokens import TokenSigner, TokenVerifier
 from auth_service.validation import Validation
-from auth_service.web.app import create_app
-from auth_service.web.browser import BrowserPolicy, browser_routes
-from auth_service.web.discovery import discovery_routes
-from auth_service.web.forward_auth import forward_auth_route
+from auth_service.web.edge import http_server
 from auth_service.web.http_server import HttpServer
-from auth_service.web.oauth import oauth_routes
-from auth_service.web.probes import probe_routes
 
 __all__ = ["Server"]
 
 log = structlog.get_logger(__name__)
 
-SERVICES = (
-    "authn.v1.AuthService",
-    "authn.v1.VerifierService",
-    "authn.v1.AccountService",
-    "authn.v1.AdminService",
-)
-_HEALTH = "grpc.health.v1.Health"
 _HEALTH_INTERVAL = 0.25  # seconds between two looks at the freshness of revocations
 _ROTATION_INTERVAL = 10.0  # seconds between two looks at whether keys are due
-LONGEST_JWKS_AGE = timedelta(minutes=5)
-"""How long caches keep the public keys at most."""
 
 
 class Server:
@@ -83,8 +54,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stack = AsyncExitStack()
-        self._services = (*SERVICES, ext_authz.SERVICE) if settings.ext_authz else SERVICES
-        self._health = HealthServicer(self._services)
+        self._health = HealthServicer(services(settings))
         self.port = 0
         """The port that is served, once `start` has returned; 0 for a Unix socket."""
         self.http_port = 0
@@ -191,7 +161,8 @@ class Server:
             hub.keys_changed()
             feed.wake()
 
-        await self._serve(sessions, accounts, validation, keys, keys_made, hub)
+        core = Core(sessions, accounts, validation, keys, keys_made, Shielded(), utc_now)
+        await self._serve(core, hub)
         for work in (self._watch_freshness(feed), _rotate_keys(keys, key_store, keys_made)):
             self._stack.push_async_callback(_cancel, asyncio.create_task(work))
 
@@ -208,107 +179,31 @@ class Server:
         await migrate.migrate(postgres.dsn)
         return postgres.dsn
 
-    async def _serve(
-        self,
-        sessions: Sessions,
-        accounts: Accounts,
-        validation: Validation,
-        keys: SigningKeys,
-        keys_made: Callable[[], object],
-        hub: WatchHub,
-    ) -> None:
-        shielded = Shielded()
-        server = grpc.aio.server(
-            interceptors=[EdgeInterceptor()], options=_channel_options(self._settings)
-        )
-        auth = AuthServicer(sessions, validation, shielded)
-        auth_service_pb2_grpc.add_AuthServiceServicer_to_server(auth, server)
-        verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(
-            VerifierServicer(keys.ring, hub, validation, self._settings.verifier_certificates),
-            server,
-        )
-        account = AccountServicer(accounts, validation, shielded)
-        account_service_pb2_grpc.add_AccountServiceServicer_to_server(account, server)
-        admin = AdminServicer(accounts, keys, keys_made, validation, shielded)
-        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
-        if self._settings.ext_authz:
-            ext_authz.add_ext_authz(server, validation)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        if self._settings.reflection:
-            enable_reflection(server, (*self._services, _HEALTH))
+    async def _serve(self, core: Core, hub: WatchHub) -> None:
+        settings = self._settings
         # HTTP binds first: gRPC never lets go of the port of a server that did not start.
-        http = self._http_server(sessions, validation, keys, shielded)
+        http = http_server(settings, core, lambda: self._health.serving)
         if http is not None:
             self._stack.push_async_callback(http.stop)
             self.http_port = http.port
-        self.port = self._bind(server)
+        server = GrpcServer(settings, core, hub, self._health)
+        self.port = server.port
         if http is not None:
             http.start()
         await server.start()
-        self._stack.push_async_callback(self._drain, server, http, shielded, hub)
+        self._stack.push_async_callback(self._drain, server, http, core.shielded)
         self._health.set_serving(True)
         log.info(
             "serving",
-            address=self._settings.grpc_address,
+            address=settings.grpc_address,
             port=self.port,
-            http=self._settings.http_address,
+            http=settings.http_address,
             http_port=self.http_port,
         )
 
-    def _http_server(
-        self, sessions: Sessions, validation: Validation, keys: SigningKeys, shielded: Shielded
-    ) -> HttpServer | None:
-        settings = self._settings
-        if settings.http_address == "off":
-            return None
-        policy = BrowserPolicy(
-            settings.public_url, settings.browser_origins, settings.access_cookie
-        )
-        # Half the lead: whoever fetched the keys a moment too early still knows the next in time.
-        jwks_age = min(LONGEST_JWKS_AGE, settings.key_publish_lead / 2)
-        app = create_app(
-            [
-                *discovery_routes(keys.ring, settings.issuer, settings.public_url, jwks_age),
-                *oauth_routes(sessions, validation, shielded, utc_now),
-                browser_routes(sessions, validation, shielded, policy, utc_now),
-                forward_auth_route(validation, settings.access_cookie),
-                *probe_routes(lambda: self._health.serving),
-            ]
-        )
-        chain, key = settings.tls_cert_file, settings.tls_key_file
-        return HttpServer(
-            app,
-            settings.http_address,
-            reuse_port=settings.grpc_reuse_port,
-            certificate=None if chain is None or key is None else (chain, key),
-            drain_timeout=settings.drain_timeout,
-        )
-
-    def _bind(self, server: grpc.aio.Server) -> int:
-        settings, address = self._settings, self._settings.grpc_address
-        try:
-            if settings.tls_cert_file is None or settings.tls_key_file is None:
-                return server.add_insecure_port(address)
-            credentials = server_credentials(
-                settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file
-            )
-            return server.add_secure_port(address, credentials)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"AUTH_GRPC_ADDRESS: cannot serve {address}: it is in use, or not an address of "
-                "this machine; stop what serves there, or choose another"
-            ) from error
-
-    async def _drain(
-        self, server: grpc.aio.Server, http: HttpServer | None, shielded: Shielded, hub: WatchHub
-    ) -> None:
+    async def _drain(self, server: GrpcServer, http: HttpServer | None, shielded: Shielded) -> None:
         log.info("draining")
-        self._health.close()  # ends its Watch streams too, on which stop() would wait
-        hub.close()
-        stops = [server.stop(self._settings.drain_timeout.total_seconds())]
-        if http is not None:
-            stops.append(http.stop())
-        await asyncio.gather(*stops)
+        await asyncio.gather(server.stop(), *([http.stop()] if http else []))
         await shielded.drain()
         log.info("stopped")
 
@@ -351,21 +246,6 @@ def _hasher(settings: Settings) -> PasswordHasher:
         settings.argon2_memory_kib, settings.argon2_time_cost, settings.argon2_parallelism
     )
     return PasswordHasher(profile, workers=settings.hash_workers, queue=settings.hash_queue)
-
-
-def _channel_options(settings: Settings) -> list[tuple[str, Any]]:
-    return [
-        ("grpc.so_reuseport", int(settings.grpc_reuse_port)),
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_metadata_size", settings.max_metadata_bytes),
-        # Bounds what a flood of half-open or reset streams on one connection can hold.
-        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
-        ("grpc.max_connection_age_ms", int(settings.max_connection_age.total_seconds() * 1000)),
-        ("grpc.max_connection_age_grace_ms", int(settings.drain_timeout.total_seconds() * 1000)),
-        # Proxies ping idle connections, some every few seconds.
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ]
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

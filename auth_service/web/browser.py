@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 
 from auth_service import fields
 from auth_service.admission import Refused, Rule, claims_of
@@ -191,16 +191,14 @@ def browser_routes(
         allow_headers=["authorization", "content-type", CSRF_HEADER],
         expose_headers=["retry-after"],
     )
-    return Mount(
-        "/v1",
-        routes=[
-            Route("/login", browser.login, methods=["POST"]),
-            Route("/refresh", browser.refresh, methods=["POST"]),
-            Route("/logout", browser.logout, methods=["POST"]),
-            Route("/session", browser.session, methods=["GET"]),
-        ],
-        middleware=[cors] if policy.origins else [],
-    )
+    routes = [
+        Route("/login", browser.login, methods=["POST"]),
+        Route("/refresh", browser.refresh, methods=["POST"]),
+        Route("/logout", browser.logout, methods=["POST"]),
+        Route("/session", browser.session, methods=["GET"]),
+    ]
+    app = Router(routes, redirect_slashes=False)  # a redirect would be to what Host says
+    return Mount("/v1", app=app, middleware=[cors] if policy.origins else [])
 
 
 def _device(request: Request) -> str:

@@ -1,0 +1,26 @@
+"""What the edges call: the core of one serving process, wired."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from auth_service.accounts import Accounts
+from auth_service.sessions import Sessions
+from auth_service.shielded import Shielded
+from auth_service.signing_keys import SigningKeys
+from auth_service.validation import Validation
+
+__all__ = ["Core"]
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The rules, and what runs them; `keys_made` is to be called once a new key is committed."""
+
+    sessions: Sessions
+    accounts: Accounts
+    validation: Validation
+    keys: SigningKeys
+    keys_made: Callable[[], object]
+    shielded: Shielded
+    clock: Callable[[], datetime]

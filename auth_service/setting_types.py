@@ -1,0 +1,153 @@
+"""The forms that the value of a setting may have, each with its own words for what is wrong.
+
+Owns how a text of the environment becomes a value. Knows no setting by name.
+"""
+
+import ipaddress
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
+from pydantic_settings import NoDecode
+
+from auth_service.durations import parse_duration
+from auth_service.key_files import decode_key
+
+__all__ = [
+    "Address",
+    "DatabaseUrl",
+    "Duration",
+    "DurationOrZero",
+    "File",
+    "HttpAddress",
+    "Key",
+    "Names",
+    "OptionalNames",
+    "Origins",
+    "Positive",
+    "PublicUrl",
+    "is_loopback",
+    "wrong",
+]
+
+_WEB_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>\[[\da-f:.]+\]|[\w.-]+)(?::(?P<port>\d{1,5}))?"
+    r"(?P<path>(?:/[^?#\s]*)?)",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def wrong(text: str) -> PydanticCustomError:
+    """Return the error that says of a setting what is wrong with it."""
+    return PydanticCustomError("setting", "{text}", {"text": text})
+
+
+def _duration(value: object) -> timedelta:
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise wrong(str(error)) from None
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _named_path(value: object) -> object:
+    if value == "":
+        raise wrong("is empty; leave it out, or name a file")
+    return value
+
+
+def _address(value: str) -> str:
+    if value.startswith("unix:"):
+        return value
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise wrong("is not host:port")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise wrong("has an IPv6 address without brackets")
+    return value
+
+
+def _http_address(value: str) -> str:
+    if value.startswith("unix:"):
+        raise wrong("is not host:port")
+    return value if value == "off" else _address(value)
+
+
+def _public_url(value: str) -> str:
+    origin, path = _web_url(value, "is not a URL of http or https without user, query and fragment")
+    return origin + path.rstrip("/")
+
+
+def _origin(value: str) -> str:
+    form = "is not an origin: http or https, an ASCII host and maybe a port, without a path"
+    origin, path = _web_url(value, form)
+    if path:
+        raise wrong(form)
+    return origin
+
+
+def _web_url(value: str, form: str) -> tuple[str, str]:
+    """Return the origin as browsers write it (RFC 6454 section 6.2), and the path."""
+    match = _WEB_URL.fullmatch(value)
+    if match is None or int(match["port"] or 0) > 65535:
+        raise wrong(form)
+    scheme, host = match["scheme"].lower(), match["host"].lower()
+    usual = "443" if scheme == "https" else "80"
+    port = "" if match["port"] in (None, usual) else f":{match['port']}"
+    return f"{scheme}://{host}{port}", match["path"]
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+        raise wrong("is not a URL that begins with postgresql://")
+    return value
+
+
+def _key(value: SecretStr) -> SecretStr:
+    try:
+        decode_key(value.get_secret_value())
+    except ValueError as error:
+        raise wrong(str(error)) from None
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), Field(gt=timedelta(0))]
+DurationOrZero = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0))]
+Names = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],
+    NoDecode,
+    BeforeValidator(_split),
+    Field(min_length=1, max_length=16),
+]
+OptionalNames = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],
+    NoDecode,
+    BeforeValidator(_split),
+]
+File = Annotated[Path, BeforeValidator(_named_path)]
+Key = Annotated[SecretStr, AfterValidator(_key)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
+Address = Annotated[str, AfterValidator(_address)]
+HttpAddress = Annotated[str, AfterValidator(_http_address)]
+PublicUrl = Annotated[str, AfterValidator(_public_url)]
+Origins = Annotated[
+    tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
+]
+Positive = Annotated[int, Field(ge=1)]
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    if address == "off" or address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
