@@ -1,4 +1,7 @@
-"""Accounts: create, disable, change password, service accounts. The rules of an account."""
+"""Accounts: create, disable, change password, service accounts. The rules of an account.
+
+Owns too who may do what: a caller is a user with its own account, or holds the admin role.
+"""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -7,12 +10,22 @@ from uuid import UUID, uuid4
 
 from auth_service import fields
 from auth_service.db.store import Store
-from auth_service.errors import InvalidArgument, NotFound
+from auth_service.errors import InvalidArgument, NotFound, PermissionDenied
 from auth_service.models import ServiceAccount, Session, User
-from auth_service.passwords import PasswordHasher, check_policy
-from auth_service.sessions import Announce, SessionPolicy, secret_hash
+from auth_service.passwords import PasswordHasher, check_policy, normalise_password
+from auth_service.sessions import (
+    ADMIN_ROLE,
+    Announce,
+    SessionPolicy,
+    check_password,
+    secret_hash,
+)
+from auth_service.tokens import AccessClaims
 
 Clock = Callable[[], datetime]
+
+MAX_LISTED_SESSIONS = 1000
+"""Of one's own, the newest: even with the longest labels they fit into a message of 4 MiB."""
 
 _SECRET_BYTES = 32
 
@@ -48,6 +61,8 @@ class Accounts:
         """Make an account; raises AlreadyExists where an identifier is taken."""
         if not identifiers:
             raise InvalidArgument("identifiers", "at least one is required")
+        if len(identifiers) > fields.MAX_ITEMS:
+            raise InvalidArgument("identifiers", f"must have at most {fields.MAX_ITEMS} items")
         normal = [fields.identifier(v, f"identifiers[{i}]") for i, v in enumerate(identifiers)]
         check_policy(password, self._min_length)
         user = User(
@@ -92,6 +107,43 @@ class Accounts:
         revocation = self._policy.user_revocation(str(user_id), now)
         self._announce(await self._store.change_password(user_id, hashed, revocation, now))
 
+    # By the user of the account
+
+    async def own_account(self, caller: AccessClaims) -> User:
+        """Return the caller's account. Raises PermissionDenied for a service account."""
+        user_id, _ = _own(caller)
+        return await self.get_user(str(user_id))
+
+    async def own_sessions(self, caller: AccessClaims) -> list[Session]:
+        """Return the caller's live sessions, the newest first, MAX_LISTED_SESSIONS at most."""
+        user_id, _ = _own(caller)
+        return await self._store.list_sessions(user_id, self._clock(), MAX_LISTED_SESSIONS)
+
+    async def change_password(self, caller: AccessClaims, current: str, new: str) -> None:
+        """Replace the caller's password and end all of its sessions but the present one.
+
+        A stolen access token is no way to try passwords: each try counts as a login does. Raises
+        InvalidCredentials, RateLimited, WeakPassword, and PermissionDenied for a service account.
+        """
+        user_id, session_id = _own(caller)
+        if not current:
+            raise InvalidArgument("current_password", "is required")
+        normalise_password(current, "current_password")
+        check_policy(new, self._min_length, "new_password")
+        identifier = (await self.get_user(str(user_id))).identifiers[0]
+        user = await check_password(
+            self._store, self._hasher, self._policy, self._clock(), identifier, current
+        )
+        hashed = await self._hasher.hash(new)
+        now = self._clock()
+        revocation = self._policy.user_revocation(str(user_id), now)
+        for recorded in await self._store.change_own_password(
+            user, session_id, hashed, revocation, now
+        ):
+            self._announce(recorded)
+
+    # Sessions
+
     async def list_sessions(self, user_id: UUID) -> list[Session]:
         """Return a user's live sessions, the newest first."""
         return await self._store.list_sessions(user_id, self._clock())
@@ -130,3 +182,18 @@ class Accounts:
             )
         )
         return secret
+
+
+def require_admin(caller: AccessClaims) -> None:
+    """Raise PermissionDenied unless the caller, a user or a service account, is an admin."""
+    if ADMIN_ROLE not in caller.roles:
+        raise PermissionDenied(f"this needs an access token with the role {ADMIN_ROLE}")
+
+
+def _own(caller: AccessClaims) -> tuple[UUID, UUID]:
+    """Return the ids of the user and of the session that call."""
+    if not caller.session_id:
+        raise PermissionDenied(
+            "a service account has no account of this kind: call with a user's access token"
+        )
+    return UUID(caller.subject), UUID(caller.session_id)

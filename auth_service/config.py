@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -83,6 +84,26 @@ def _address(value: str) -> str:
     return value
 
 
+def _http_address(value: str) -> str:
+    if value.startswith("unix:"):
+        raise _wrong("is not host:port")
+    return value if value == "off" else _address(value)
+
+
+def _public_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise _wrong("is not a URL of http or https without query")
+    return value.rstrip("/")
+
+
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    if value != f"{parts.scheme}://{parts.netloc}" or parts.scheme not in ("http", "https"):
+        raise _wrong("is not an origin: scheme, host and port, without a path")
+    return value.lower()
+
+
 def _database_url(value: SecretStr) -> SecretStr:
     if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
         raise _wrong("is not a URL that begins with postgresql://")
@@ -114,6 +135,11 @@ File = Annotated[Path, BeforeValidator(_named_path)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 Address = Annotated[str, AfterValidator(_address)]
+HttpAddress = Annotated[str, AfterValidator(_http_address)]
+PublicUrl = Annotated[str, AfterValidator(_public_url)]
+Origins = Annotated[
+    tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
+]
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -253,8 +279,29 @@ class Settings(BaseSettings):
         "Where gRPC is served: host:port, [IPv6]:port or unix:path.",
         "[::]:50051",
     )
+    http_address: HttpAddress = _field(
+        "127.0.0.1:8080",
+        "Where HTTP is served (keys, OAuth, forward-auth, browsers, probes, metrics): host:port "
+        "or [IPv6]:port; `off` for nowhere. TLS as for gRPC, but for client certificates.",
+        "[::]:8080",
+    )
+    public_url: PublicUrl | None = _field(
+        None,
+        "Where clients reach HTTP, through proxies; the issuer if unset.",
+        "https://auth.example.com",
+    )
+    browser_origins: Origins = _field(
+        (),
+        "Origins of other pages that may use browser sessions, by CORS too; separated by commas.",
+        "https://app.example.com",
+    )
+    access_cookie: bool = _field(
+        False,
+        "Whether browser sessions get the access token in a cookie too, which forward-auth reads.",
+        True,
+    )
     grpc_reuse_port: bool = _field(
-        False, "Whether several processes may serve the same port (SO_REUSEPORT).", True
+        False, "Whether several processes may serve the same ports (SO_REUSEPORT).", True
     )
     allow_plaintext: bool = _field(
         False,
@@ -329,23 +376,16 @@ class Settings(BaseSettings):
             raise _wrong("AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE go together; set both")
         if self.tls_client_ca_file is not None and self.tls_cert_file is None:
             raise _wrong("AUTH_TLS_CLIENT_CA_FILE needs AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE")
-        if self.tls_cert_file is None and not self.allow_plaintext and not self.is_loopback:
-            raise _wrong(
-                f"AUTH_GRPC_ADDRESS {self.grpc_address} is not loopback, and passwords and tokens "
-                "would travel in the clear; set AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE, serve "
-                "127.0.0.1:50051, or set AUTH_ALLOW_PLAINTEXT=true where a mesh encrypts"
-            )
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach `grpc_address`."""
-        if self.grpc_address.startswith("unix:"):
-            return True
-        host = self.grpc_address.rpartition(":")[0].strip("[]")
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+        if self.tls_cert_file is not None or self.allow_plaintext:
+            return
+        for name in ("grpc_address", "http_address"):
+            if not _is_loopback(address := getattr(self, name)):
+                raise _wrong(
+                    f"{variable_of(name)} {address} is not loopback, and passwords and tokens "
+                    "would travel in the clear; set AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE, "
+                    f"serve {type(self).model_fields[name].default}, or set "
+                    "AUTH_ALLOW_PLAINTEXT=true where a mesh encrypts"
+                )
 
     def shared_key_bytes(self) -> bytes | None:
         """Return the configured shared key; None where the server makes its own."""
@@ -426,6 +466,17 @@ def variable_of(name: str) -> str:
 def example_of(info: FieldInfo) -> object:
     """Return the example that a setting's errors and its row in the table give."""
     return info.examples[0] if info.examples else ""
+
+
+def _is_loopback(address: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    if address == "off" or address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

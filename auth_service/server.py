@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from authn.v1 import (
 )
 from grpc_health.v1 import health_pb2_grpc
 
+from auth_service.accounts import Accounts
 from auth_service.clock import utc_now
 from auth_service.config import Settings
 from auth_service.db import migrate
@@ -27,25 +29,33 @@ from auth_service.db.feed import RevocationFeed
 from auth_service.db.key_store import KeyStore
 from auth_service.db.store import Store
 from auth_service.errors import ConfigError
-from auth_service.keys import KeyRing, MasterKey, shared_key
+from auth_service.keys import MasterKey, shared_key
 from auth_service.models import StoredKey
 from auth_service.passwords import Argon2Profile, PasswordHasher
 from auth_service.refresh_tokens import RefreshTokens
 from auth_service.revocation import RevocationList
+from auth_service.rpc.account import AccountServicer
+from auth_service.rpc.admin import AdminServicer
 from auth_service.rpc.auth import AuthServicer
 from auth_service.rpc.health import HealthServicer
 from auth_service.rpc.interceptors import EdgeInterceptor
 from auth_service.rpc.reflection import enable_reflection
-from auth_service.rpc.shielded import Shielded
 from auth_service.rpc.tls import server_credentials
-from auth_service.rpc.unsupported import AccountServicer, AdminServicer
 from auth_service.rpc.verifier import VerifierServicer
 from auth_service.rpc.watch import WatchHub
 from auth_service.sessions import SessionPolicy, Sessions
+from auth_service.shielded import Shielded
 from auth_service.signing_keys import KeyPolicy, SigningKeys, root_key
 from auth_service.telemetry import configure_logging
 from auth_service.tokens import TokenSigner, TokenVerifier
 from auth_service.validation import Validation
+from auth_service.web.app import create_app
+from auth_service.web.browser import BrowserPolicy, browser_routes
+from auth_service.web.discovery import discovery_routes
+from auth_service.web.forward_auth import forward_auth_route
+from auth_service.web.http_server import HttpServer
+from auth_service.web.oauth import oauth_routes
+from auth_service.web.probes import probe_routes
 
 __all__ = ["Server"]
 
@@ -60,6 +70,8 @@ SERVICES = (
 _HEALTH = "grpc.health.v1.Health"
 _HEALTH_INTERVAL = 0.25  # seconds between two looks at the freshness of revocations
 _ROTATION_INTERVAL = 10.0  # seconds between two looks at whether keys are due
+LONGEST_JWKS_AGE = timedelta(minutes=5)
+"""How long caches keep the public keys at most."""
 KEY_MARGIN = timedelta(minutes=1)
 """How much longer a key is trusted than the last token that it signed lives."""
 
@@ -73,6 +85,8 @@ class Server:
         self._health = HealthServicer(SERVICES)
         self.port = 0
         """The port that is served, once `start` has returned; 0 for a Unix socket."""
+        self.http_port = 0
+        """The port of HTTP; 0 where it is off."""
 
     async def start(self) -> None:
         """Start in the order of dependence; what has started stops again where a later step fails.
@@ -158,8 +172,22 @@ class Server:
             utc_now,
         )
         validation = Validation(verifier, lambda: feed.as_of, settings.freshness_limit, utc_now)
-        await self._serve(sessions, validation, keys.ring, hub)
-        for work in (self._watch_freshness(feed), _rotate_keys(keys, key_store, feed)):
+        accounts = Accounts(
+            store,
+            hasher,
+            session_policy(settings),
+            feed.announce,
+            utc_now,
+            password_min_length=settings.password_min_length,
+        )
+
+        def keys_made() -> None:
+            """Tell of keys that were made here: this process's streams, and other replicas."""
+            hub.keys_changed()
+            feed.wake()
+
+        await self._serve(sessions, accounts, validation, keys, keys_made, hub)
+        for work in (self._watch_freshness(feed), _rotate_keys(keys, key_store, keys_made)):
             self._stack.push_async_callback(_cancel, asyncio.create_task(work))
 
     async def _database(self) -> str:
@@ -176,27 +204,76 @@ class Server:
         return postgres.dsn
 
     async def _serve(
-        self, sessions: Sessions, validation: Validation, ring: KeyRing, hub: WatchHub
+        self,
+        sessions: Sessions,
+        accounts: Accounts,
+        validation: Validation,
+        keys: SigningKeys,
+        keys_made: Callable[[], object],
+        hub: WatchHub,
     ) -> None:
+        shielded = Shielded()
         server = grpc.aio.server(
             interceptors=[EdgeInterceptor()], options=_channel_options(self._settings)
         )
-        shielded = Shielded()
         auth = AuthServicer(sessions, validation, shielded)
         auth_service_pb2_grpc.add_AuthServiceServicer_to_server(auth, server)
         verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(
-            VerifierServicer(ring, hub, validation, self._settings.verifier_certificates), server
+            VerifierServicer(keys.ring, hub, validation, self._settings.verifier_certificates),
+            server,
         )
-        account_service_pb2_grpc.add_AccountServiceServicer_to_server(AccountServicer(), server)
-        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(), server)
+        account = AccountServicer(accounts, validation, shielded)
+        account_service_pb2_grpc.add_AccountServiceServicer_to_server(account, server)
+        admin = AdminServicer(accounts, keys, keys_made, validation, shielded)
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:
             enable_reflection(server, (*SERVICES, _HEALTH))
         self.port = self._bind(server)
+        http = self._http_server(sessions, validation, keys, shielded)
+        if http is not None:
+            http.start()
+            self.http_port = http.port
+            self._stack.push_async_callback(http.stop)
         await server.start()
-        self._stack.push_async_callback(self._drain, server, shielded, hub)
+        self._stack.push_async_callback(self._drain, server, http, shielded, hub)
         self._health.set_serving(True)
-        log.info("serving", address=self._settings.grpc_address, port=self.port)
+        log.info(
+            "serving",
+            address=self._settings.grpc_address,
+            port=self.port,
+            http=self._settings.http_address,
+            http_port=self.http_port,
+        )
+
+    def _http_server(
+        self, sessions: Sessions, validation: Validation, keys: SigningKeys, shielded: Shielded
+    ) -> HttpServer | None:
+        settings = self._settings
+        if settings.http_address == "off":
+            return None
+        policy = BrowserPolicy(
+            settings.public_url, settings.browser_origins, settings.access_cookie
+        )
+        # Half the lead: whoever fetched the keys a moment too early still knows the next in time.
+        jwks_age = min(LONGEST_JWKS_AGE, settings.key_publish_lead / 2)
+        app = create_app(
+            [
+                *discovery_routes(keys.ring, settings.issuer, settings.public_url, jwks_age),
+                *oauth_routes(sessions, validation, shielded, utc_now),
+                browser_routes(sessions, validation, shielded, policy, utc_now),
+                forward_auth_route(validation, settings.access_cookie),
+                *probe_routes(lambda: self._health.serving),
+            ]
+        )
+        chain, key = settings.tls_cert_file, settings.tls_key_file
+        return HttpServer(
+            app,
+            settings.http_address,
+            reuse_port=settings.grpc_reuse_port,
+            certificate=None if chain is None or key is None else (chain, key),
+            drain_timeout=settings.drain_timeout,
+        )
 
     def _bind(self, server: grpc.aio.Server) -> int:
         settings, address = self._settings, self._settings.grpc_address
@@ -213,11 +290,16 @@ class Server:
                 "this machine; stop what serves there, or choose another"
             ) from error
 
-    async def _drain(self, server: grpc.aio.Server, shielded: Shielded, hub: WatchHub) -> None:
+    async def _drain(
+        self, server: grpc.aio.Server, http: HttpServer | None, shielded: Shielded, hub: WatchHub
+    ) -> None:
         log.info("draining")
         self._health.close()  # ends its Watch streams too, on which stop() would wait
         hub.close()
-        await server.stop(self._settings.drain_timeout.total_seconds())
+        stops = [server.stop(self._settings.drain_timeout.total_seconds())]
+        if http is not None:
+            stops.append(http.stop())
+        await asyncio.gather(*stops)
         await shielded.drain()
         log.info("stopped")
 
@@ -255,12 +337,12 @@ def key_policy(settings: Settings) -> KeyPolicy:
     )
 
 
-async def _rotate_keys(keys: SigningKeys, store: KeyStore, feed: RevocationFeed) -> None:
+async def _rotate_keys(keys: SigningKeys, store: KeyStore, keys_made: Callable[[], object]) -> None:
     """Publish the next key when it is time; what the database does not allow now, it does later."""
     while True:
         try:
             if await keys.rotate_if_due():
-                feed.wake()
+                keys_made()
             await store.prune(utc_now())
         except Exception as error:  # noqa: BLE001 - whatever it is, keys go on to rotate
             log.warning("key_rotation_failed", error=repr(error))

@@ -21,7 +21,14 @@ from auth_service.errors import (
     PermissionDenied,
     RateLimited,
 )
-from auth_service.models import Revocation, RevocationKind, Session, TokenPair, User
+from auth_service.models import (
+    Revocation,
+    RevocationKind,
+    ServiceAccount,
+    Session,
+    TokenPair,
+    User,
+)
 from auth_service.passwords import PasswordHasher
 from auth_service.refresh_tokens import (
     RefreshClaims,
@@ -120,7 +127,10 @@ class Sessions:
         device_label = fields.label(device_label, "device_label")
         request = fields.request_id(request_id)
 
-        user = await self._check_password(identifier, password)
+        user = await check_password(
+            self._store, self._hasher, self._policy, self._clock(), identifier, password
+        )
+        await self._renew_hash(user, password)
         now = self._issue_time(user)
         expires_at = now + self._policy.refresh_absolute_ttl
         session = Session(
@@ -139,7 +149,7 @@ class Sessions:
             refresh_expires_at=min(now + self._policy.refresh_idle_ttl, expires_at),
             expires_at=expires_at,
         )
-        stored = await self._store.create_session(session, request)
+        stored = await self._store.create_session(session, request, user.revoked_before)
         if stored.generation or stored.revoked_at or stored.refresh_expires_at <= now:
             raise InvalidArgument(
                 "request_id", "belongs to an earlier login; make up a new one for each login"
@@ -155,14 +165,9 @@ class Sessions:
         scope: Sequence[str] = (),
     ) -> TokenPair:
         """Return the access token of a service account; it gets no refresh token."""
-        client_id = fields.identifier(client_id, "client.client_id")
         audience = fields.labels(audience, "audience") or self._policy.default_audience
         scope = fields.scope(scope)
-        account = await self._store.find_service_account(client_id)
-        known = account.secret_hash if account else ""
-        matches = hmac.compare_digest(secret_hash(client_secret), known)
-        if account is None or not matches or account.disabled:
-            raise InvalidCredentials
+        account = await self.authenticate_client(client_id, client_secret)
         now = self._clock()
         granted = _granted(account.scope, scope)
         claims = AccessClaims(
@@ -181,24 +186,27 @@ class Sessions:
         )
         return TokenPair(self._signer.sign(claims), _moment(claims.expires_at, now), granted)
 
-    async def _check_password(self, identifier: str, password: str) -> User:
-        # The attempt is reserved before the hash, so that parallel guesses cannot race past.
-        policy = self._policy
-        wait = await self._store.reserve_login_attempt(
-            identifier, self._clock(), policy.login_burst, policy.login_refill
-        )
-        if wait is not None:
-            raise RateLimited("too many login attempts for this identifier; wait", wait)
-        user = await self._store.find_user(identifier)
-        matches = await self._hasher.verify(user.password_hash if user else None, password)
-        if user is None or not matches or user.disabled:
+    async def authenticate_client(self, client_id: str, client_secret: str) -> ServiceAccount:
+        """Return the service account of these credentials; raises InvalidCredentials."""
+        client_id = fields.identifier(client_id, "client.client_id")
+        account = await self._store.find_service_account(client_id)
+        known = account.secret_hash if account else ""
+        matches = hmac.compare_digest(secret_hash(client_secret), known)
+        if account is None or not matches or account.disabled:
             raise InvalidCredentials
-        await self._store.clear_login_attempts(identifier)
+        return account
+
+    async def require_public_client(self, client_id: str) -> None:
+        """Raise InvalidCredentials for a client that has a secret and so must show it."""
+        client_id = fields.identifier(client_id, "client_id")
+        if await self._store.find_service_account(client_id) is not None:
+            raise InvalidCredentials
+
+    async def _renew_hash(self, user: User, password: str) -> None:
         if self._hasher.needs_rehash(user.password_hash):
             with contextlib.suppress(RateLimited):  # no reason to refuse: another login will do
                 renewed = await self._hasher.hash(password)
                 await self._store.set_password_hash(user.id, renewed, only_if=user.password_hash)
-        return user
 
     def _issue_time(self, user: User) -> datetime:
         """Return now, but never a moment that an earlier sign-out everywhere still covers."""
@@ -207,17 +215,21 @@ class Sessions:
 
     # Refresh
 
-    async def refresh(self, refresh_token: str, scope: Sequence[str] = ()) -> TokenPair:
+    async def refresh(
+        self, refresh_token: str, scope: Sequence[str] = (), *, client_id: str | None = None
+    ) -> TokenPair:
         """Return the successor of a refresh token, the same one for every retry.
 
-        Raises InvalidGrant for a token that is no good, and revokes the session of one that was
-        used before (RFC 9700 section 4.14.2); InvalidScope, with nothing done, for a scope
-        beyond the session's.
+        Raises InvalidGrant for a token that is no good, or not of this client where one is given
+        (RFC 6749 section 6), and revokes the session of one that was used before (RFC 9700 section
+        4.14.2); InvalidScope, with nothing done, for a scope beyond the session's.
         """
         wanted = fields.scope(scope)
         claims = self._refresh_tokens.read(refresh_token)
         now = self._clock()
         if claims.expires_at <= now.timestamp():
+            raise InvalidGrant
+        if client_id is not None and await self._client_of(claims) != client_id:
             raise InvalidGrant
         session, roles = await self._successor(claims, wanted, now)
         return self._token_pair(session, roles, wanted or session.scope)
@@ -285,6 +297,36 @@ class Sessions:
             claims = self._verifier.authenticate(access_token)
         except InvalidToken:
             return
+        await self._revoke_access(claims)
+
+    async def revoke_token(self, token: str, client_id: str) -> None:
+        """End a token of this client, of either kind; of one that is no good, nothing.
+
+        Raises PermissionDenied for a token of another client (RFC 7009 section 2.1).
+        """
+        try:
+            refresh = self._refresh_tokens.read(token)
+        except InvalidGrant:
+            refresh = None
+        if refresh is not None:
+            owner = await self._client_of(refresh)
+            if owner is None:
+                return
+            _require_owner(owner, client_id)
+            await self._end(refresh.user_id, refresh.session_id, self._clock(), "session.revoked")
+            return
+        try:
+            access = self._verifier.authenticate(token)
+        except InvalidToken:
+            return
+        _require_owner(access.client_id, client_id)
+        await self._revoke_access(access)
+
+    async def _client_of(self, claims: RefreshClaims) -> str | None:
+        found = await self._store.get_session(claims.user_id, claims.session_id)
+        return found[0].client_id if found else None
+
+    async def _revoke_access(self, claims: AccessClaims) -> None:
         now = self._clock()
         expires_at = _moment(claims.expires_at, now)
         if expires_at > now:
@@ -352,12 +394,43 @@ class Sessions:
         )
 
 
+async def check_password(
+    store: Store,
+    hasher: PasswordHasher,
+    policy: SessionPolicy,
+    now: datetime,
+    identifier: str,
+    password: str,
+) -> User:
+    """Return the user whose password this is; the one way in which a password is ever proved.
+
+    Raises InvalidCredentials, and RateLimited once an identifier's attempts are used up.
+    """
+    # The attempt is reserved before the hash, so that parallel guesses cannot race past.
+    wait = await store.reserve_login_attempt(
+        identifier, now, policy.login_burst, policy.login_refill
+    )
+    if wait is not None:
+        raise RateLimited("too many login attempts for this identifier; wait", wait)
+    user = await store.find_user(identifier)
+    matches = await hasher.verify(user.password_hash if user else None, password)
+    if user is None or not matches or user.disabled:
+        raise InvalidCredentials
+    await store.clear_login_attempts(identifier)
+    return user
+
+
 def secret_hash(client_secret: str) -> str:
     """Return what is stored of a service account's secret.
 
     It is 256 random bits: no guessing, so that a fast hash is as good as a slow one.
     """
     return hashlib.sha256(client_secret.encode(errors="surrogatepass")).hexdigest()
+
+
+def _require_owner(owner: str, client_id: str) -> None:
+    if owner != client_id:
+        raise PermissionDenied("the token was issued to another client")
 
 
 def _granted(grant: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:

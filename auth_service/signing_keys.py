@@ -103,9 +103,26 @@ class SigningKeys:
 
         Raises ConfigError where the settings name another algorithm.
         """
-        wanted = algorithm or self._algorithm(self._rows.values())
-        self._require_allowed(wanted)
+        wanted = self.next_algorithm(algorithm)
         return await self.add(await asyncio.to_thread(generate_key, wanted), activate_in)
+
+    def next_algorithm(self, wanted: str | None = None) -> str:
+        """Return what the next key is for, unless something is wanted: that of the key before.
+
+        Raises ConfigError where the settings name another algorithm.
+        """
+        algorithm = wanted or self._algorithm(self._rows.values())
+        self._require_allowed(algorithm)
+        return algorithm
+
+    async def stored(self) -> list[StoredKey]:
+        """Return all keys of the database, the newest first."""
+        return sorted(await self._store.load(), key=lambda row: row.created_at, reverse=True)
+
+    @property
+    def configured(self) -> SigningKey | None:
+        """The shared key of the settings, which is not the database's, while it is trusted."""
+        return self._configured()
 
     async def add(self, key: SigningKey, activate_in: timedelta | None = None) -> StoredKey:
         """Publish this key. Raises AlreadyExists where it is or was in the ring."""

@@ -9,16 +9,28 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
 
-__all__ = ["RPC_DURATION", "RPC_TOTAL", "configure_logging"]
+__all__ = [
+    "HTTP_DURATION",
+    "HTTP_TOTAL",
+    "METRICS_CONTENT_TYPE",
+    "RPC_DURATION",
+    "RPC_TOTAL",
+    "configure_logging",
+    "metrics_text",
+]
+
+METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 RPC_TOTAL = Counter("auth_rpc_total", "Finished RPCs.", ["method", "code"])
 RPC_DURATION = Histogram(
-    "auth_rpc_duration_seconds",
-    "How long RPCs took.",
-    ["method"],
-    buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+    "auth_rpc_duration_seconds", "How long RPCs took.", ["method"], buckets=_SECONDS
+)
+HTTP_TOTAL = Counter("auth_http_requests_total", "Finished HTTP requests.", ["path", "status"])
+HTTP_DURATION = Histogram(
+    "auth_http_duration_seconds", "How long HTTP requests took.", ["path"], buckets=_SECONDS
 )
 
 # Without the local variables, among which a request with its password would be.
@@ -26,6 +38,11 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 )
 _SECRET_WORDS = ("password", "token", "secret", "authorization", "credential", "_key", "hash")
+
+
+def metrics_text() -> bytes:
+    """Return the metrics as METRICS_CONTENT_TYPE."""
+    return generate_latest()
 
 
 def configure_logging(level: str = "info", form: str = "console") -> None:

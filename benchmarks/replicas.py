@@ -76,6 +76,7 @@ async def _start(started: Replicas) -> None:
     environment = kept | {
         "AUTH_DATABASE_URL": started.database_url,
         "AUTH_GRPC_ADDRESS": address,
+        "AUTH_HTTP_ADDRESS": "off",
         "AUTH_LOG_LEVEL": "error",
     }
     started.processes.append(

@@ -15,7 +15,14 @@ async def prepare(settings: Settings, address: str = "") -> str:
     """Make the first user if there is none, and return what to tell the developer."""
     password = await _first_user(settings)
     address = address or settings.grpc_address
-    return _text(address.replace("0.0.0.0:", "127.0.0.1:"), _flags(settings), password)
+    text = _text(address.replace("0.0.0.0:", "127.0.0.1:"), _flags(settings), password)
+    return text if settings.http_address == "off" else _with_http(text, settings)
+
+
+def _with_http(text: str, settings: Settings) -> str:
+    scheme = "http" if settings.tls_cert_file is None else "https"
+    address = settings.http_address.replace("0.0.0.0:", "127.0.0.1:")
+    return text.replace("\nUser ", f"\nHTTP      {scheme}://{address}\nUser ", 1)
 
 
 async def _first_user(settings: Settings) -> str | None:

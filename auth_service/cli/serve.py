@@ -33,7 +33,7 @@ __all__ = ["migrate", "serve"]
 )
 @config_option
 def serve(dev: bool, config_file: Path | None) -> None:
-    """Serve gRPC until SIGTERM or Ctrl-C, then let calls in flight finish.
+    """Serve gRPC and HTTP until SIGTERM or Ctrl-C, then let calls in flight finish.
 
     Without AUTH_DATABASE_URL the service starts a PostgreSQL of its own in AUTH_EMBEDDED_DIR.
     """

@@ -87,7 +87,8 @@ DELETE FROM login_throttle WHERE identifier = $1
 
 -- name: create_session
 -- FOR SHARE waits for a revocation of the user that is under way, and holds off the next one:
--- no session slips in between.
+-- no session slips in between. Whoever proved a password that was replaced meanwhile, however long
+-- that took, is told by revoked_before, which is no longer what it was then ($16).
 WITH created AS (
     INSERT INTO sessions (
         user_id, id, generation, seed, client_id, device_label, audience, scope, amr, auth_time,
@@ -99,6 +100,7 @@ WITH created AS (
     FROM users u
     WHERE u.id = $1 AND NOT u.disabled
         AND (u.revoked_before IS NULL OR u.revoked_before <= $11)
+        AND u.revoked_before IS NOT DISTINCT FROM $16::timestamptz
     FOR SHARE OF u
     ON CONFLICT (user_id, request_id) WHERE request_id IS NOT NULL DO NOTHING
     RETURNING *
@@ -113,8 +115,8 @@ SELECT s.* FROM sessions s JOIN users u ON u.id = s.user_id
 WHERE s.user_id = $1 AND s.request_id = $2 AND NOT u.disabled
 
 -- name: rotate_session
--- A user's sign-out everywhere that spared this session covers tokens issued before
--- revoked_before: the next one must not be among them.
+-- A session that began in the very second of a sign-out everywhere is dated ahead of the clock, to
+-- revoked_before: the sign-out must not cover its next tokens either.
 UPDATE sessions s
 SET generation = s.generation + 1,
     refreshed_at = GREATEST($5::timestamptz, u.revoked_before),
@@ -147,6 +149,7 @@ SELECT * FROM sessions WHERE id = $1
 SELECT * FROM sessions
 WHERE user_id = $1 AND revoked_at IS NULL AND refresh_expires_at > $2 AND expires_at > $2
 ORDER BY created_at DESC, id
+LIMIT $3
 
 -- name: end_session
 UPDATE sessions SET revoked_at = $3
@@ -156,6 +159,7 @@ RETURNING id
 -- name: end_user_sessions
 UPDATE sessions SET revoked_at = $2
 WHERE user_id = $1 AND revoked_at IS NULL AND id IS DISTINCT FROM $3::uuid
+RETURNING id, refreshed_at
 
 -- name: add_revocation
 -- xid moves along with a change, so that readers past the row's first writing see it again.

@@ -16,7 +16,7 @@ import asyncpg
 from auth_service.db import rows
 from auth_service.db.pool import acquire, statements, translated
 from auth_service.errors import AlreadyExists, InvalidCredentials, NotFound
-from auth_service.models import Revocation, ServiceAccount, Session, User
+from auth_service.models import Revocation, RevocationKind, ServiceAccount, Session, User
 
 if TYPE_CHECKING:
     from auth_service.db.pool import Connection, Pool
@@ -90,19 +90,48 @@ class Store:
         password_hash: str,
         revocation: Revocation,
         now: datetime,
-        keep_session: UUID | None = None,
     ) -> Revocation:
-        """Store a new password and end all sessions but `keep_session`.
-
-        Returns the revocation as it was recorded.
-        """
+        """Store a new password and end all sessions; return the revocation as it was recorded."""
         async with self._transaction() as connection:
             await self._require_user(connection, "set_password_hash", user_id, password_hash, None)
-            recorded = await self._end_user_sessions(
-                connection, user_id, revocation, now, keep_session
-            )
+            recorded = await self._end_user_sessions(connection, user_id, revocation, now)
             await connection.execute(
                 self._sql["write_audit"], now, "user.password_changed", user_id, None
+            )
+        return recorded
+
+    async def change_own_password(
+        self,
+        user: User,
+        session_id: UUID,
+        password_hash: str,
+        revocation: Revocation,
+        now: datetime,
+    ) -> list[Revocation]:
+        """Store a new password and end all sessions but one, of which every token stays good.
+
+        So `revocation`, which is of the user, is recorded for each other session instead; returns
+        these. Raises InvalidCredentials where the password is no longer that of `user`.
+        """
+        async with self._transaction() as connection:
+            changed = await connection.fetchrow(
+                self._sql["set_password_hash"], user.id, password_hash, user.password_hash
+            )
+            if changed is None:
+                raise InvalidCredentials
+            ended = await connection.fetch(self._sql["end_user_sessions"], user.id, now, session_id)
+            # Keeps out the login that proved the old password and is about to begin a session.
+            await connection.execute(self._sql["bar_user"], user.id, revocation.issued_before, now)
+            life = revocation.expires_at - now  # of a token, and more
+            recorded = [
+                Revocation(RevocationKind.SESSION, str(row["id"]), revocation.expires_at)
+                for row in ended
+                if row["refreshed_at"] + life > now
+            ]
+            for each in recorded:
+                await self._revoke(connection, each, now)
+            await connection.execute(
+                self._sql["write_audit"], now, "user.password_changed", user.id, session_id
             )
         return recorded
 
@@ -142,14 +171,19 @@ class Store:
 
     # Sessions
 
-    async def create_session(self, session: Session, request_id: str | None = None) -> Session:
+    async def create_session(
+        self,
+        session: Session,
+        request_id: str | None = None,
+        revoked_before: datetime | None = None,
+    ) -> Session:
         """Add a session, or return the one that the same request of the user made before.
 
-        Raises InvalidCredentials where the user was disabled, removed or signed out everywhere
-        since the caller looked.
+        Raises InvalidCredentials where the user was disabled, removed, given another password or
+        signed out everywhere since the caller looked, and saw `revoked_before`.
         """
         arguments = rows.session_arguments(session)
-        row = await self._row("create_session", *arguments, request_id)
+        row = await self._row("create_session", *arguments, request_id, revoked_before)
         if row is None and request_id is not None:
             row = await self._row("find_requested_session", session.user_id, request_id)
         if row is None:
@@ -204,9 +238,12 @@ class Store:
         row = await self._row("find_session", session_id)
         return rows.session(row) if row else None
 
-    async def list_sessions(self, user_id: UUID, now: datetime) -> list[Session]:
-        """Return the live sessions of a user, newest first."""
-        return [rows.session(row) for row in await self._rows("list_sessions", user_id, now)]
+    async def list_sessions(
+        self, user_id: UUID, now: datetime, limit: int | None = None
+    ) -> list[Session]:
+        """Return the live sessions of a user, newest first, all of them or so many."""
+        found = await self._rows("list_sessions", user_id, now, limit)
+        return [rows.session(row) for row in found]
 
     async def revoke_session(
         self, user_id: UUID, session_id: UUID, revocation: Revocation, now: datetime, event: str
@@ -318,11 +355,10 @@ class Store:
         user_id: UUID,
         revocation: Revocation,
         now: datetime,
-        keep_session: UUID | None = None,
     ) -> Revocation:
         # The user's row first: a login under way holds it, and its session is then seen and ended.
         await self._require_user(connection, "lock_user", user_id)
-        await connection.execute(self._sql["end_user_sessions"], user_id, now, keep_session)
+        await connection.execute(self._sql["end_user_sessions"], user_id, now, None)
         barred = await connection.fetchval(
             self._sql["bar_user"], user_id, revocation.issued_before, now
         )

@@ -11,8 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from auth_service.errors import InactiveReason, InvalidArgument
 from auth_service.models import TokenPair
 from auth_service.rpc.callers import caller_of
-from auth_service.rpc.shielded import Shielded
 from auth_service.sessions import Sessions
+from auth_service.shielded import Shielded
 from auth_service.tokens import AccessClaims
 from auth_service.validation import Validation, Verdict
 

@@ -27,6 +27,11 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
         self._closed = False
         self._changed = asyncio.Event()
 
+    @property
+    def serving(self) -> bool:
+        """Whether calls are answered."""
+        return self._serving
+
     def set_serving(self, serving: bool) -> None:
         """Say whether calls are answered; after `close` it stays NOT_SERVING."""
         if serving != self._serving and not self._closed:

@@ -60,7 +60,11 @@ class Served:
     variables: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
-        variables = {"AUTH_EMBEDDED_DIR": str(self.directory), "AUTH_GRPC_ADDRESS": self.address}
+        variables = {
+            "AUTH_EMBEDDED_DIR": str(self.directory),
+            "AUTH_GRPC_ADDRESS": self.address,
+            "AUTH_HTTP_ADDRESS": "off",
+        }
         with (self.directory.parent / "serve.log").open("a") as log:
             self.process = subprocess.Popen(
                 [*COMMAND, "serve", "--dev"],

@@ -31,6 +31,7 @@ def make_settings(database_url: str, **changes: Any) -> Settings:
         "master_key": MASTER_KEY,
         "shared_key": SHARED_KEY,
         "grpc_address": "127.0.0.1:0",
+        "http_address": "127.0.0.1:0",
         "argon2_memory_kib": 7168,
         "argon2_time_cost": 1,
     }

@@ -12,9 +12,9 @@ import grpc
 import jwt
 import pytest
 import structlog
-from authn.v1 import account_service_pb2, admin_service_pb2, verifier_service_pb2_grpc
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import verifier_service_pb2 as verifier_pb
+from authn.v1 import verifier_service_pb2_grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2
@@ -785,7 +785,7 @@ async def test_the_scheme_is_taken_in_any_case(
     assert not await active(client, tokens.access_token)
 
 
-# VerifierService, and what is to come
+# VerifierService
 
 
 def verifier(client: Client) -> Any:
@@ -848,30 +848,6 @@ async def test_tokens_from_before_a_change_of_algorithm_stay_good(
         assert await active(client, after.access_token)
         assert (await client.refresh(before.refresh_token)).session_id == before.session_id
         await client.channel.close()
-
-
-def methods_to_come() -> list[str]:
-    """Return the methods that this version does not implement."""
-    files: list[Any] = [account_service_pb2.DESCRIPTOR, admin_service_pb2.DESCRIPTOR]
-    return [
-        f"/{service.full_name}/{method.name}"
-        for file in files
-        for service in file.services_by_name.values()
-        for method in service.methods
-    ]
-
-
-@pytest.mark.parametrize("method", methods_to_come())
-async def test_a_method_to_come_says_that_it_is_not_there_yet(client: Client, method: str) -> None:
-    """UNIMPLEMENTED with a reason, so that a client can tell it from a wrong address."""
-
-    async def call() -> None:
-        calling: Any = client.channel.unary_stream(method)
-        async for _ in calling(b"", timeout=TIMEOUT):
-            pass
-
-    seen = await refusal(call())
-    assert (seen.code, seen.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED")
 
 
 async def test_a_method_that_nobody_has_is_unimplemented_with_a_reason(client: Client) -> None:

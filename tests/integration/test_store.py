@@ -121,21 +121,72 @@ async def test_disabling_ends_sessions_and_enabling_revives_none(
 
 
 async def test_password_change_spares_the_session_it_is_made_in(
-    store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
+    store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, add_session: AddSession
 ) -> None:
-    """All other sessions end, and the spared one's next token is not covered by the revocation."""
+    """The others end and are revoked by their ids: nothing covers the spared one's tokens."""
     user = await add_user("anna")
     kept, other = await add_session(user), await add_session(user)
+    await add_session(await add_user("bert"))
     revocation = of_user(user.id, clock)
-    await store.change_password(user.id, "new", revocation, clock.now, keep_session=kept.id)
+    recorded = await store.change_own_password(user, kept.id, "new", revocation, clock.now)
+    assert [(each.kind, each.target) for each in recorded] == [
+        (RevocationKind.SESSION, str(other.id))
+    ]
+    assert (await store.revocations_since(0))[0] == recorded
     assert await store.list_sessions(user.id, clock.now) == [kept]
-    rotated = await store.rotate_session(user.id, kept.id, 0, (), clock.now, clock.now + WEEK)
-    assert rotated is not None
-    assert rotated[0].refreshed_at == revocation.issued_before
     until = clock.now + WEEK
+    assert await store.rotate_session(user.id, kept.id, 0, (), clock.now, until) is not None
     assert await store.rotate_session(user.id, other.id, 0, (), clock.now, until) is None
-    with pytest.raises(NotFound):
-        await store.change_password(uuid4(), "new", revocation, clock.now)
+    assert "user.password_changed" in await events(pool)
+
+
+async def test_of_two_password_changes_that_prove_the_same_password_one_wins(
+    store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """The other one's proof is out of date: it changes nothing, and ends no session."""
+    user = await add_user("anna")
+    sessions = [await add_session(user), await add_session(user)]
+    revocation = of_user(user.id, clock)
+    answers = await asyncio.gather(
+        *(
+            store.change_own_password(user, session.id, f"by {session.id}", revocation, clock.now)
+            for session in sessions
+        ),
+        return_exceptions=True,
+    )
+    assert sorted(type(answer).__name__ for answer in answers) == ["InvalidCredentials", "list"]
+    (left,) = await store.list_sessions(user.id, clock.now)
+    found = await store.get_user(user.id)
+    assert found is not None
+    assert found.password_hash == f"by {left.id}"
+
+
+async def test_a_password_change_records_only_what_may_still_be_in_use(
+    store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """A session whose last access token has expired ends without a revocation of its own."""
+    user = await add_user("anna")
+    idle = await add_session(user)
+    clock.advance(timedelta(hours=2))
+    kept = await add_session(user)
+    revocation = of_user(user.id, clock)
+    assert await store.change_own_password(user, kept.id, "new", revocation, clock.now) == []
+    ended = await store.find_session(idle.id)
+    assert ended is not None
+    assert ended.revoked_at == clock.now
+
+
+async def test_a_login_that_proved_the_old_password_begins_no_session(
+    store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession,
+    new_session: NewSession,
+) -> None:  # fmt: skip
+    """However long it waited in between: what it saw of the user is no longer so."""
+    user = await add_user("anna")
+    kept = await add_session(user)
+    await store.change_own_password(user, kept.id, "new", of_user(user.id, clock), clock.now)
+    clock.advance(WEEK)
+    with pytest.raises(InvalidCredentials):
+        await store.create_session(new_session(user.id), None, user.revoked_before)
 
 
 async def test_service_account_is_unique(store: Store, clock: FakeClock) -> None:
@@ -215,7 +266,7 @@ async def test_no_session_for_who_may_not_log_in(
     with pytest.raises(InvalidCredentials):
         await store.create_session(new_session(user.id), None)
     clock.advance(SECOND)
-    await store.create_session(new_session(user.id), None)
+    await store.create_session(new_session(user.id), None, clock.now)
     await store.set_user_disabled(user.id, True, of_user(user.id, clock), clock.now)
     clock.advance(SECOND)
     with pytest.raises(InvalidCredentials):
@@ -396,6 +447,36 @@ async def test_session_is_revoked_once(
     assert (await events(pool)).count("session.reuse_detected") == 1
     assert (await store.revocations_since(0))[0] == [revocation]
     assert not await store.revoke_session(uuid4(), uuid4(), revocation, clock.now, "x")
+
+
+async def test_a_users_sessions_are_found_without_reading_those_of_others(
+    store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, add_session: AddSession
+) -> None:
+    """The list costs by the user's own sessions: it goes by an index on the user."""
+    user = await add_user("anna")
+    session = await add_session(user)
+    await pool.execute(
+        """
+        INSERT INTO users (id, password_hash, roles, scope, disabled, created_at)
+        SELECT gen_random_uuid(), 'other', '{}', '{}', false, $1 FROM generate_series(1, 5000)
+        """,
+        clock.now,
+    )
+    await pool.execute(
+        """
+        INSERT INTO sessions SELECT u.id, gen_random_uuid(), 0, s.seed, s.client_id, s.device_label,
+            s.audience, s.scope, s.amr, s.auth_time, s.created_at, s.refreshed_at,
+            s.refresh_expires_at, s.expires_at
+        FROM users u CROSS JOIN sessions s WHERE s.id = $1 AND u.password_hash = 'other'
+        """,
+        session.id,
+    )
+    await pool.execute("ANALYZE sessions")
+    explained = f"EXPLAIN {pools.statements()['list_sessions']}"
+    plan = "\n".join(row[0] for row in await pool.fetch(explained, user.id, clock.now, 1000))
+    assert "Index Cond: (user_id = " in plan
+    assert "Seq Scan" not in plan
+    assert await store.list_sessions(user.id, clock.now, 1000) == [session]
 
 
 async def test_sign_out_everywhere(

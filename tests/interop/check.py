@@ -189,6 +189,7 @@ def settings(directory: Path) -> dict[str, str]:
     bare = {name: value for name, value in os.environ.items() if not name.startswith("AUTH_")}
     return bare | {
         "AUTH_EMBEDDED_DIR": str(directory / "data"),
+        "AUTH_HTTP_ADDRESS": "off",
         "AUTH_MASTER_KEY": secrets.token_urlsafe(32),
         "AUTH_SHARED_KEY": secrets.token_urlsafe(32),
         # One identifier does all the logins here, and fails on purpose in some.

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class AccountServiceStub:
     """AccountService is about the caller's own account and sessions. The caller presents its access
-    token in the metadata `authorization: Bearer …`.
+    token in the metadata `authorization: Bearer …`; a service account has no account of this kind
+    and gets PERMISSION_DENIED.
     """
 
     def __init__(self, channel):
@@ -55,7 +56,8 @@ class AccountServiceStub:
 
 class AccountServiceServicer:
     """AccountService is about the caller's own account and sessions. The caller presents its access
-    token in the metadata `authorization: Bearer …`.
+    token in the metadata `authorization: Bearer …`; a service account has no account of this kind
+    and gets PERMISSION_DENIED.
     """
 
     def GetAccount(self, request, context):
@@ -73,7 +75,8 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ChangePassword(self, request, context):
-        """ChangePassword replaces the caller's password and ends the caller's other sessions.
+        """ChangePassword replaces the caller's password and ends the caller's other sessions. The present
+        session goes on with the tokens that it has. Wrong passwords count as those of Login do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +110,8 @@ def add_AccountServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AccountService:
     """AccountService is about the caller's own account and sessions. The caller presents its access
-    token in the metadata `authorization: Bearer …`.
+    token in the metadata `authorization: Bearer …`; a service account has no account of this kind
+    and gets PERMISSION_DENIED.
     """
 
     @staticmethod

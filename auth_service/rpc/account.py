@@ -1,0 +1,66 @@
+"""AccountService: takes a request, calls the core, fills the response."""
+
+from typing import Any
+
+from authn.v1 import account_service_pb2 as pb
+from authn.v1 import account_service_pb2_grpc
+
+from auth_service.accounts import Accounts
+from auth_service.models import Session, User
+from auth_service.rpc.callers import caller_of
+from auth_service.shielded import Shielded
+from auth_service.validation import Validation
+
+__all__ = ["AccountServicer"]
+
+
+class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
+    """GetAccount, ListSessions, ChangePassword."""
+
+    def __init__(self, accounts: Accounts, validation: Validation, shielded: Shielded) -> None:
+        self._accounts = accounts
+        self._validation = validation
+        self._shielded = shielded
+
+    async def GetAccount(self, request: Any, context: Any) -> Any:
+        """Return the caller's account."""
+        user = await self._accounts.own_account(caller_of(context, self._validation))
+        return pb.GetAccountResponse(account=_account(user))
+
+    async def ListSessions(self, request: Any, context: Any) -> Any:
+        """Return the caller's live sessions."""
+        caller = caller_of(context, self._validation)
+        found = await self._accounts.own_sessions(caller)
+        return pb.ListSessionsResponse(
+            sessions=[_session(session, caller.session_id) for session in found]
+        )
+
+    async def ChangePassword(self, request: Any, context: Any) -> Any:
+        """Replace the caller's password and end its other sessions."""
+        caller = caller_of(context, self._validation)
+        await self._shielded.run(
+            self._accounts.change_password(caller, request.current_password, request.new_password)
+        )
+        return pb.ChangePasswordResponse()
+
+
+def _account(user: User) -> Any:
+    return pb.Account(
+        user_id=str(user.id),
+        identifiers=user.identifiers,
+        roles=user.roles,
+        scope=user.scope,
+        created_at=user.created_at,
+    )
+
+
+def _session(session: Session, current: str) -> Any:
+    return pb.Session(
+        session_id=str(session.id),
+        client_id=session.client_id,
+        device_label=session.device_label,
+        created_at=session.created_at,
+        refreshed_at=session.refreshed_at,
+        expires_at=session.refresh_expires_at,
+        current=str(session.id) == current,
+    )

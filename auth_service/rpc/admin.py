@@ -1,0 +1,183 @@
+"""AdminService: takes a request, calls the core, fills the response.
+
+Owns the pages of ListUsers, and that each change is logged with who made it.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+from authn.v1 import admin_service_pb2 as pb
+from authn.v1 import admin_service_pb2_grpc
+
+from auth_service import base64url, fields
+from auth_service.accounts import Accounts, require_admin
+from auth_service.clock import utc_now
+from auth_service.errors import ConfigError, InvalidArgument
+from auth_service.keys import ALGORITHMS
+from auth_service.models import StoredKey, User
+from auth_service.rpc.callers import caller_of
+from auth_service.shielded import Shielded
+from auth_service.signing_keys import SigningKeys
+from auth_service.tokens import AccessClaims
+from auth_service.validation import Validation
+
+__all__ = ["AdminServicer"]
+
+log = structlog.get_logger(__name__)
+
+PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
+
+
+class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
+    """Users, service accounts and keys, for callers with the admin role."""
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        keys: SigningKeys,
+        keys_changed: Callable[[], object],
+        validation: Validation,
+        shielded: Shielded,
+    ) -> None:
+        """`keys_changed` is called once a new key is committed."""
+        self._accounts = accounts
+        self._keys = keys
+        self._keys_changed = keys_changed
+        self._validation = validation
+        self._shielded = shielded
+
+    async def CreateUser(self, request: Any, context: Any) -> Any:
+        """Make an account for a person."""
+        caller = self._admin(context)
+        user = await self._accounts.create_user(
+            request.identifiers, request.password, roles=request.roles, scope=request.scope
+        )
+        _log("CreateUser", caller, user_id=str(user.id))
+        return pb.CreateUserResponse(user=_user(user))
+
+    async def GetUser(self, request: Any, context: Any) -> Any:
+        """Return one user."""
+        self._admin(context)
+        user = await self._accounts.get_user(str(_user_id(request)))
+        return pb.GetUserResponse(user=_user(user))
+
+    async def ListUsers(self, request: Any, context: Any) -> Any:
+        """Return a page of users, by id."""
+        self._admin(context)
+        size = _page_size(request)
+        found = await self._accounts.list_users(size + 1, _page_start(request))
+        page = found[:size]
+        following = base64url.encode(page[-1].id.bytes) if len(found) > size else ""
+        return pb.ListUsersResponse(users=map(_user, page), next_page_token=following)
+
+    async def SetUserDisabled(self, request: Any, context: Any) -> Any:
+        """Disable a user and end its sessions, or enable it."""
+        caller, user_id = self._admin(context), _user_id(request)
+        await self._shielded.run(self._accounts.set_disabled(user_id, request.disabled))
+        _log("SetUserDisabled", caller, user_id=str(user_id), disabled=request.disabled)
+        return pb.SetUserDisabledResponse()
+
+    async def SetUserPassword(self, request: Any, context: Any) -> Any:
+        """Replace a user's password and end its sessions."""
+        caller, user_id = self._admin(context), _user_id(request)
+        await self._shielded.run(self._accounts.set_password(user_id, request.password))
+        _log("SetUserPassword", caller, user_id=str(user_id))
+        return pb.SetUserPasswordResponse()
+
+    async def CreateServiceAccount(self, request: Any, context: Any) -> Any:
+        """Make an account for a service."""
+        caller = self._admin(context)
+        client_id = fields.identifier(request.client_id, "client_id")
+        secret = await self._accounts.create_service_account(
+            client_id, roles=request.roles, scope=request.scope
+        )
+        _log("CreateServiceAccount", caller, client_id=client_id)
+        return pb.CreateServiceAccountResponse(client_id=client_id, client_secret=secret)
+
+    async def ListKeys(self, request: Any, context: Any) -> Any:
+        """Return the signing keys, without their secret parts."""
+        self._admin(context)
+        now = utc_now()
+        stored = [_key(key, now) for key in await self._keys.stored()]
+        if (given := self._keys.configured) is not None:
+            first = pb.SigningKey(kid=given.kid, algorithm=given.algorithm, state="configured")
+            stored.insert(0, first)
+        return pb.ListKeysResponse(keys=stored)
+
+    async def RotateKeys(self, request: Any, context: Any) -> Any:
+        """Make a new signing key."""
+        caller = self._admin(context)
+        key = await self._shielded.run(self._rotate(self._algorithm(request)))
+        _log("RotateKeys", caller, kid=key.kid, algorithm=key.algorithm)
+        return pb.RotateKeysResponse(key=_key(key, key.created_at))
+
+    async def _rotate(self, algorithm: str) -> StoredKey:
+        key = await self._keys.rotate(algorithm)
+        self._keys_changed()
+        return key
+
+    def _admin(self, context: Any) -> AccessClaims:
+        caller = caller_of(context, self._validation)
+        require_admin(caller)
+        return caller
+
+    def _algorithm(self, request: Any) -> str:
+        if request.algorithm not in ("", *ALGORITHMS):
+            raise InvalidArgument(
+                "algorithm",
+                f"must be one of {', '.join(ALGORITHMS)}, or empty for that of the active key",
+            )
+        try:
+            return self._keys.next_algorithm(request.algorithm)
+        except ConfigError as error:  # its text is for operators, and an admin is one
+            raise InvalidArgument("algorithm", error.text) from error
+
+
+def _log(call: str, caller: AccessClaims, **what: object) -> None:
+    log.info("admin", call=call, by=caller.subject, by_session=caller.session_id or None, **what)
+
+
+def _user_id(request: Any) -> UUID:
+    return fields.uuid(request.user_id, "user_id")
+
+
+def _page_size(request: Any) -> int:
+    if request.page_size < 0:
+        raise InvalidArgument("page_size", f"must be 0 (= {PAGE_SIZE}) or more")
+    return min(request.page_size or PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+def _page_start(request: Any) -> UUID | None:
+    """Return the last user of the page before, None for the first page."""
+    if not request.page_token:
+        return None
+    try:
+        return UUID(bytes=base64url.decode(request.page_token))
+    except ValueError as error:
+        raise InvalidArgument(
+            "page_token", "must be the next_page_token of the page before, or empty"
+        ) from error
+
+
+def _user(user: User) -> Any:
+    return pb.User(
+        user_id=str(user.id),
+        identifiers=user.identifiers,
+        roles=user.roles,
+        scope=user.scope,
+        disabled=user.disabled,
+        created_at=user.created_at,
+    )
+
+
+def _key(key: StoredKey, now: datetime) -> Any:
+    return pb.SigningKey(
+        kid=key.kid,
+        algorithm=key.algorithm,
+        state=key.state(now).value,
+        created_at=key.created_at,
+    )

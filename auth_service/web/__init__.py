@@ -1,0 +1,1 @@
+"""The HTTP edge: HTTP ↔ core calls and nothing else."""

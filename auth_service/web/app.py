@@ -1,0 +1,82 @@
+"""The HTTP edge as one ASGI application, and what holds for every request.
+
+Every error becomes a response here, every request is timed, and no text of an exception reaches a
+client but that of our own errors. Queries and bodies are never logged.
+"""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from auth_service.telemetry import HTTP_DURATION, HTTP_TOTAL
+from auth_service.web.responses import HANDLERS, internal_error
+
+__all__ = ["create_app"]
+
+log = structlog.get_logger(__name__)
+
+_QUIET_PATHS = ("/auth", "/healthz", "/readyz", "/metrics", "/.well-known/jwks.json")
+"""Asked too often to log a success."""
+
+
+def create_app(routes: Iterable[BaseRoute]) -> ASGIApp:
+    """Return the application of these routes."""
+    routes = list(routes)
+    return _Edge(Starlette(routes=routes, exception_handlers=HANDLERS), _paths(routes))
+
+
+def _paths(routes: Iterable[BaseRoute], prefix: str = "") -> frozenset[str]:
+    """Return the paths that metrics tell apart; whatever else is asked for counts as one."""
+    found: set[str] = set()
+    for route in routes:
+        if isinstance(route, Mount):
+            found |= _paths(route.routes, prefix + route.path)
+        elif isinstance(route, Route):
+            found.add(prefix + route.path)
+    return frozenset(found)
+
+
+class _Edge:
+    """The outermost layer."""
+
+    def __init__(self, app: ASGIApp, paths: frozenset[str]) -> None:
+        self._app = app
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request (ASGI 3)."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-content-type-options"] = "nosniff"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        except Exception:  # whatever it is, no text of it gets out
+            log.exception("http_failed", path=scope["path"])
+            if not status:
+                await internal_error()(scope, receive, watch)
+        finally:
+            self._record(scope, status, time.perf_counter() - started)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        known = scope["path"] if scope["path"] in self._paths else "other"
+        HTTP_TOTAL.labels(known, str(status)).inc()
+        HTTP_DURATION.labels(known).observe(seconds)
+        if status < 400 and known in _QUIET_PATHS:
+            return
+        entry: dict[str, Any] = {"method": scope["method"], "path": known, "status": status}
+        log.info("http", **entry, ms=round(seconds * 1000, 2))

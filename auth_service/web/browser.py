@@ -1,0 +1,203 @@
+"""Sessions of browsers: the refresh token only in a cookie that no script reads.
+
+POST /v1/login, /v1/refresh, /v1/logout and GET /v1/session. The access token is in the body, for
+the page to keep in memory. A POST is taken only from a page of this origin or of a configured one,
+with a header that a form cannot send: each alone defeats CSRF, SameSite being the third bar.
+"""
+
+import ipaddress
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+
+from auth_service import fields
+from auth_service.admission import Refused, Rule, claims_of
+from auth_service.errors import InvalidArgument, InvalidGrant, PermissionDenied
+from auth_service.models import TokenPair
+from auth_service.sessions import Sessions
+from auth_service.shielded import Shielded
+from auth_service.validation import Validation
+from auth_service.web.bodies import read_json
+from auth_service.web.cookies import ACCESS_COOKIE, REFRESH_COOKIE, clear_cookies, set_cookies
+from auth_service.web.oauth import token_response
+from auth_service.web.responses import no_store
+
+__all__ = ["BrowserPolicy", "browser_routes"]
+
+CSRF_HEADER = "x-requested-with"
+CLIENT_ID = "browser"
+_LOGIN = {
+    "identifier": str,
+    "password": str,
+    "audience": list,
+    "scope": list,
+    "device_label": str,
+    "request_id": str,
+}
+_ANY_GOOD_TOKEN = Rule()
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserPolicy:
+    """Which pages may call. `public_url` is this edge's own; without it, its Host header tells."""
+
+    public_url: str | None = None
+    origins: Collection[str] = ()
+    """Other pages' origins, which CORS admits as well (https://app.example.com)."""
+    access_cookie: bool = False
+    """Whether the access token is in a cookie too, which forward-auth reads."""
+
+    def is_own(self, origin: str, host: str) -> bool:
+        """Tell whether a page of this origin is one of our own."""
+        if origin in self.origins:
+            return True
+        if self.public_url is not None:
+            own = urlsplit(self.public_url)
+            return origin == f"{own.scheme}://{own.netloc}"
+        # Browsers keep Secure cookies from plain HTTP, but for loopback.
+        return origin == f"https://{host}" or (origin == f"http://{host}" and _is_loopback(host))
+
+
+class BrowserSessions:
+    """The four endpoints."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        validation: Validation,
+        shielded: Shielded,
+        policy: BrowserPolicy,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._sessions = sessions
+        self._validation = validation
+        self._shielded = shielded
+        self._policy = policy
+        self._clock = clock
+
+    async def login(self, request: Request) -> Response:
+        """Trade a password for a session."""
+        self._require_own_page(request)
+        given = await read_json(request, _LOGIN)
+        for name in ("identifier", "password"):
+            if not given.get(name):
+                raise InvalidArgument(name, "is required")
+        given.setdefault("device_label", _device(request))
+        pair = await self._sessions.login_password(
+            given.pop("identifier"), given.pop("password"), client_id=CLIENT_ID, **given
+        )
+        return self._with_tokens(pair)
+
+    async def refresh(self, request: Request) -> Response:
+        """Trade the cookie for its successor and a new access token.
+
+        A cookie that is no good stays: to clear it could hit the one of a login in another tab.
+        """
+        self._require_own_page(request)
+        given = await read_json(request, {"scope": list})
+        token = request.cookies.get(REFRESH_COOKIE)
+        if not token:
+            raise InvalidGrant
+        work = self._sessions.refresh(token, given.get("scope", ()), client_id=CLIENT_ID)
+        return self._with_tokens(await self._shielded.run(work))
+
+    async def logout(self, request: Request) -> Response:
+        """End the session, its access tokens too, and clear the cookies; without one, only that."""
+        self._require_own_page(request)
+        await self._shielded.run(self._end(request))
+        response = Response(status_code=204, headers={"cache-control": "no-store"})
+        clear_cookies(response)
+        return response
+
+    async def session(self, request: Request) -> Response:
+        """Answer the claims of the access token, from the header or else the cookie."""
+        return no_store(
+            claims_of(self._validation, _ANY_GOOD_TOKEN, self._bearer(request)).as_jwt()
+        )
+
+    async def _end(self, request: Request) -> None:
+        if token := request.cookies.get(REFRESH_COOKIE):
+            await self._sessions.revoke_refresh_token(token)
+        if authorization := self._bearer(request):
+            try:
+                claims = claims_of(self._validation, _ANY_GOOD_TOKEN, authorization)
+            except Refused as refused:
+                if refused.status == 401:  # it has ended already
+                    return
+                raise
+            await self._sessions.revoke_session(claims.session_id, claims)
+
+    def _bearer(self, request: Request) -> list[str]:
+        given = request.headers.getlist("authorization")
+        if not given and self._policy.access_cookie and ACCESS_COOKIE in request.cookies:
+            return [f"Bearer {request.cookies[ACCESS_COOKIE]}"]
+        return given
+
+    def _with_tokens(self, pair: TokenPair) -> Response:
+        now = self._clock()
+        content = token_response(pair, now)
+        del content["refresh_token"]
+        response = no_store(content)
+        set_cookies(response, pair, now, self._policy.access_cookie)
+        return response
+
+    def _require_own_page(self, request: Request) -> None:
+        if CSRF_HEADER not in request.headers:
+            raise PermissionDenied(f"send the header {CSRF_HEADER}, of any value")
+        origins = request.headers.getlist("origin")
+        if len(origins) != 1:
+            raise PermissionDenied("send the header origin, once; browsers do")
+        if not self._policy.is_own(origins[0], request.headers.get("host", "")):
+            raise PermissionDenied(
+                "pages of this origin may not call; AUTH_PUBLIC_URL and AUTH_BROWSER_ORIGINS say "
+                "which may"
+            )
+
+
+def browser_routes(
+    sessions: Sessions,
+    validation: Validation,
+    shielded: Shielded,
+    policy: BrowserPolicy,
+    clock: Callable[[], datetime],
+) -> Mount:
+    """Return the routes below /v1, with CORS for the configured origins only."""
+    browser = BrowserSessions(sessions, validation, shielded, policy, clock)
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(policy.origins),
+        allow_credentials=True,
+        allow_methods=["GET", "POST"],
+        allow_headers=["authorization", "content-type", CSRF_HEADER],
+    )
+    return Mount(
+        "/v1",
+        routes=[
+            Route("/login", browser.login, methods=["POST"]),
+            Route("/refresh", browser.refresh, methods=["POST"]),
+            Route("/logout", browser.logout, methods=["POST"]),
+            Route("/session", browser.session, methods=["GET"]),
+        ],
+        middleware=[cors] if policy.origins else [],
+    )
+
+
+def _device(request: Request) -> str:
+    """Return what the list of sessions shows of a browser."""
+    agent = request.headers.get("user-agent", "")
+    return "".join(filter(str.isprintable, agent))[: fields.MAX_LABEL_LENGTH]
+
+
+def _is_loopback(host: str) -> bool:
+    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,74 @@
+"""What a client finds out by itself: the public keys and where the endpoints are."""
+
+import hashlib
+import json
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from auth_service.keys import KeyRing
+from auth_service.web.responses import Problem
+
+__all__ = ["discovery_routes"]
+
+JWKS_PATH = "/.well-known/jwks.json"
+METADATA_PATH = "/.well-known/oauth-authorization-server"
+_METADATA_AGE = timedelta(hours=1)
+
+
+def discovery_routes(
+    ring: KeyRing, issuer: str, public_url: str | None, jwks_age: timedelta
+) -> list[Route]:
+    """Return the routes of the JWK Set (RFC 7517) and of the metadata (RFC 8414).
+
+    `jwks_age` is how long caches may keep the keys: less than a key is known before it signs.
+    """
+
+    async def jwks(request: Request) -> Response:
+        """Answer the public keys; shared secrets are never among them."""
+        return _cached(request, ring.jwks(), "application/jwk-set+json", jwks_age)
+
+    async def metadata(request: Request) -> Response:
+        """Answer where the endpoints are and what they take."""
+        base = public_url or issuer
+        if urlsplit(base).scheme not in ("http", "https"):
+            raise Problem(404, "not_found", "the issuer is no URL, and AUTH_PUBLIC_URL is not set")
+        content = json.dumps(_metadata(issuer, base.rstrip("/")))
+        return _cached(request, content, "application/json", _METADATA_AGE)
+
+    return [Route(JWKS_PATH, jwks), Route(METADATA_PATH, metadata)]
+
+
+def _metadata(issuer: str, base: str) -> dict[str, Any]:
+    """Return authorization server metadata (RFC 8414 section 2)."""
+    methods = ["client_secret_basic", "client_secret_post"]
+    return {
+        "issuer": issuer,
+        "jwks_uri": base + JWKS_PATH,
+        "token_endpoint": f"{base}/oauth2/token",
+        "token_endpoint_auth_methods_supported": [*methods, "none"],
+        "introspection_endpoint": f"{base}/oauth2/introspect",
+        "introspection_endpoint_auth_methods_supported": methods,
+        "revocation_endpoint": f"{base}/oauth2/revoke",
+        "revocation_endpoint_auth_methods_supported": methods,
+        "grant_types_supported": ["refresh_token", "client_credentials"],
+        "response_types_supported": [],  # there is no authorization endpoint
+    }
+
+
+def _cached(request: Request, content: str, media_type: str, age: timedelta) -> Response:
+    """Return a response that caches keep, or 304 to one that has it (RFC 9110 section 13.1.2)."""
+    tag = f'"{hashlib.sha256(content.encode()).hexdigest()[:32]}"'
+    headers = {"cache-control": f"public, max-age={int(age.total_seconds())}", "etag": tag}
+    known = [each.strip().removeprefix("W/") for each in _if_none_match(request).split(",")]
+    if tag in known or known == ["*"]:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=media_type, headers=headers)
+
+
+def _if_none_match(request: Request) -> str:
+    return ",".join(request.headers.getlist("if-none-match"))

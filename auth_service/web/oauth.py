@@ -1,0 +1,202 @@
+"""The OAuth endpoints: token (RFC 6749), introspection (RFC 7662) and revocation (RFC 7009).
+
+Clients are service accounts, and applications without a secret by their `client_id`. The password
+grant is not among the grants: RFC 9700 section 2.4 forbids it.
+"""
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote_plus
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from auth_service.errors import (
+    InvalidArgument,
+    InvalidCredentials,
+    InvalidGrant,
+    InvalidToken,
+    PermissionDenied,
+)
+from auth_service.models import TokenPair
+from auth_service.sessions import Sessions
+from auth_service.shielded import Shielded
+from auth_service.validation import Validation
+from auth_service.web.bodies import read_form, words
+from auth_service.web.responses import Problem, no_store
+
+__all__ = ["oauth_routes", "token_response"]
+
+Form = dict[str, str]
+_REPEATABLE = frozenset({"audience"})
+
+
+class OAuth:
+    """The three endpoints."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        validation: Validation,
+        shielded: Shielded,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._sessions = sessions
+        self._validation = validation
+        self._shielded = shielded
+        self._clock = clock
+
+    async def token(self, request: Request) -> Response:
+        """Trade a refresh token or a service account's secret for tokens."""
+        form = await read_form(request, _REPEATABLE)
+        match form.get("grant_type"):
+            case "refresh_token":
+                pair = await self._refresh(request, form)
+            case "client_credentials":
+                client_id, secret = _credentials(request, form)
+                pair = await self._sessions.login_client(
+                    client_id,
+                    secret or "",
+                    audience=words(form.get("audience", "")),
+                    scope=words(form.get("scope", "")),
+                )
+            case None:
+                raise InvalidArgument("grant_type", "is required")
+            case _:
+                raise Problem(
+                    400,
+                    "unsupported_grant_type",
+                    "grant_type must be refresh_token or client_credentials",
+                )
+        return no_store(token_response(pair, self._clock()))
+
+    async def introspect(self, request: Request) -> Response:
+        """Tell a service account whether an access token is good, and what it says.
+
+        Whatever is not a good access token is inactive, refresh tokens too (RFC 7662 section 2.2).
+        """
+        form = await read_form(request)
+        await self._authenticate(request, form)
+        token = _required(form, "token")
+        try:
+            claims = self._validation.verify(token)
+        except InvalidToken:
+            return no_store({"active": False})
+        return no_store({"active": True, "token_type": "Bearer"} | claims.as_jwt())
+
+    async def revoke(self, request: Request) -> Response:
+        """End a token of the calling service account; whatever is no good has ended already."""
+        form = await read_form(request)
+        client_id = await self._authenticate(request, form)
+        token = _required(form, "token")
+        try:
+            await self._shielded.run(self._sessions.revoke_token(token, client_id))
+        except PermissionDenied as error:
+            raise Problem(400, "unauthorized_client", error.text) from error
+        return Response(status_code=200, headers={"cache-control": "no-store"})
+
+    async def _refresh(self, request: Request, form: Form) -> TokenPair:
+        token = _required(form, "refresh_token")
+        client_id, secret = _credentials(request, form)
+        if secret is None:
+            await self._sessions.require_public_client(client_id)
+        else:
+            client_id = (await self._sessions.authenticate_client(client_id, secret)).client_id
+        work = self._sessions.refresh(token, words(form.get("scope", "")), client_id=client_id)
+        return await self._shielded.run(work)
+
+    async def _authenticate(self, request: Request, form: Form) -> str:
+        client_id, secret = _credentials(request, form)
+        account = await self._sessions.authenticate_client(client_id, secret or "")
+        return account.client_id
+
+
+def oauth_routes(
+    sessions: Sessions,
+    validation: Validation,
+    shielded: Shielded,
+    clock: Callable[[], datetime],
+) -> list[Route]:
+    """Return the routes of the three endpoints."""
+    oauth = OAuth(sessions, validation, shielded, clock)
+    endpoints = {"token": oauth.token, "introspect": oauth.introspect, "revoke": oauth.revoke}
+    return [
+        Route(f"/oauth2/{name}", _answering(endpoint), methods=["POST"])
+        for name, endpoint in endpoints.items()
+    ]
+
+
+def token_response(pair: TokenPair, now: datetime) -> dict[str, Any]:
+    """Return tokens as in RFC 6749 section 5.1; `expires_in` is in seconds."""
+    content: dict[str, Any] = {
+        "access_token": pair.access_token,
+        "token_type": "Bearer",
+        "expires_in": max(0, int((pair.access_expires_at - now).total_seconds())),
+        "scope": " ".join(pair.scope),
+    }
+    if pair.refresh_token:
+        content["refresh_token"] = pair.refresh_token
+    if pair.session_id:
+        content["session_id"] = pair.session_id
+    return content
+
+
+def _answering(
+    endpoint: Callable[[Request], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint with the codes that OAuth has for two errors (RFC 6749 section 5.2)."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except InvalidCredentials as error:
+            challenge = 'Basic realm="oauth2"'
+            raise Problem(
+                401, "invalid_client", "client authentication failed", www_authenticate=challenge
+            ) from error
+        except InvalidGrant as error:
+            raise Problem(400, "invalid_grant", error.text) from error
+
+    return answer
+
+
+def _required(form: Form, name: str) -> str:
+    if name not in form:
+        raise InvalidArgument(name, "is required")
+    return form[name]
+
+
+def _credentials(request: Request, form: Form) -> tuple[str, str | None]:
+    """Return the client's id and its secret, if any (RFC 6749 section 2.3.1).
+
+    Raises InvalidCredentials where there is no client, InvalidArgument for two ways at once.
+    """
+    given = request.headers.getlist("authorization")
+    if not given:
+        if "client_id" not in form:
+            raise InvalidCredentials
+        return form["client_id"], form.get("client_secret")
+    if len(given) > 1 or "client_secret" in form:
+        raise InvalidArgument("authorization", "authenticates the client twice; do it one way only")
+    client_id, secret = _basic(given[0])
+    if form.get("client_id", client_id) != client_id:
+        raise InvalidArgument("client_id", "is not the one of the authorization header")
+    return client_id, secret
+
+
+def _basic(authorization: str) -> tuple[str, str]:
+    """Return the id and the secret of HTTP Basic; each is form-encoded inside of it."""
+    scheme, _, encoded = authorization.strip().partition(" ")
+    try:
+        client_id, colon, secret = (
+            base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+        )
+        if scheme.lower() != "basic" or not colon:
+            raise InvalidCredentials
+        return unquote_plus(client_id, errors="strict"), unquote_plus(secret, errors="strict")
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise InvalidCredentials from error

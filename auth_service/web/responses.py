@@ -1,0 +1,114 @@
+"""From an error to an HTTP response: the one place where that is decided.
+
+Bodies are those of OAuth (RFC 6749 section 5.2, RFC 6750 section 3): {"error": …,
+"error_description": …}, with the stable `reason` that the gRPC edge has in ErrorInfo.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from auth_service import errors
+from auth_service.admission import Refused
+
+__all__ = ["HANDLERS", "Problem", "internal_error", "no_store", "refusal"]
+
+_CODES: dict[type[errors.AuthError], tuple[int, str]] = {
+    errors.InvalidArgument: (400, "invalid_request"),
+    errors.InvalidScope: (400, "invalid_scope"),
+    errors.InvalidCredentials: (401, "invalid_credentials"),
+    errors.InvalidGrant: (401, "invalid_grant"),
+    errors.InvalidToken: (401, "invalid_token"),
+    errors.PermissionDenied: (403, "access_denied"),
+    errors.NotFound: (404, "not_found"),
+    errors.RateLimited: (429, "temporarily_unavailable"),
+    errors.Unavailable: (503, "temporarily_unavailable"),
+}
+_REASONS = {400: "INVALID_ARGUMENT", 401: "INVALID_CREDENTIALS", 403: "PERMISSION_DENIED"}
+_ERRORS = {404: "not_found", 405: "method_not_allowed"}
+
+
+class Problem(Exception):
+    """What only an HTTP client can do wrong: a status, an error code, and how to mend it."""
+
+    def __init__(self, status: int, error: str, text: str, **headers: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.error = error
+        self.text = text
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def no_store(content: Any, status: int = 200) -> JSONResponse:
+    """Return a JSON response that holds something personal: no cache may keep it."""
+    return JSONResponse(content, status, {"cache-control": "no-store", "pragma": "no-cache"})
+
+
+def refusal(refused: Refused) -> Response:
+    """Return how a caller is told that it is not let in."""
+    headers = {"www-authenticate": refused.challenge} if refused.challenge else {}
+    if refused.retry_after is not None:
+        headers["retry-after"] = str(math.ceil(refused.retry_after.total_seconds()))
+    return _response(refused.status, refused.error, refused.text, refused.reason, headers)
+
+
+def internal_error() -> Response:
+    """Return the answer to a fault of the service's own; it tells nothing."""
+    text = "internal error; the service's log has the cause"
+    return _response(500, "server_error", text, errors.AuthError.reason)
+
+
+async def _auth_error(_request: Request, error: Any) -> Response:
+    for kind in type(error).__mro__:
+        if (known := _CODES.get(kind)) is not None:
+            break
+    else:
+        return internal_error()
+    headers = {}
+    if known[0] == 401:  # RFC 9110 section 15.5.2: with a challenge, always
+        invalid = isinstance(error, errors.InvalidToken)
+        headers["www-authenticate"] = 'Bearer error="invalid_token"' if invalid else "Bearer"
+    if isinstance(error, errors.Retryable):
+        headers["retry-after"] = str(math.ceil(error.retry_after.total_seconds()))
+    return _response(*known, error.text, error.reason, headers)
+
+
+async def _problem(_request: Request, error: Any) -> Response:
+    reason = _REASONS.get(error.status, "INVALID_ARGUMENT")
+    return _response(error.status, error.error, error.text, reason, error.headers)
+
+
+async def _refused(_request: Request, error: Any) -> Response:
+    return refusal(error)
+
+
+async def _http_exception(request: Request, error: Any) -> Response:
+    texts = {
+        404: f"there is no {request.url.path}; see docs/http.md",
+        405: f"{request.method} is not a method of {request.url.path}",
+    }
+    text = texts.get(error.status_code, str(error.detail))
+    code = _ERRORS.get(error.status_code, "invalid_request")
+    reason = "NOT_FOUND" if error.status_code == 404 else "INVALID_ARGUMENT"
+    return _response(error.status_code, code, text, reason, error.headers or {})
+
+
+def _response(
+    status: int, error: str, text: str, reason: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    response = no_store({"error": error, "error_description": text, "reason": reason}, status)
+    response.headers.update(headers or {})
+    return response
+
+
+HANDLERS: dict[Any, Any] = {
+    errors.AuthError: _auth_error,
+    HTTPException: _http_exception,
+    Problem: _problem,
+    Refused: _refused,
+}
+"""What Starlette is to do with each class of exception."""

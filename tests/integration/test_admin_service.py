@@ -1,0 +1,469 @@
+"""AdminService over the wire: users, service accounts and keys, for who holds the admin role."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import jwt
+import pytest
+import structlog
+from authn.v1 import admin_service_pb2 as pb
+from authn.v1 import auth_service_pb2
+from authn.v1 import verifier_service_pb2 as verifier_pb
+from authn.v1.admin_service_pb2_grpc import AdminServiceStub
+from authn.v1.verifier_service_pb2_grpc import VerifierServiceStub
+from structlog.testing import capture_logs
+
+from auth_service.models import User
+from auth_service.server import Server
+from tests.acceptance.servers import PASSWORD, USER, Client, make_user
+from tests.integration.serving import (
+    SHARED_KEY,
+    address,
+    make_settings,
+    query,
+    refusal,
+    running,
+)
+
+ROOT = "root@example.com"
+NEW_PASSWORD = "an even better battery staple"
+TIMEOUT = 30.0  # seconds, which no passing test takes
+NOBODY = str(uuid4())
+METHODS = [m.name for m in pb.DESCRIPTOR.services_by_name["AdminService"].methods]
+REQUESTS: dict[str, Any] = {
+    "CreateUser": pb.CreateUserRequest(identifiers=["new@example.com"], password=PASSWORD),
+    "GetUser": pb.GetUserRequest(user_id=NOBODY),
+    "ListUsers": pb.ListUsersRequest(),
+    "SetUserDisabled": pb.SetUserDisabledRequest(user_id=NOBODY, disabled=True),
+    "SetUserPassword": pb.SetUserPasswordRequest(user_id=NOBODY, password=NEW_PASSWORD),
+    "CreateServiceAccount": pb.CreateServiceAccountRequest(client_id="billing"),
+    "ListKeys": pb.ListKeysRequest(),
+    "RotateKeys": pb.RotateKeysRequest(algorithm="EdDSA"),
+}
+ROWS = """
+    SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM service_accounts)
+        + (SELECT count(*) FROM signing_keys) + (SELECT count(*) FROM revocations)
+"""
+
+
+class Admin:
+    """The calls of AdminService, with a token or without."""
+
+    def __init__(self, server: Server, token: str = "") -> None:
+        self.client = Client(address(server))
+        self.stub = AdminServiceStub(self.client.channel)
+        self.token = token
+
+    def call(self, method: str, request: Any = None) -> Any:
+        """Call a method."""
+        metadata = (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        return getattr(self.stub, method)(
+            request or REQUESTS[method], metadata=metadata, timeout=TIMEOUT
+        )
+
+    async def login(
+        self, identifier: str = USER, password: str = PASSWORD
+    ) -> auth_service_pb2.TokenPair:
+        """Begin a session of a user's."""
+        credentials = auth_service_pb2.PasswordCredentials(identifier=identifier, password=password)
+        request = auth_service_pb2.LoginRequest(password=credentials)
+        reply: auth_service_pb2.LoginResponse = await self.client.auth.Login(request)
+        return reply.tokens
+
+    async def service_login(self, client_id: str, secret: str) -> auth_service_pb2.TokenPair:
+        """Return the token of a service account."""
+        credentials = auth_service_pb2.ClientCredentials(client_id=client_id, client_secret=secret)
+        request = auth_service_pb2.LoginRequest(client=credentials)
+        reply: auth_service_pb2.LoginResponse = await self.client.auth.Login(request)
+        return reply.tokens
+
+    async def active(self, token: str) -> bool:
+        """Tell whether an access token is good."""
+        return (await self.client.validate(token)).active
+
+    async def create_service(self, client_id: str, **fields: Any) -> str:
+        """Make a service account and return its secret."""
+        request = pb.CreateServiceAccountRequest(client_id=client_id, **fields)
+        reply: pb.CreateServiceAccountResponse = await self.call("CreateServiceAccount", request)
+        return reply.client_secret
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """A server sets up the logs of its process: leave nothing of that behind."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+async def root(database_url: str) -> User:
+    """A user who is an admin."""
+    return await make_user(database_url, ROOT, roles=("admin",))
+
+
+@pytest.fixture
+async def server(database_url: str) -> AsyncIterator[Server]:
+    """A server that serves, with a shared key of its settings."""
+    async with running(make_settings(database_url)) as server:
+        yield server
+
+
+@pytest.fixture
+async def admin(server: Server, root: User) -> AsyncIterator[Admin]:
+    """The calls to the server, by an admin."""
+    admin = Admin(server)
+    admin.token = (await admin.login(ROOT)).access_token
+    yield admin
+    await admin.client.channel.close()
+
+
+@pytest.fixture
+async def ada(database_url: str) -> User:
+    """A user who is no admin."""
+    return await make_user(database_url, roles=("staff", "verifier"))
+
+
+# Who calls
+
+
+def test_every_method_is_tried() -> None:
+    """A method that is added later is not forgotten here."""
+    assert list(REQUESTS) == METHODS
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_call_needs_the_token_of_an_admin(
+    database_url: str, admin: Admin, ada: User, method: str
+) -> None:
+    """Without one, or with one that was revoked, nothing is told or done; nor for other roles."""
+    secret = await admin.create_service("orders", roles=["verifier"])
+    ended = await admin.login(ROOT)
+    revoke = auth_service_pb2.RevokeRequest(refresh_token=ended.refresh_token)
+    await admin.client.auth.Revoke(revoke)
+    users, service = await admin.login(), await admin.service_login("orders", secret)
+    before = await query(database_url, ROWS)
+    for bad in ("", "nonsense", users.refresh_token, ended.access_token):
+        admin.token = bad
+        seen = await refusal(admin.call(method))
+        assert (seen.code, seen.reason) == (grpc.StatusCode.UNAUTHENTICATED, "INVALID_TOKEN")
+    for other in (users.access_token, service.access_token):
+        admin.token = other
+        seen = await refusal(admin.call(method))
+        assert (seen.code, seen.reason) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
+        assert "role admin" in str(seen.text)
+    assert await query(database_url, ROWS) == before
+
+
+async def test_a_service_account_may_be_an_admin(admin: Admin) -> None:
+    """Machines set up users too."""
+    secret = await admin.create_service("operator", roles=["admin"])
+    admin.token = (await admin.service_login("operator", secret)).access_token
+    for method in ("CreateUser", "ListUsers", "RotateKeys"):
+        assert (await admin.call(method)).ByteSize()
+
+
+# Users
+
+
+async def test_a_user_that_was_created_logs_in(admin: Admin) -> None:
+    """With every identifier, its roles and its scopes."""
+    request = pb.CreateUserRequest(
+        identifiers=["Bob@Example.com", "bob"], password=PASSWORD, roles=["staff"], scope=["read"]
+    )
+    made = (await admin.call("CreateUser", request)).user
+    assert list(made.identifiers) == ["bob@example.com", "bob"]
+    assert (list(made.roles), list(made.scope), made.disabled) == (["staff"], ["read"], False)
+    assert (await admin.call("GetUser", pb.GetUserRequest(user_id=made.user_id))).user == made
+    for identifier in ("bob", "BOB@example.com"):
+        claims = (await admin.client.validate((await admin.login(identifier)).access_token)).claims
+        assert claims.subject == made.user_id
+        assert (list(claims.roles), list(claims.scope)) == (["staff"], ["read"])
+
+
+async def test_an_identifier_is_taken_once(database_url: str, admin: Admin, ada: User) -> None:
+    """The second user is refused whole."""
+    request = pb.CreateUserRequest(identifiers=["new@example.com", USER], password=PASSWORD)
+    seen = await refusal(admin.call("CreateUser", request))
+    assert (seen.code, seen.reason) == (grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS")
+    assert await query(database_url, "SELECT count(*) FROM users") == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "field"),
+    [
+        ("CreateUser", {"identifiers": []}, "identifiers"),
+        ("CreateUser", {"identifiers": ["a"] * 65}, "identifiers"),
+        ("CreateUser", {"identifiers": ["ok", "a\0"]}, "identifiers[1]"),
+        ("CreateUser", {"password": ""}, "password"),
+        ("CreateUser", {"password": "short"}, "password"),
+        ("CreateUser", {"roles": [""]}, "roles[0]"),
+        ("CreateUser", {"scope": ["a b"]}, "scope[0]"),
+        ("GetUser", {"user_id": ""}, "user_id"),
+        ("GetUser", {"user_id": USER}, "user_id"),
+        ("ListUsers", {"page_size": -1}, "page_size"),
+        ("ListUsers", {"page_token": "AA"}, "page_token"),
+        ("ListUsers", {"page_token": NOBODY}, "page_token"),
+        ("ListUsers", {"page_token": "é\0"}, "page_token"),
+        ("SetUserDisabled", {"user_id": "1"}, "user_id"),
+        ("SetUserPassword", {"user_id": "1"}, "user_id"),
+        ("SetUserPassword", {"password": "short"}, "password"),
+        ("CreateServiceAccount", {"client_id": ""}, "client_id"),
+        ("CreateServiceAccount", {"client_id": "a\0"}, "client_id"),
+        ("CreateServiceAccount", {"roles": ["\0"]}, "roles[0]"),
+        ("CreateServiceAccount", {"scope": ["é"]}, "scope[0]"),
+        ("RotateKeys", {"algorithm": "none"}, "algorithm"),
+        ("RotateKeys", {"algorithm": "hs256"}, "algorithm"),
+    ],
+)
+async def test_a_bad_field_is_named(
+    database_url: str, admin: Admin, method: str, fields: dict[str, Any], field: str
+) -> None:
+    """And nothing is done."""
+    before = await query(database_url, ROWS)
+    request = type(REQUESTS[method])()
+    request.CopyFrom(REQUESTS[method])
+    for name, value in fields.items():
+        request.ClearField(name)
+        request.MergeFrom(type(request)(**{name: value}))
+    seen = await refusal(admin.call(method, request))
+    assert seen.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert seen.fields == [field]
+    assert await query(database_url, ROWS) == before
+
+
+@pytest.mark.parametrize("method", ["GetUser", "SetUserDisabled", "SetUserPassword"])
+async def test_an_unknown_user_is_not_found(database_url: str, admin: Admin, method: str) -> None:
+    """And nothing is revoked."""
+    seen = await refusal(admin.call(method))
+    assert (seen.code, seen.reason) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+    assert await query(database_url, "SELECT count(*) FROM revocations") == 0
+
+
+async def test_a_disabled_user_has_nothing_until_enabled(admin: Admin, ada: User) -> None:
+    """Tokens and sessions end; enabled again, a new login is good."""
+    pair = await admin.login()
+    for _ in range(2):  # twice is no mistake
+        request = pb.SetUserDisabledRequest(user_id=str(ada.id), disabled=True)
+        await admin.call("SetUserDisabled", request)
+    assert not await admin.active(pair.access_token)
+    assert (await refusal(admin.client.refresh(pair.refresh_token))).reason == "INVALID_GRANT"
+    assert (await refusal(admin.login())).reason == "INVALID_CREDENTIALS"
+    shown = (await admin.call("GetUser", pb.GetUserRequest(user_id=str(ada.id)))).user
+    assert shown.disabled
+    await admin.call("SetUserDisabled", pb.SetUserDisabledRequest(user_id=str(ada.id)))
+    assert await admin.active((await admin.login()).access_token)
+    assert not await admin.active(pair.access_token)
+
+
+async def test_a_new_password_ends_what_the_old_one_opened(admin: Admin, ada: User) -> None:
+    """Every session of the user's ends, and the old password is void."""
+    pair = await admin.login()
+    request = pb.SetUserPasswordRequest(user_id=str(ada.id), password=NEW_PASSWORD)
+    await admin.call("SetUserPassword", request)
+    assert not await admin.active(pair.access_token)
+    assert (await refusal(admin.client.refresh(pair.refresh_token))).reason == "INVALID_GRANT"
+    assert (await refusal(admin.login())).reason == "INVALID_CREDENTIALS"
+    assert await admin.active((await admin.login(password=NEW_PASSWORD)).access_token)
+
+
+async def pages(admin: Admin, size: int) -> list[list[str]]:
+    """Return the ids of all users, by the page."""
+    found, token = [], ""
+    while True:
+        reply = await admin.call("ListUsers", pb.ListUsersRequest(page_size=size, page_token=token))
+        found.append([user.user_id for user in reply.users])
+        token = reply.next_page_token
+        if not token:
+            return found
+
+
+async def add_users(database_url: str, count: int) -> None:
+    """Add users to the database whom nobody can be."""
+    await query(
+        database_url,
+        f"""
+        INSERT INTO users (id, password_hash, roles, scope, disabled, created_at)
+        SELECT gen_random_uuid(), '', '{{}}', '{{}}', false, now()
+        FROM generate_series(1, {count})
+        """,  # noqa: S608 - a number
+    )
+
+
+@pytest.mark.parametrize(("size", "lengths"), [(2, [2, 2, 1]), (4, [4, 1]), (5, [5]), (6, [5])])
+async def test_users_are_listed_in_pages(
+    database_url: str, admin: Admin, size: int, lengths: list[int]
+) -> None:
+    """Each user once, and no page after the last."""
+    await add_users(database_url, 4)
+    found = await pages(admin, size)
+    assert [len(page) for page in found] == lengths
+    assert len({user for page in found for user in page}) == 5
+
+
+async def test_a_page_has_a_usual_and_a_largest_size(database_url: str, admin: Admin) -> None:
+    """Without a size 100 users, and never more than 1,000."""
+    await add_users(database_url, 1003)
+    assert len((await admin.call("ListUsers")).users) == 100
+    assert [len(page) for page in await pages(admin, 2**31 - 1)] == [1000, 4]
+
+
+# Service accounts
+
+
+async def test_a_service_account_logs_in_with_its_secret(database_url: str, admin: Admin) -> None:
+    """It is told once, and only its hash is kept."""
+    request = pb.CreateServiceAccountRequest(client_id="Billing", roles=["verifier"], scope=["a"])
+    made = await admin.call("CreateServiceAccount", request)
+    assert made.client_id == "billing"
+    tokens = await admin.service_login(made.client_id, made.client_secret)
+    claims = (await admin.client.validate(tokens.access_token)).claims
+    assert (claims.subject, list(claims.roles), list(claims.scope)) == (
+        "billing",
+        ["verifier"],
+        ["a"],
+    )
+    kept = await query(database_url, "SELECT service_accounts::text FROM service_accounts")
+    assert made.client_secret not in kept
+    seen = await refusal(admin.call("CreateServiceAccount", request))
+    assert (seen.code, seen.reason) == (grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS")
+    assert (await admin.service_login("billing", made.client_secret)).access_token
+
+
+# Keys
+
+
+async def listed(admin: Admin) -> list[tuple[str, str]]:
+    """Return the algorithm and the state of each key."""
+    return [(key.algorithm, key.state) for key in (await admin.call("ListKeys")).keys]
+
+
+async def test_keys_are_listed_without_their_secrets(database_url: str, admin: Admin) -> None:
+    """The shared key of the settings first, then those of the database, the newest first."""
+    assert await listed(admin) == [("HS256", "configured")]
+    for algorithm in ("EdDSA", "ES256"):
+        await admin.call("RotateKeys", pb.RotateKeysRequest(algorithm=algorithm))
+    reply = await admin.call("ListKeys")
+    assert [key.algorithm for key in reply.keys] == ["HS256", "ES256", "EdDSA"]
+    assert not reply.keys[0].HasField("created_at")
+    assert all(key.HasField("created_at") for key in reply.keys[1:])
+    assert SHARED_KEY not in str(reply)
+
+
+@pytest.mark.parametrize("key", ["HS256", "EdDSA", "ES256", "RS256"])
+async def test_a_new_key_is_told_to_every_replica(database_url: str, root: User, key: str) -> None:
+    """Whoever watches any of them has it before it signs; tokens of the key before stay good."""
+    settings = make_settings(database_url, shared_key=None)
+    async with running(settings) as first, running(settings) as second:
+        one, other = Admin(first), Admin(second)
+        pair = await one.login(ROOT)
+        one.token = other.token = pair.access_token
+        secret = await one.create_service("gate", roles=["verifier"])
+        verifier = await one.service_login("gate", secret)
+        watching = [Watching(admin, verifier.access_token) for admin in (one, other)]
+        before = [await stream.keys() for stream in watching]
+        assert before[0] == before[1]
+
+        made = (await one.call("RotateKeys", pb.RotateKeysRequest(algorithm=key))).key
+        assert (made.algorithm, made.state) == (key, "published")
+        for stream in watching:
+            assert await stream.keys() == before[0] | {made.kid}
+        for admin in (one, other):
+            assert await listed(admin) == [(key, "published"), ("HS256", "active")]
+            assert await admin.active(pair.access_token)
+            header = jwt.get_unverified_header((await admin.login(ROOT)).access_token)
+            assert header["kid"] in before[0]
+            await admin.client.channel.close()
+
+
+async def test_without_an_algorithm_it_is_that_of_the_key_before(
+    database_url: str, root: User
+) -> None:
+    """And a key that is to come counts as that."""
+    async with running(make_settings(database_url, shared_key=None)) as server:
+        admin = Admin(server)
+        admin.token = (await admin.login(ROOT)).access_token
+        for given, made in (("", "HS256"), ("ES256", "ES256"), ("", "ES256")):
+            reply = await admin.call("RotateKeys", pb.RotateKeysRequest(algorithm=given))
+            assert reply.key.algorithm == made
+        await admin.client.channel.close()
+
+
+async def test_an_unknown_algorithm_is_answered_with_the_known_ones(admin: Admin) -> None:
+    """Whoever mistyped need not look them up."""
+    seen = await refusal(admin.call("RotateKeys", pb.RotateKeysRequest(algorithm="HS512")))
+    assert all(name in str(seen.text) for name in ("HS256", "EdDSA", "ES256", "RS256"))
+
+
+@pytest.mark.parametrize("algorithm", ["", "HS256"])
+async def test_the_shared_key_of_the_settings_is_not_rotated_here(
+    database_url: str, admin: Admin, algorithm: str
+) -> None:
+    """The refusal names the setting."""
+    seen = await refusal(admin.call("RotateKeys", pb.RotateKeysRequest(algorithm=algorithm)))
+    assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["algorithm"])
+    assert "AUTH_SHARED_KEY" in str(seen.text)
+    assert await query(database_url, "SELECT count(*) FROM signing_keys") == 0
+
+
+async def test_an_algorithm_that_the_settings_rule_out_is_refused(
+    database_url: str, root: User
+) -> None:
+    """The refusal names the setting."""
+    async with running(make_settings(database_url, signing_algorithm="EdDSA")) as server:
+        admin = Admin(server)
+        admin.token = (await admin.login(ROOT)).access_token
+        seen = await refusal(admin.call("RotateKeys", pb.RotateKeysRequest(algorithm="ES256")))
+        assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["algorithm"])
+        assert "AUTH_SIGNING_ALGORITHM" in str(seen.text)
+        await admin.client.channel.close()
+
+
+class Watching:
+    """The key sets that a service that verifies tokens itself is sent."""
+
+    def __init__(self, admin: Admin, token: str) -> None:
+        self._stream: Any = VerifierServiceStub(admin.client.channel).Watch(
+            verifier_pb.WatchRequest(), metadata=(("authorization", f"Bearer {token}"),)
+        )
+
+    async def keys(self) -> set[str]:
+        """Return the ids of the next set."""
+        async with asyncio.timeout(TIMEOUT):
+            while not (event := await self._stream.read()).HasField("key_set"):
+                pass
+        return {key.kid for key in event.key_set.keys}
+
+
+# What is recorded
+
+
+async def test_each_change_is_logged_with_who_made_it_and_nothing_secret(
+    admin: Admin, root: User, ada: User
+) -> None:
+    """Of reading and of what was refused there is no such entry."""
+    calls = REQUESTS | {
+        "GetUser": pb.GetUserRequest(user_id=str(ada.id)),
+        "SetUserDisabled": pb.SetUserDisabledRequest(user_id=str(ada.id), disabled=True),
+        "SetUserPassword": pb.SetUserPasswordRequest(user_id=str(ada.id), password=NEW_PASSWORD),
+    }
+    with capture_logs() as entries:
+        answers = {name: await admin.call(name, request) for name, request in calls.items()}
+        await refusal(admin.call("CreateUser"))
+    made = [entry for entry in entries if entry["event"] == "admin"]
+    changes = ["CreateUser", "SetUserDisabled", "SetUserPassword", "CreateServiceAccount"]
+    assert [entry["call"] for entry in made] == [*changes, "RotateKeys"]
+    assert {entry["by"] for entry in made} == {str(root.id)}
+    assert [entry.get("user_id") for entry in made] == [
+        answers["CreateUser"].user.user_id,
+        str(ada.id),
+        str(ada.id),
+        None,
+        None,
+    ]
+    secret = answers.pop("CreateServiceAccount").client_secret
+    for hidden in (PASSWORD, NEW_PASSWORD, admin.token, SHARED_KEY, secret, "argon2"):
+        assert hidden not in str(entries)
+        assert hidden not in str(answers)
