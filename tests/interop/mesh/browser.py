@@ -1,13 +1,22 @@
 """A real browser before nginx: the cookies of a session, two tabs, and sites that are not ours."""
 
 import os
-from check import BUILD, MismatchError, Tally, run
+import shutil
+
 from cases import CLERK, Users
+from check import BUILD, MismatchError, Tally, run
 
 
 def check(tally: Tally, users: Users) -> None:
     """Run the browser's own checks."""
-    env = dict(os.environ) | {"AUTHN_IDENTIFIER": CLERK, "AUTHN_PASSWORD": users.passwords[CLERK]}
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        raise MismatchError("Chromium is there\n  seen: none; install it (Debian: chromium)")
+    env = dict(os.environ) | {
+        "AUTHN_CHROMIUM": chromium,
+        "AUTHN_IDENTIFIER": CLERK,
+        "AUTHN_PASSWORD": users.passwords[CLERK],
+    }
     ran = run("node", BUILD / "browser" / "browser.mjs", env=env)
     lines = tally.adopt(ran.stdout)
     if ran.returncode or not lines:
