@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import subprocess
 
 from cases import CLERK, Users
-from check import BUILD, MismatchError, Tally, run
+from check import BUILD, MismatchError, Tally
+
+BROWSER_SECONDS = 40
 
 
 def check(tally: Tally, users: Users) -> None:
@@ -17,7 +20,10 @@ def check(tally: Tally, users: Users) -> None:
         "AUTHN_IDENTIFIER": CLERK,
         "AUTHN_PASSWORD": users.passwords[CLERK],
     }
-    ran = run("node", BUILD / "browser" / "browser.mjs", env=env)
+    program = str(BUILD / "browser" / "browser.mjs")
+    # `timeout` ends it as a signal would, and playwright then ends its Chromium.
+    command = ["timeout", str(BROWSER_SECONDS), "node", program]
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     lines = tally.adopt(ran.stdout)
     if ran.returncode or not lines:
-        raise MismatchError(f"the browser\n  seen: exit {ran.returncode}: {ran.stdout}{ran.stderr}")
+        raise MismatchError(f"the browser\n  seen: exit {ran.returncode}: {ran.stderr}")

@@ -8,6 +8,7 @@ const CROSS_SITE = "https://127.0.0.1:10443/pages/other.html"; // another site
 const CROSS_ORIGIN = "https://localhost:10444/pages/other.html"; // the same site, another origin
 const COOKIE = "__Host-refresh";
 const ROUNDS = 10;
+const STEP_MS = 15_000;
 const FLAGS = [
   "--no-sandbox", // root has no other way; the pages are our own
   "--disable-gpu",
@@ -27,6 +28,7 @@ const { AUTHN_IDENTIFIER: identifier, AUTHN_PASSWORD: password, AUTHN_CHROMIUM }
 const browser = await chromium.launch({ executablePath: AUTHN_CHROMIUM, args: FLAGS });
 try {
   const context = await browser.newContext({ ignoreHTTPSErrors: true }); // made a moment ago
+  context.setDefaultTimeout(STEP_MS);
   const open = async (url) => {
     const page = await context.newPage();
     await page.goto(url);
@@ -97,25 +99,27 @@ async function twoTabs(page, session, open) {
 async function otherSites(page, session, open, cookie) {
   const url = `${HOME}/v1/refresh`;
   const before = (await cookie()).value;
+  const other = await open(CROSS_SITE);
+  // A form navigates: the answer is the next page.
+  const submitted = async (from, to) => {
+    await other.goto(from);
+    const [response] = await Promise.all([other.waitForResponse(to), other.waitForURL(to), other.evaluate((target) => asForm(target), to)]);
+    return response;
+  };
   for (const [what, address, sends] of [["cross-site", CROSS_SITE, false], ["same-site, cross-origin", CROSS_ORIGIN, true]]) {
-    const other = await open(address);
+    await other.goto(address);
     const script = await other.evaluate((to) => asScript(to), url);
     check(script === "blocked", `${what}: a script's refresh is blocked by CORS`, script);
 
-    const responded = other.waitForResponse(url);
-    const blind = await other.evaluate((to) => blindly(to), url);
-    const response = await responded;
+    const [response, blind] = await Promise.all([other.waitForResponse(url), other.evaluate((to) => blindly(to), url)]);
     check(blind === "opaque" && response.status() === 403, `${what}: a blind refresh is 403`, [blind, response.status()]);
 
-    const [navigation] = await Promise.all([other.waitForResponse(url), other.evaluate((to) => asForm(to), url)]);
-    check(navigation.status() === 403, `${what}: a form's refresh is 403`, navigation.status());
-    await other.close();
+    const form = await submitted(address, url);
+    check(form.status() === 403, `${what}: a form's refresh is 403`, form.status());
 
-    const asker = await open(address);
-    const [echoed] = await Promise.all([asker.waitForResponse(ECHO), asker.evaluate((to) => asForm(to), ECHO)]);
+    const echoed = await submitted(address, ECHO);
     const sent = (await echoed.json()).headers.cookie?.join().includes("__Host-access") ?? false;
     check(sent === sends, `${what}: cookies are ${sends ? "sent, and do not help" : "not sent"}`, sent);
-    await asker.close();
   }
   check((await cookie()).value === before, "none of it has touched the cookie", "another");
   const after = await page.evaluate(() => refresh());
