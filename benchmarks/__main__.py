@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-QUESTIONS = ("local_verification", "revocation_latency", "watch_streams")
+QUESTIONS = ("local_verification", "mesh_latency", "revocation_latency", "watch_streams")
 
 for name in sys.argv[1:] or QUESTIONS:
     if name not in QUESTIONS:
