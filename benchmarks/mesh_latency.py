@@ -1,7 +1,7 @@
 """What Check through Envoy adds to a request, beside Envoy without it and with its own jwt_authn.
 
 One request after the other over kept connections, each round asking every side once. Envoy runs
-with the files of deploy/envoy as they are, so at their fixed addresses; the service signs with EdDSA.
+with the files of deploy/envoy as they are, and so at their fixed addresses; keys are EdDSA.
 """
 
 import asyncio
