@@ -5,6 +5,7 @@ told. Knows no transport; a refusal's status is a number of HTTP, which the gRPC
 """
 
 import logging
+import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -95,6 +96,19 @@ class Refused(Exception):
         self.challenge = challenge
         """The value of www-authenticate (RFC 6750 section 3), or empty."""
         self.retry_after = retry_after
+
+    def body(self) -> dict[str, str]:
+        """Return what a caller over HTTP is told, to be written as JSON."""
+        return {"error": self.error, "error_description": self.text}
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of an answer over HTTP, but those that describe its body."""
+        headers = {"cache-control": "no-store"}
+        if self.challenge:
+            headers["www-authenticate"] = self.challenge
+        if self.retry_after is not None:
+            headers["retry-after"] = str(math.ceil(self.retry_after.total_seconds()))
+        return headers
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from auth_service.key_files import (
 )
 
 __all__ = [
+    "GENERATED_KEY",
     "Settings",
     "example_of",
     "load_settings",
@@ -48,6 +49,8 @@ __all__ = [
 
 PREFIX = "AUTH_"
 CONFIG_FILE_VARIABLE = "AUTH_CONFIG_FILE"
+GENERATED_KEY = "master.key"
+"""The file with the generated master key, in the directory of the embedded PostgreSQL."""
 OTHER_VARIABLES = (CONFIG_FILE_VARIABLE, "AUTH_ADDRESS", "AUTH_CA_FILE")
 """AUTH_* variables that are not settings of the server: the file's name, and the client's."""
 
@@ -262,7 +265,8 @@ class Settings(BaseSettings):
     argon2_parallelism: Positive = _field(1, "Lanes of one argon2id hash.", 1)
     hash_workers: Positive = Field(
         default_factory=lambda: os.cpu_count() or 1,
-        description="How many passwords are hashed at the same time; the number of CPUs if unset.",
+        description="How many passwords are hashed at the same time; if unset the CPUs, "
+        "shared among workers.",
         examples=[4],
     )
     hash_queue: Positive = _field(
@@ -301,7 +305,15 @@ class Settings(BaseSettings):
         True,
     )
     grpc_reuse_port: bool = _field(
-        False, "Whether several processes may serve the same ports (SO_REUSEPORT).", True
+        False,
+        "Whether other processes that you start may serve the same ports (SO_REUSEPORT); workers "
+        "share theirs without it.",
+        True,
+    )
+    workers: Positive = _field(
+        1,
+        "How many processes `serve` starts on its ports; each has its own connections and caches.",
+        4,
     )
     allow_plaintext: bool = _field(
         False,
@@ -331,13 +343,17 @@ class Settings(BaseSettings):
     )
     max_connection_age: Duration = _field(
         timedelta(hours=1),
-        "After how long a client is asked to connect anew, which spreads load over replicas.",
+        "After how long a client is asked to connect anew, which spreads load over replicas; 1m if "
+        "unset with several workers.",
         "1h",
     )
     drain_timeout: DurationOrZero = _field(
         timedelta(seconds=10), "How long calls in flight get to finish at a stop.", "10s"
     )
     reflection: bool = _field(True, "Whether gRPC reflection is served.", False)
+    ext_authz: bool = _field(
+        True, "Whether Envoy's ext_authz (`envoy.service.auth.v3.Authorization`) is served.", False
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _field(
         "info", "The least severe entries that are logged.", "debug"
     )
@@ -368,6 +384,13 @@ class Settings(BaseSettings):
                 "AUTH_KEY_ROTATION_INTERVAL is not above AUTH_KEY_PUBLISH_LEAD, so that keys would "
                 "be replaced before they sign; raise it (example: 30d)"
             )
+        for name in ("grpc_address", "http_address"):
+            address = getattr(self, name)
+            if self.workers > 1 and (address.startswith("unix:") or address.endswith(":0")):
+                raise _wrong(
+                    f"AUTH_WORKERS={self.workers} cannot share {variable_of(name)}={address}; name "
+                    f"a port (example: {type(self).model_fields[name].default}), or keep one worker"
+                )
         self._check_tls()
         return self
 
@@ -409,7 +432,7 @@ class Settings(BaseSettings):
                 f"outlives it; make one with {MAKE_A_KEY} and set AUTH_MASTER_KEY, or put it in a "
                 "file of mode 0600 and set AUTH_MASTER_KEY_FILE"
             )
-        return generated_key(directory / "master.key")
+        return generated_key(directory / GENERATED_KEY)
 
     def check_files(self) -> None:
         """Refuse key files that cannot be read or that others can read. Raises ConfigError."""

@@ -29,11 +29,13 @@ from auth_service.db.feed import RevocationFeed
 from auth_service.db.key_store import KeyStore
 from auth_service.db.store import Store
 from auth_service.errors import ConfigError
-from auth_service.keys import MasterKey, shared_key
+from auth_service.key_policy import key_policy
+from auth_service.keys import MasterKey
 from auth_service.models import StoredKey
 from auth_service.passwords import Argon2Profile, PasswordHasher
 from auth_service.refresh_tokens import RefreshTokens
 from auth_service.revocation import RevocationList
+from auth_service.rpc import ext_authz
 from auth_service.rpc.account import AccountServicer
 from auth_service.rpc.admin import AdminServicer
 from auth_service.rpc.auth import AuthServicer
@@ -45,7 +47,7 @@ from auth_service.rpc.verifier import VerifierServicer
 from auth_service.rpc.watch import WatchHub
 from auth_service.sessions import SessionPolicy, Sessions
 from auth_service.shielded import Shielded
-from auth_service.signing_keys import KeyPolicy, SigningKeys, root_key
+from auth_service.signing_keys import SigningKeys, root_key
 from auth_service.telemetry import configure_logging
 from auth_service.tokens import TokenSigner, TokenVerifier
 from auth_service.validation import Validation
@@ -72,8 +74,6 @@ _HEALTH_INTERVAL = 0.25  # seconds between two looks at the freshness of revocat
 _ROTATION_INTERVAL = 10.0  # seconds between two looks at whether keys are due
 LONGEST_JWKS_AGE = timedelta(minutes=5)
 """How long caches keep the public keys at most."""
-KEY_MARGIN = timedelta(minutes=1)
-"""How much longer a key is trusted than the last token that it signed lives."""
 
 
 class Server:
@@ -82,7 +82,8 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stack = AsyncExitStack()
-        self._health = HealthServicer(SERVICES)
+        self._services = (*SERVICES, ext_authz.SERVICE) if settings.ext_authz else SERVICES
+        self._health = HealthServicer(self._services)
         self.port = 0
         """The port that is served, once `start` has returned; 0 for a Unix socket."""
         self.http_port = 0
@@ -226,9 +227,11 @@ class Server:
         account_service_pb2_grpc.add_AccountServiceServicer_to_server(account, server)
         admin = AdminServicer(accounts, keys, keys_made, validation, shielded)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+        if self._settings.ext_authz:
+            ext_authz.add_ext_authz(server, validation)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:
-            enable_reflection(server, (*SERVICES, _HEALTH))
+            enable_reflection(server, (*self._services, _HEALTH))
         self.port = self._bind(server)
         http = self._http_server(sessions, validation, keys, shielded)
         if http is not None:
@@ -322,18 +325,6 @@ def session_policy(settings: Settings) -> SessionPolicy:
         refresh_grace=settings.refresh_grace,
         login_burst=settings.login_burst,
         login_refill=settings.login_refill,
-    )
-
-
-def key_policy(settings: Settings) -> KeyPolicy:
-    """Return the life of keys that the settings ask for."""
-    shared = settings.shared_key_bytes()
-    return KeyPolicy(
-        algorithm=settings.signing_algorithm,
-        configured=None if shared is None else shared_key(shared),
-        publish_lead=settings.key_publish_lead,
-        rotation_interval=settings.key_rotation_interval,
-        keep=settings.access_token_ttl + settings.clock_skew + KEY_MARGIN,
     )
 
 

@@ -1,28 +1,51 @@
-"""Logs and metrics: how they are set up, and the metric objects.
+"""Logs and metrics: how they are set up, the metric objects, and their text.
+
+Several workers count in files of a directory that they share, each in those of its slot. Once it
+has ended another one gets the slot: so totals never fall, and files never multiply.
 
 Nothing secret passes: requests are never logged, and a processor masks whatever is named like one.
 """
 
 import logging
+import os
 import sys
 from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+    values,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
 
 __all__ = [
     "HTTP_DURATION",
     "HTTP_TOTAL",
     "METRICS_CONTENT_TYPE",
+    "METRICS_DIRECTORY",
     "RPC_DURATION",
     "RPC_TOTAL",
+    "WORKER_SLOT",
     "configure_logging",
     "metrics_text",
 ]
 
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable that names the directory in which workers count; read by prometheus_client."""
+WORKER_SLOT = "AUTH_WORKER_SLOT"
+"""The variable that tells a worker which files there are its own; set by the supervisor."""
+
 _SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+if METRICS_DIRECTORY in os.environ and (_slot := os.environ.get(WORKER_SLOT)):
+    # Before the first metric is made, which settles where it counts. The default is the pid.
+    values.ValueClass = values.MultiProcessValue(lambda: _slot)
 
 RPC_TOTAL = Counter("auth_rpc_total", "Finished RPCs.", ["method", "code"])
 RPC_DURATION = Histogram(
@@ -41,8 +64,12 @@ _SECRET_WORDS = ("password", "token", "secret", "authorization", "credential", "
 
 
 def metrics_text() -> bytes:
-    """Return the metrics as METRICS_CONTENT_TYPE."""
-    return generate_latest()
+    """Return the metrics as METRICS_CONTENT_TYPE: of this process, or the sums of all workers."""
+    if METRICS_DIRECTORY not in os.environ:
+        return generate_latest()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    return generate_latest(registry)
 
 
 def configure_logging(level: str = "info", form: str = "console") -> None:

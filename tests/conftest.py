@@ -8,19 +8,15 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
-from uuid import uuid4
 
-import asyncpg
 import pytest
 
 from auth_service.db import pool as pools
 from auth_service.db.embedded import EmbeddedPostgres
-from auth_service.db.migrate import migrate
 from auth_service.db.store import Store
 from tests.clock import FakeClock
+from tests.databases import Databases
 from tests.folders import open_folder
 
 if TYPE_CHECKING:
@@ -33,30 +29,21 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class PostgresServer:
-    """A running server, in which tests make databases."""
+class Outside:
+    """A loop in a thread, so that what lives as long as the session depends on no test's loop."""
 
-    url: str
-    template: str
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._runner = asyncio.Runner()
 
-    def database(self, name: str) -> str:
-        """Return the URL of one of its databases."""
-        return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Return what the work returns."""
+        return self._thread.submit(self._runner.run, work).result()
 
-    async def execute(self, sql: str) -> None:
-        """Run a statement, outside of the databases of tests."""
-        connection = await asyncpg.connect(self.url)
-        try:
-            await connection.execute(sql)
-        finally:
-            await connection.close()
-
-
-def outside_loop(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run in a loop of its own, so that a fixture of the session depends on no test's loop."""
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(asyncio.run, work).result()
+    def close(self) -> None:
+        """End the loop and the thread."""
+        self._thread.submit(self._runner.close).result()
+        self._thread.shutdown()
 
 
 @pytest.fixture
@@ -66,47 +53,50 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL with a migrated template database."""
+def outside() -> Iterator[Outside]:
+    """The loop of the session's fixtures."""
+    outside = Outside()
+    yield outside
+    outside.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(outside: Outside) -> Iterator[str]:
+    """A PostgreSQL server, as the URL of one of its databases."""
     if url := os.environ.get("AUTH_TEST_DATABASE_URL"):
-        yield from _with_template(url)
+        yield url
         return
     with open_folder() as directory:
         server = EmbeddedPostgres(directory / "pg", durable=False)
         try:
-            outside_loop(server.start())
-            yield from _with_template(server.dsn)
+            outside.run(server.start())
+            yield server.dsn
         finally:
-            outside_loop(server.stop())
+            outside.run(server.stop())
 
 
-def _with_template(url: str) -> Iterator[PostgresServer]:
-    server = PostgresServer(url, f"auth_template_{uuid4().hex}")
-    outside_loop(server.execute(f"CREATE DATABASE {server.template}"))
-    try:
-        outside_loop(migrate(server.database(server.template)))
-        yield server
-    finally:
-        outside_loop(server.execute(f"DROP DATABASE {server.template} WITH (FORCE)"))
+@pytest.fixture(scope="session")
+def databases(outside: Outside, postgres_url: str) -> Iterator[Databases]:
+    """Where tests get their databases from."""
+    databases = outside.run(Databases.open(postgres_url))
+    yield databases
+    outside.run(databases.close())
 
 
 @pytest.fixture
-def database_url(postgres: PostgresServer) -> Iterator[str]:
+def database_url(outside: Outside, databases: Databases) -> Iterator[str]:
     """A migrated, empty database of the test's own."""
-    yield from _database(postgres, f"TEMPLATE {postgres.template}")
+    name = outside.run(databases.take())
+    yield databases.database(name)
+    outside.run(databases.give_back(name))
 
 
 @pytest.fixture
-def empty_database_url(postgres: PostgresServer) -> Iterator[str]:
+def empty_database_url(outside: Outside, databases: Databases) -> Iterator[str]:
     """A database of the test's own that was never migrated."""
-    yield from _database(postgres, "TEMPLATE template0")
-
-
-def _database(postgres: PostgresServer, options: str) -> Iterator[str]:
-    name = f"auth_test_{uuid4().hex}"
-    outside_loop(postgres.execute(f"CREATE DATABASE {name} {options}"))
-    yield postgres.database(name)
-    outside_loop(postgres.execute(f"DROP DATABASE {name} WITH (FORCE)"))
+    name = outside.run(databases.create("template0"))
+    yield databases.database(name)
+    outside.run(databases.drop(name))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """keys: the commands that list, rotate and hand out signing keys."""
 
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -15,9 +16,9 @@ from auth_service.cli.terminal import Exit, examples, fail, json_option, show, t
 from auth_service.clock import utc_now
 from auth_service.durations import parse_duration
 from auth_service.key_files import read_key as read_key_file
+from auth_service.key_policy import key_policy
 from auth_service.keys import ALGORITHMS, MasterKey, SigningKey, read_key
 from auth_service.models import StoredKey
-from auth_service.server import key_policy
 from auth_service.signing_keys import SigningKeys, replace_master_key
 
 __all__ = ["keys"]
@@ -35,6 +36,19 @@ activate_in_option = click.option(
     callback=_duration,
     help="When it signs, from now (default: AUTH_KEY_PUBLISH_LEAD). 0s: at once.",
 )
+
+
+_KID_LIKE_OPTION = re.compile(r"-[A-Za-z0-9_-]{42}")  # base64url of a SHA-256 (RFC 7638)
+
+
+class _TakesKid(click.Command):
+    """A command whose KID may begin with "-", as one in 64 does, and be none of its options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        kids = [arg for arg in args if _KID_LIKE_OPTION.fullmatch(arg)]
+        if kids and "--" not in args:
+            args = [*(arg for arg in args if arg not in kids), "--", *kids]
+        return super().parse_args(ctx, args)
 
 
 _COLUMNS = ("kid", "algorithm", "state", "created_at", "activate_at", "retire_at", "remove_at")
@@ -112,7 +126,7 @@ def import_(activate_in: timedelta | None, as_json: bool, config_file: Path | No
     show(_record(_change(config_file, work)), as_json=as_json)
 
 
-@keys.command(epilog=examples("auth-service keys retire KID"))
+@keys.command(cls=_TakesKid, epilog=examples("auth-service keys retire KID"))
 @click.argument("kid")
 @json_option
 @config_option
@@ -121,7 +135,7 @@ def retire(kid: str, as_json: bool, config_file: Path | None) -> None:
     show(_record(_change(config_file, lambda keys: keys.retire(kid))), as_json=as_json)
 
 
-@keys.command(epilog=examples("auth-service keys compromise KID"))
+@keys.command(cls=_TakesKid, epilog=examples("auth-service keys compromise KID"))
 @click.argument("kid")
 @json_option
 @config_option

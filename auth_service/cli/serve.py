@@ -1,7 +1,10 @@
 """serve and migrate: the commands that run the service and prepare its database."""
 
 import asyncio
+import signal
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import uvloop
@@ -10,11 +13,16 @@ from auth_service.cli.database import open_database
 from auth_service.cli.development import prepare
 from auth_service.cli.settings import config_option, settings_of
 from auth_service.cli.terminal import Exit, examples, fail
-from auth_service.config import Settings
+from auth_service.config import Settings, load_settings
 from auth_service.db import migrate as migrations
 from auth_service.db.embedded import EmbeddedPostgresError
 from auth_service.errors import ConfigError
-from auth_service.server import Server
+from auth_service.shared_port import prefer_newest
+from auth_service.supervisor import Supervisor, WorkerFailed
+from auth_service.worker import report_serving
+
+if TYPE_CHECKING:
+    from auth_service.server import Server
 
 __all__ = ["migrate", "serve"]
 
@@ -23,7 +31,7 @@ __all__ = ["migrate", "serve"]
     epilog=examples(
         "auth-service serve --dev",
         "AUTH_DATABASE_URL=postgresql://… AUTH_MASTER_KEY_FILE=… auth-service serve",
-        "auth-service serve --config /etc/auth-service.toml",
+        "auth-service serve --workers 4 --config /etc/auth-service.toml",
     )
 )
 @click.option(
@@ -31,15 +39,28 @@ __all__ = ["migrate", "serve"]
     is_flag=True,
     help="Also apply migrations, make a first user, and print grpcurl lines to try it with.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="How many processes share the port (default: AUTH_WORKERS, else 1).",
+)
+@click.option("--supervised", type=int, hidden=True)  # how a supervisor starts its workers
 @config_option
-def serve(dev: bool, config_file: Path | None) -> None:
+def serve(dev: bool, workers: int | None, supervised: int | None, config_file: Path | None) -> None:
     """Serve gRPC and HTTP until SIGTERM or Ctrl-C, then let calls in flight finish.
 
-    Without AUTH_DATABASE_URL the service starts a PostgreSQL of its own in AUTH_EMBEDDED_DIR.
+    Without AUTH_DATABASE_URL the service starts a PostgreSQL of its own in AUTH_EMBEDDED_DIR. With
+    several workers, one that crashes is replaced, and SIGHUP restarts them one by one.
     """
-    settings = settings_of(config_file)
     try:
-        uvloop.run(_serve(settings, dev))
+        if supervised is not None:
+            uvloop.run(_serve_supervised(load_settings(config_file), supervised))
+            return
+        settings = settings_of(config_file, **({} if workers is None else {"workers": workers}))
+        if settings.workers > 1:
+            asyncio.run(_supervise(settings, dev, config_file))
+        else:
+            uvloop.run(_serve(settings, dev))
     except EmbeddedPostgresError as error:
         raise ConfigError(str(error)) from error
     except OSError as error:
@@ -47,16 +68,66 @@ def serve(dev: bool, config_file: Path | None) -> None:
 
 
 async def _serve(settings: Settings, dev: bool) -> None:
-    if dev and settings.database_url is not None:
-        await migrations.migrate(settings.database_url.get_secret_value())
-    server = Server(settings)
-    await server.start()
+    if dev:
+        await _migrate_own_database(settings)
+    server = await _started(settings)
     try:
         if dev:
             click.echo(await prepare(settings))
         await server.run()
     finally:
         await server.stop()
+
+
+async def _serve_supervised(settings: Settings, line: int) -> None:
+    server = await _started(settings)
+    try:
+        prefer_newest(settings.workers)
+        # It begins once run() waits: as soon as the supervisor hears that we serve, it may send
+        # signals.
+        report = asyncio.create_task(report_serving(line, settings.max_connection_age))
+        await server.run()
+        report.cancel()
+    finally:
+        await server.stop()
+
+
+async def _started(settings: Settings) -> "Server":
+    # Here and not above, since a supervisor needs no gRPC.
+    from auth_service.server import Server  # noqa: PLC0415
+
+    server = Server(settings)
+    await server.start()
+    return server
+
+
+async def _supervise(settings: Settings, dev: bool, config_file: Path | None) -> None:
+    command = [sys.executable, "-m", "auth_service", "serve"]
+    if config_file is not None:
+        command += ["--config", str(config_file)]
+
+    async def on_serving() -> None:
+        if dev:
+            click.echo(await prepare(settings))
+
+    if dev:
+        await _migrate_own_database(settings)
+    supervisor = Supervisor(settings, command)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.stop)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.restart)
+    try:
+        in_order = await supervisor.run(on_serving)
+    except WorkerFailed as error:  # and has said why
+        raise click.exceptions.Exit(max(error.code, Exit.REFUSED)) from error
+    if not in_order:
+        fail(Exit.REFUSED, "not every worker stopped in good order", "see the log for its pid")
+
+
+async def _migrate_own_database(settings: Settings) -> None:
+    if settings.database_url is not None:
+        await migrations.migrate(settings.database_url.get_secret_value())
 
 
 @click.command(

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,11 +19,11 @@ config_option = click.option(
 )
 
 
-def settings_of(config_file: Path | None) -> Settings:
+def settings_of(config_file: Path | None, **overrides: Any) -> Settings:
     """Load the settings, with the directory of the embedded PostgreSQL settled."""
     for warning in unknown_variables(os.environ):
         click.echo(f"warning: {warning}", err=True)
-    settings = load_settings(config_file)
+    settings = load_settings(config_file, **overrides)
     if settings.database_url is None and settings.embedded_dir is None:
         return settings.model_copy(update={"embedded_dir": default_directory(Path.cwd())})
     return settings

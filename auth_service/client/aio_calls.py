@@ -12,8 +12,9 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from auth_service.admission import Admission, Refused
-from auth_service.client.guard import Guard, status_of
+from auth_service.client.guard import Guard
 from auth_service.client.principal import acting_as
+from auth_service.grpc_status import status_of
 
 __all__ = ["AioCall"]
 

@@ -10,7 +10,6 @@ decided on when it begins. A CORS middleware belongs outside: preflight requests
 """
 
 import json
-import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
 from typing import Any
 
@@ -98,8 +97,8 @@ def require(
         try:
             return claims_of(verifier, rule, request.headers.getlist("authorization"))
         except Refused as refused:
-            detail: Any = _body(refused)  # FastAPI's own HTTPException takes any JSON, too
-            raise HTTPException(refused.status, detail, _headers(refused)) from refused
+            detail: Any = refused.body()  # FastAPI's own HTTPException takes any JSON, too
+            raise HTTPException(refused.status, detail, refused.headers()) from refused
 
     return caller
 
@@ -148,19 +147,6 @@ def _route_path(scope: Scope) -> str:
     return path[len(root) :] if path == root or path.startswith(f"{root}/") else path
 
 
-def _body(refused: Refused) -> dict[str, str]:
-    return {"error": refused.error, "error_description": refused.text}
-
-
-def _headers(refused: Refused) -> dict[str, str]:
-    headers = {"cache-control": "no-store"}
-    if refused.challenge:
-        headers["www-authenticate"] = refused.challenge
-    if refused.retry_after is not None:
-        headers["retry-after"] = str(math.ceil(refused.retry_after.total_seconds()))
-    return headers
-
-
 async def _refuse(scope: Scope, send: Send, refused: Refused) -> None:
     kind = "http"
     if scope["type"] == "websocket":
@@ -170,9 +156,9 @@ async def _refuse(scope: Scope, send: Send, refused: Refused) -> None:
             )
             return
         kind = "websocket.http"
-    body = json.dumps(_body(refused)).encode()
+    body = json.dumps(refused.body()).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body))}
-    headers |= _headers(refused)
+    headers |= refused.headers()
     await send(
         {
             "type": f"{kind}.response.start",

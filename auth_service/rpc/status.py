@@ -1,22 +1,12 @@
-"""From an error of the core to a gRPC status: the one place where that is decided.
-
-The status carries google.rpc.ErrorInfo with the stable reason, BadRequest for the fields that are
-wrong, and RetryInfo where trying again may help.
-"""
-
-from typing import NamedTuple
+"""From an error of the core to a gRPC status: the one place where that is decided."""
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
 
 from auth_service import errors
+from auth_service.grpc_status import Status, make_status
 
 __all__ = ["INTERNAL", "Status", "of"]
 
-DOMAIN = "authn"
-DETAILS = "grpc-status-details-bin"
 INTERNAL = errors.AuthError("internal error; the service's log has the cause")
 
 _CODES: dict[type[errors.AuthError], grpc.StatusCode] = {
@@ -32,14 +22,6 @@ _CODES: dict[type[errors.AuthError], grpc.StatusCode] = {
 }
 
 
-class Status(NamedTuple):
-    """What a client gets to see of an error."""
-
-    code: grpc.StatusCode
-    text: str
-    trailers: tuple[tuple[str, str | bytes], ...]
-
-
 def of(error: errors.AuthError) -> Status:
     """Return the status of an error; one of no known class is INTERNAL and says nothing."""
     for kind in type(error).__mro__:
@@ -47,31 +29,12 @@ def of(error: errors.AuthError) -> Status:
             break
     else:
         error, code = INTERNAL, grpc.StatusCode.INTERNAL
-    status = status_pb2.Status(code=code.value[0], message=error.text, details=_details(error))
-    trailers: tuple[tuple[str, str | bytes], ...] = ((DETAILS, status.SerializeToString()),)
-    if isinstance(error, errors.InvalidToken):  # RFC 6750 section 3
-        trailers += (("www-authenticate", 'Bearer error="invalid_token"'),)
-    return Status(code, error.text, trailers)
-
-
-def _details(error: errors.AuthError) -> list[any_pb2.Any]:
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
-    if isinstance(error, errors.InvalidArgument):
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=violation.field, description=violation.description
-                    )
-                    for violation in error.violations
-                ]
-            )
-        )
-    if isinstance(error, errors.Retryable):
-        delay = duration_pb2.Duration()
-        delay.FromTimedelta(error.retry_after)
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    packed = [any_pb2.Any() for _ in details]
-    for box, detail in zip(packed, details, strict=True):
-        box.Pack(detail)
-    return packed
+    return make_status(
+        code,
+        error.text,
+        error.reason,
+        violations=error.violations if isinstance(error, errors.InvalidArgument) else (),
+        retry_after=error.retry_after if isinstance(error, errors.Retryable) else None,
+        # RFC 6750 section 3
+        challenge='Bearer error="invalid_token"' if isinstance(error, errors.InvalidToken) else "",
+    )

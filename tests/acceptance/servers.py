@@ -46,7 +46,7 @@ def environment(database_url: str, **settings: str) -> dict[str, str]:
     path = os.pathsep.join([str(PROJECT), str(PROJECT / "generated"), *filter(None, sys.path)])
     cheap = {"AUTH_ARGON2_MEMORY_KIB": "7168", "AUTH_ARGON2_TIME_COST": "1"}
     own = {"PYTHONPATH": path, "AUTH_DATABASE_URL": database_url, "AUTH_LOG_FORMAT": "json"}
-    own |= {"AUTH_HTTP_ADDRESS": "127.0.0.1:0"}
+    own |= {"AUTH_HTTP_ADDRESS": "off"}
     return clean | KEYS | cheap | own | settings
 
 

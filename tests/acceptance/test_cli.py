@@ -1,6 +1,7 @@
 """The commands, as real processes against a real server and a real PostgreSQL."""
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -314,17 +315,24 @@ def signed_by(served: Served, kid: str) -> dict[str, str]:
     pytest.fail(f"the server never signed with {kid}")
 
 
-def imported(served: Served) -> str:
+def imported(served: Served, *, first: str = "") -> str:
     """Have the server sign with a key of ours from now on, and return its kid."""
-    private = ed25519.Ed25519PrivateKey.generate()
+    kid = ""
+    while not (kid and kid.startswith(first)):
+        private = ed25519.Ed25519PrivateKey.generate()
+        jwk = jwt.algorithms.OKPAlgorithm.to_jwk(private.public_key(), as_dict=True)
+        members = json.dumps(
+            {name: jwk[name] for name in ("crv", "kty", "x")}, separators=(",", ":")
+        )
+        digest = hashlib.sha256(members.encode()).digest()  # RFC 7638
+        kid = base64.urlsafe_b64encode(digest).decode().rstrip("=")
     pem = private.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     ).decode()
     made = json.loads(served.ok("keys", "import", "--activate-in", "0s", "--json", stdin=pem))
-    assert (made["algorithm"], made["state"]) == ("EdDSA", "active")
-    kid: str = made["kid"]
+    assert (made["kid"], made["algorithm"], made["state"]) == (kid, "EdDSA", "active")
     return kid
 
 
@@ -365,6 +373,23 @@ def test_a_retired_key_signs_no_more_and_its_tokens_stay_good(served: Served) ->
     signed_by(served, signs)
     served.ok("validate", stdin=token)
     assert served.run("keys", "retire", kid).returncode == 1
+
+
+@pytest.mark.parametrize("first", ["-", "-t", "-h"])
+def test_a_kid_may_begin_as_an_option_does(served: Served, first: str) -> None:
+    """A KID is taken as it was printed, before and after options."""
+    kid = imported(served, first=first)
+    assert json.loads(served.ok("keys", "retire", kid, "--json"))["state"] == "retired"
+    assert json.loads(served.ok("keys", "compromise", "--json", kid))["state"] == "compromised"
+
+
+@pytest.mark.parametrize("name", ["retire", "compromise"])
+@pytest.mark.parametrize("option", ["--jsn", "-t", "-tuR9b8HON94"])
+def test_a_misspelt_option_is_no_kid(name: str, option: str) -> None:
+    """It is told as what it is."""
+    done = CliRunner().invoke(cli, ["keys", name, "a-kid", option])
+    assert done.exit_code == 2
+    assert "No such option" in done.output
 
 
 def test_tokens_of_a_compromised_key_are_refused_and_sessions_go_on(served: Served) -> None:

@@ -20,17 +20,21 @@ from google.protobuf.message import EncodeError, Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from auth_service.rpc.ext_authz import add_descriptor
 from tests.acceptance.conftest import StartServer
 from tests.acceptance.servers import PASSWORD, USER, ServerProcess, make_user
 
 SERVICES = [
-    next(iter(module.DESCRIPTOR.services_by_name.values()))
-    for module in (
-        auth_service_pb2,
-        account_service_pb2,
-        admin_service_pb2,
-        verifier_service_pb2,
-    )
+    *(
+        next(iter(module.DESCRIPTOR.services_by_name.values()))
+        for module in (
+            auth_service_pb2,
+            account_service_pb2,
+            admin_service_pb2,
+            verifier_service_pb2,
+        )
+    ),
+    add_descriptor(),
 ]
 METHODS: list[MethodDescriptor] = [method for service in SERVICES for method in service.methods]
 NEVER = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS}
@@ -42,6 +46,9 @@ odd_text = st.sampled_from(
      "00000000-0000-0000-0000-00000000000g", USER, PASSWORD, "read", "admin"]
 )  # fmt: skip
 text = odd_text | st.text(max_size=40)
+map_keys = text | st.sampled_from(
+    ["authorization", "content-type", "audience", "scope", "roles", "public"]
+)
 INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
     FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
@@ -85,7 +92,10 @@ def messages(
         if (is_message and depth >= DEPTH) or not draw(st.booleans()):
             continue
         strategy = values(field, depth, tokens)
-        if field.is_repeated:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            bearer = tokens.map("Bearer {}".format)
+            getattr(message, field.name).update(draw(st.dictionaries(map_keys, bearer | text)))
+        elif field.is_repeated:
             getattr(message, field.name).extend(draw(st.lists(strategy, max_size=4)))
         elif is_message:
             getattr(message, field.name).CopyFrom(draw(strategy))

@@ -374,16 +374,18 @@ async def test_no_revocation_is_lost_however_the_feed_is_cut(
 @asynccontextmanager
 async def under_load(
     clients: tuple[Client, Client], verifiers: list[LocalVerifier]
-) -> AsyncIterator[set[str]]:
-    """Log in, refresh, validate and verify all the while; gives the kids that have signed so far.
+) -> AsyncIterator[dict[str, int]]:
+    """Log in, refresh, validate and verify all the while; gives the `iat` of each kid's first.
 
     The first failure of any of it fails the test.
     """
-    kids: set[str] = set()
+    kids: dict[str, int] = {}
     stopping = asyncio.Event()
 
     async def check(tokens: pb.TokenPair) -> None:
-        kids.add(kid_of(tokens.access_token))
+        claims = jwt.decode(tokens.access_token, options={"verify_signature": False})
+        kid = kid_of(tokens.access_token)
+        kids[kid] = min(claims["iat"], kids.get(kid, claims["iat"]))
         for verifier in verifiers:
             assert verdict(verifier, tokens.access_token) == NOTHING_FAILS
         for client in clients:
@@ -405,7 +407,7 @@ async def under_load(
         stopping.set()
 
 
-async def until_signing(kids: set[str], kid: str) -> None:
+async def until_signing(kids: dict[str, int], kid: str) -> None:
     async def signs() -> bool:
         return kid in kids
 
@@ -429,8 +431,9 @@ async def test_keys_rotate_and_migrate_under_load_without_a_failure(
         for algorithm in (["--algorithm", "EdDSA"], []):
             new = await keys(database_url, "rotate", "--activate-in", "1s", *algorithm)
             assert new["algorithm"] == "EdDSA"
-            assert new["kid"] not in kids
             await until_signing(kids, new["kid"])
+            activate_at = datetime.fromisoformat(new["activate_at"])
+            assert kids[new["kid"]] >= int(activate_at.timestamp())  # and not before
         assert len(kids) == 3
         for verifier in (one, other):
             assert verdict(verifier, oldest.access_token) == NOTHING_FAILS

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
+from alembic.script import ScriptDirectory
 
 from auth_service.db import pool as pools
-from auth_service.db.migrate import migrate, schema_version_ok
+from auth_service.db.migrate import migrate, revisions, schema_version_ok
+from auth_service.db.upgrade import config
 from auth_service.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
@@ -39,6 +41,14 @@ async def test_newer_schema_passes(pool: "Pool") -> None:
     """An old server goes on during a rolling update."""
     await pool.execute("UPDATE alembic_version SET version_num = 'from the future'")
     await schema_version_ok(pool)
+
+
+def test_migrations_bear_their_revision_in_their_files_name() -> None:
+    """The server knows them by these names, in this order."""
+    newest_first = [
+        script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()
+    ]
+    assert revisions() == newest_first[::-1]
 
 
 async def test_failed_migration_leaves_nothing(empty_database_url: str) -> None:

@@ -34,7 +34,7 @@ from tests.acceptance.servers import (
     make_user,
     through,
 )
-from tests.conftest import PostgresServer
+from tests.databases import Databases
 from tests.integration.serving import (
     MASTER_KEY,
     SERVICE,
@@ -48,7 +48,10 @@ from tests.integration.serving import (
     until,
 )
 
-SERVICES = [f"authn.v1.{name}Service" for name in ("Auth", "Verifier", "Account", "Admin")]
+SERVICES = [
+    *(f"authn.v1.{name}Service" for name in ("Auth", "Verifier", "Account", "Admin")),
+    "envoy.service.auth.v3.Authorization",
+]
 REFLECTION = [f"grpc.reflection.{version}.ServerReflection" for version in ("v1", "v1alpha")]
 HEALTH = "grpc.health.v1.Health"
 HealthStatus = health_pb2.HealthCheckResponse
@@ -946,9 +949,9 @@ async def test_a_database_that_does_not_answer_is_unavailable() -> None:
         await Server(make_settings("postgresql://auth@127.0.0.1:1/auth")).start()
 
 
-async def test_a_database_that_does_not_exist_is_named(postgres: PostgresServer) -> None:
+async def test_a_database_that_does_not_exist_is_named(databases: Databases) -> None:
     """No retry will make it: the operator has to."""
-    error = await start_error(make_settings(postgres.database("auth_missing")))
+    error = await start_error(make_settings(databases.database("auth_missing")))
     assert "does not exist" in error.text
 
 

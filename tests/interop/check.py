@@ -30,6 +30,7 @@ IDENTIFIER = "interop@example.com"
 SERVICES = (
     AUTH,
     "authn.v1.VerifierService",
+    "envoy.service.auth.v3.Authorization",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

@@ -133,6 +133,7 @@ mkdir -p "$BUILD/bin"
 install_tools
 build_go
 install_node
+bash "$SOURCE/xds/run.sh"
 "$PYTHON" "$SOURCE/check.py"
 [[ ${MESH:-yes} == no ]] && exit
 need_nginx

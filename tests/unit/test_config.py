@@ -117,6 +117,8 @@ def test_several_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) 
         ({"SHARED_KEY": KEY, "SHARED_KEY_FILE": "/x"}, "keep one"),
         ({"MASTER_KEY": KEY, "MASTER_KEY_FILE": "/x"}, "keep one"),
         ({"DATABASE_POOL_MIN": "11"}, "lower it"),
+        ({"WORKERS": "2", "GRPC_ADDRESS": "unix:/run/auth.sock"}, "name a port"),
+        ({"WORKERS": "2", "GRPC_ADDRESS": "127.0.0.1:0"}, "name a port"),
         ({"REFRESH_TOKEN_IDLE_TTL": "31d"}, "lower it"),
         ({"FEED_POLL_INTERVAL": "5s"}, "lower it"),
         ({"SHARED_KEY_FILE": "/nowhere"}, "name a file"),

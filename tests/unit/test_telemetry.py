@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 import structlog
 
-from auth_service.telemetry import configure_logging, mask_secrets
+from auth_service.telemetry import (
+    METRICS_CONTENT_TYPE,
+    RPC_TOTAL,
+    configure_logging,
+    mask_secrets,
+    metrics_text,
+)
 
 MASK = "**********"
 
@@ -158,3 +164,10 @@ def test_a_logger_made_before_follows_the_configuration(
     log.info("unheard")
     log.warning("heard")
     assert entry(capsys)["event"] == "heard"
+
+
+def test_the_metrics_of_one_process_are_its_own() -> None:
+    """Without workers there is nothing to add up."""
+    RPC_TOTAL.labels("/test/Method", "OK").inc(3)
+    assert b'auth_rpc_total{code="OK",method="/test/Method"} 3.0' in metrics_text()
+    assert METRICS_CONTENT_TYPE.startswith("text/plain; version=")

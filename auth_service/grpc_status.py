@@ -1,0 +1,81 @@
+"""A refusal as a gRPC status: what the service's edge and the client library have in common.
+
+Owns the form: google.rpc.ErrorInfo with the stable reason, BadRequest for the fields that are
+wrong, and RetryInfo where trying again may help.
+"""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import NamedTuple
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from auth_service.admission import Refused
+from auth_service.errors import FieldViolation
+
+__all__ = ["Status", "make_status", "status_of"]
+
+DOMAIN = "authn"
+DETAILS = "grpc-status-details-bin"
+
+_CODES = {
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+class Status(NamedTuple):
+    """What a gRPC client gets to see of a refusal."""
+
+    code: grpc.StatusCode
+    text: str
+    trailers: tuple[tuple[str, str | bytes], ...]
+
+
+def status_of(refused: Refused) -> Status:
+    """Return the status of a caller that is not let in."""
+    return make_status(
+        _CODES[refused.status],
+        refused.text,
+        refused.reason,
+        retry_after=refused.retry_after,
+        challenge=refused.challenge,
+    )
+
+
+def make_status(
+    code: grpc.StatusCode,
+    text: str,
+    reason: str,
+    *,
+    violations: Iterable[FieldViolation] = (),
+    retry_after: timedelta | None = None,
+    challenge: str = "",
+) -> Status:
+    """Return a status with its details, and www-authenticate (RFC 6750 section 3), as trailers."""
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)]
+    if violations:
+        fields = [
+            error_details_pb2.BadRequest.FieldViolation(
+                field=violation.field, description=violation.description
+            )
+            for violation in violations
+        ]
+        details.append(error_details_pb2.BadRequest(field_violations=fields))
+    if retry_after is not None:
+        delay = duration_pb2.Duration()
+        delay.FromTimedelta(retry_after)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=code.value[0], message=text)
+    for detail in details:
+        box: any_pb2.Any = status.details.add()
+        box.Pack(detail)
+    trailers: tuple[tuple[str, str | bytes], ...] = ((DETAILS, status.SerializeToString()),)
+    if challenge:
+        trailers += (("www-authenticate", challenge),)
+    return Status(code, text, trailers)

@@ -1,0 +1,293 @@
+"""Several serving processes instead of one: started, replaced when they crash, restarted, stopped.
+
+Owns the processes and what they share: the port, the embedded PostgreSQL, the directory of their
+metrics. Serves nothing, and knows nothing of gRPC. A worker is a fresh process and never a fork,
+which gRPC does not survive. Each holds one end of a socket pair: it writes a line when it serves,
+and stops when the other end is closed, so that none outlives a supervisor that was killed.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+from prometheus_client.multiprocess import mark_process_dead
+
+from auth_service.config import GENERATED_KEY, Settings
+from auth_service.db import migrate
+from auth_service.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_directory
+from auth_service.durations import duration_text
+from auth_service.errors import ConfigError
+from auth_service.shared_port import require_free
+from auth_service.telemetry import METRICS_DIRECTORY, WORKER_SLOT, configure_logging
+from auth_service.worker import RETIRE
+
+__all__ = ["Supervisor", "WorkerFailed"]
+
+log = structlog.get_logger(__name__)
+
+FIRST_DELAY = 0.1  # seconds before a crashed worker is replaced; doubles with each crash
+LONGEST_DELAY = 10.0
+STEADY = 60.0  # seconds of serving after which a crash counts as the first again
+CONNECTION_AGE = timedelta(minutes=1)
+"""What AUTH_MAX_CONNECTION_AGE is for workers if unset; so long a restart of one may take."""
+STOP_MARGIN = 15.0  # seconds that a worker gets beyond AUTH_DRAIN_TIMEOUT before it is killed
+
+
+class WorkerFailed(Exception):
+    """A worker ended before it served; `code` is its exit code, or minus the signal's number."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"a worker ended with {code} before it served")
+        self.code = code
+
+
+class _Worker:
+    """One process; `ended` gives its exit code, `successor` takes its place at a restart."""
+
+    def __init__(
+        self,
+        slot: int,
+        process: asyncio.subprocess.Process,
+        line: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        self.slot = slot
+        self.process = process
+        self.ended: asyncio.Task[int]
+        self.reader, self.writer = line
+        self.served_at: float | None = None
+        self.successor: _Worker | None = None
+        self.ending = False
+
+    async def line(self) -> bool:
+        """Wait for its next line: it serves, or its clients have left; False where it ended."""
+        try:
+            return bool(await self.reader.readline())
+        except ConnectionError:
+            return False
+
+    async def end(self, patience: float) -> None:
+        """Stop it: by SIGTERM, and after `patience` seconds by SIGKILL."""
+        self.ending = True
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        if not (await asyncio.wait({self.ended}, timeout=patience))[0]:
+            log.error("worker_killed", pid=self.process.pid)
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            await asyncio.wait({self.ended})
+
+
+class Supervisor:
+    """Runs `command` in as many processes as the settings say.
+
+    The command gets `--supervised N`, N being the descriptor of its end of the socket pair.
+    """
+
+    def __init__(
+        self, settings: Settings, command: Sequence[str], *, stop_margin: float = STOP_MARGIN
+    ) -> None:
+        self._settings = settings
+        self._command = command
+        configured = "max_connection_age" in settings.model_fields_set
+        self._connection_age = settings.max_connection_age if configured else CONNECTION_AGE
+        self._patience = settings.drain_timeout.total_seconds() + stop_margin
+        self._longest_leave = 2 * self._connection_age.total_seconds() + self._patience
+        self._environment: dict[str, str] = {}
+        self._workers: set[_Worker] = set()
+        self._slots: set[int] = set()
+        self._stop_asked = asyncio.Event()
+        self._restart_asked = asyncio.Event()
+
+    async def run(self, on_serving: Callable[[], Awaitable[None]]) -> bool:
+        """Serve until `stop` is called, then tell whether every worker stopped in good order.
+
+        `on_serving` is awaited when all serve. Raises ConfigError for what an operator has to mend,
+        WorkerFailed where a worker does not even start; the worker has then said why.
+        """
+        configure_logging(self._settings.log_level, self._settings.log_format)
+        self._require_own_ports()
+        async with AsyncExitStack() as stack:
+            self._environment = os.environ | await self._shared(stack)
+            work = asyncio.create_task(self._serve(on_serving))
+            stop = asyncio.create_task(self._stop_asked.wait())
+            try:
+                await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+                if work.done():
+                    work.result()
+            finally:
+                work.cancel()
+                stop.cancel()
+                await asyncio.gather(work, stop, return_exceptions=True)
+                in_order = await self._drain()
+            return in_order
+
+    def stop(self) -> None:
+        """Let all workers finish their calls and end."""
+        self._stop_asked.set()
+
+    def restart(self) -> None:
+        """Replace the workers one by one, each when its successor serves and its clients left."""
+        self._restart_asked.set()
+
+    def _require_own_ports(self) -> None:
+        if self._settings.grpc_reuse_port:
+            raise ConfigError(
+                "AUTH_GRPC_REUSE_PORT is for processes that you start yourself, and "
+                f"AUTH_WORKERS={self._settings.workers} starts its own; keep one of the two"
+            )
+        require_free("AUTH_GRPC_ADDRESS", self._settings.grpc_address)
+        if self._settings.http_address != "off":
+            require_free("AUTH_HTTP_ADDRESS", self._settings.http_address)
+
+    async def _shared(self, stack: AsyncExitStack) -> dict[str, str]:
+        """Return what the environment of all workers has beyond ours."""
+        settings = self._settings
+        metrics = stack.enter_context(tempfile.TemporaryDirectory(prefix="auth-service-metrics-"))
+        shared = {
+            "AUTH_WORKERS": str(settings.workers),
+            "AUTH_GRPC_REUSE_PORT": "true",
+            "AUTH_MAX_CONNECTION_AGE": duration_text(self._connection_age),
+            METRICS_DIRECTORY: metrics,
+        }
+        if "hash_workers" not in settings.model_fields_set:  # the CPUs are shared as well
+            shared["AUTH_HASH_WORKERS"] = str(max(1, settings.hash_workers // settings.workers))
+        if settings.database_url is None:
+            shared |= await self._embedded(stack)
+        return shared
+
+    async def _embedded(self, stack: AsyncExitStack) -> dict[str, str]:
+        settings = self._settings
+        directory = settings.embedded_dir or default_directory(Path.cwd())
+        try:
+            postgres = await stack.enter_async_context(EmbeddedPostgres(directory))
+        except EmbeddedPostgresError as error:
+            raise ConfigError(str(error)) from error
+        await migrate.migrate(postgres.dsn)
+        found = {"AUTH_DATABASE_URL": postgres.dsn}
+        if settings.master_key is None and settings.master_key_file is None:
+            settings.master_key_bytes(directory)  # made if it is not there
+            found["AUTH_MASTER_KEY_FILE"] = str(directory / GENERATED_KEY)
+        return found
+
+    async def _serve(self, on_serving: Callable[[], Awaitable[None]]) -> None:
+        # The first alone, so that what keeps all of them from starting is said once.
+        workers = [await self._launch()]
+        others = range(1, self._settings.workers)
+        workers += await asyncio.gather(*(self._launch() for _ in others))
+        await on_serving()
+        await asyncio.gather(self._restarts(), *map(self._keep, workers))
+
+    async def _launch(self) -> _Worker:
+        """Start a worker, and return it once it serves. Raises WorkerFailed."""
+        # The slot names the worker's metrics: a number used again keeps counting in the same files.
+        slot = next(number for number in itertools.count() if number not in self._slots)
+        self._slots.add(slot)
+        try:
+            worker = await self._spawn(slot)
+        except OSError as error:  # no memory, no process or no descriptor to be had
+            log.error("worker_not_started", error=str(error))  # noqa: TRY400 - it says all
+            self._slots.discard(slot)
+            raise WorkerFailed(1) from error
+        self._workers.add(worker)
+        worker.ended = asyncio.create_task(self._reap(worker))
+        log.info("worker_started", pid=worker.process.pid)
+        if not await worker.line():
+            raise WorkerFailed(await asyncio.shield(worker.ended))
+        worker.served_at = _now()
+        return worker
+
+    async def _spawn(self, slot: int) -> _Worker:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            line = await asyncio.open_connection(sock=ours)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    "--supervised",
+                    str(theirs.fileno()),
+                    env=self._environment | {WORKER_SLOT: str(slot)},
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # Ctrl-C reaches us alone, and we stop them in order
+                )
+            except BaseException:
+                line[1].close()
+                raise
+        return _Worker(slot, process, line)
+
+    async def _reap(self, worker: _Worker) -> int:
+        code = await worker.process.wait()
+        tell = log.info if worker.ending else log.warning
+        tell("worker_exited", pid=worker.process.pid, code=code)
+        worker.writer.close()
+        mark_process_dead(worker.slot, self._environment[METRICS_DIRECTORY])
+        self._workers.discard(worker)
+        self._slots.discard(worker.slot)
+        return code
+
+    async def _keep(self, worker: _Worker) -> None:
+        """Keep a worker's place filled, by its successor or by another when it crashes."""
+        delay = FIRST_DELAY
+        while True:
+            await asyncio.wait({worker.ended})
+            if worker.successor is not None:
+                worker = worker.successor
+                continue
+            steady = _now() - (worker.served_at or 0) >= STEADY
+            delay = FIRST_DELAY if steady else delay
+            worker, delay = await self._replace(worker, delay)
+
+    async def _replace(self, crashed: _Worker, delay: float) -> tuple[_Worker, float]:
+        """Start others until one serves; return it and how long to wait the next time."""
+        while True:
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, LONGEST_DELAY)
+            try:
+                worker = await self._launch()
+            except WorkerFailed:
+                continue
+            log.info("worker_replaced", pid=crashed.process.pid, by=worker.process.pid)
+            return worker, delay
+
+    async def _restarts(self) -> None:
+        while True:
+            await self._restart_asked.wait()
+            self._restart_asked.clear()
+            try:
+                await self._restart_all()
+            except WorkerFailed as error:
+                log.error("restart_abandoned", error=str(error))  # noqa: TRY400 - it said why
+
+    async def _restart_all(self) -> None:
+        """Replace one worker after the other, each by one that serves already."""
+        for old in [worker for worker in self._workers if worker.served_at is not None]:
+            if old.ended.done():
+                continue
+            new = await self._launch()
+            if old.ended.done():  # it crashed meanwhile, and is being replaced as such
+                await new.end(self._patience)
+                continue
+            old.successor = new
+            old.writer.write(RETIRE)
+            with contextlib.suppress(TimeoutError):  # it hangs
+                await asyncio.wait_for(old.line(), self._longest_leave)
+            await old.end(self._patience)
+            log.info("worker_replaced", pid=old.process.pid, by=new.process.pid)
+
+    async def _drain(self) -> bool:
+        log.info("draining")
+        served = [worker for worker in self._workers if worker.served_at is not None]
+        await asyncio.gather(*(worker.end(self._patience) for worker in self._workers))
+        return all(worker.ended.result() == 0 for worker in served)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

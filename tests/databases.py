@@ -1,0 +1,149 @@
+"""The databases of tests: migrated and empty, each under a name that no other test has had.
+
+To copy the template writes 8 MB a test. So a database that is given back is emptied and lent again,
+under another name, which nothing left over from the test before knows; one that was changed in
+anything but rows is dropped instead.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+
+from auth_service.db.migrate import migrate
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+OTHERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = $1 AND backend_type = 'client backend'
+"""
+
+# Servers make partitions as time goes on. What never held a row has no size.
+EMPTY = """
+    DO $$
+    DECLARE
+        partitions text;
+        filled text;
+    BEGIN
+        SELECT string_agg(oid::regclass::text, ', ') INTO partitions FROM pg_class
+        WHERE relispartition AND relkind = 'r' AND pg_get_expr(relpartbound, oid) <> 'DEFAULT';
+        IF partitions IS NOT NULL THEN
+            EXECUTE 'DROP TABLE ' || partitions;
+        END IF;
+        SELECT string_agg(oid::regclass::text, ', ') INTO filled FROM pg_class
+        WHERE oid >= 16384 AND relkind = 'r' AND relname <> 'alembic_version'
+            AND pg_relation_size(oid) > 0;
+        IF filled IS NOT NULL THEN
+            EXECUTE 'TRUNCATE ' || filled || ' RESTART IDENTITY CASCADE';
+        END IF;
+    END
+    $$
+"""
+
+# All that a test can change of a database besides rows; copies of one template share their OIDs.
+# Left out is what PostgreSQL itself writes: files, sizes and ages.
+CATALOGS = (
+    *("pg_attrdef", "pg_cast", "pg_class", "pg_collation", "pg_constraint", "pg_conversion"),
+    *("pg_default_acl", "pg_event_trigger", "pg_extension", "pg_namespace", "pg_operator"),
+    *("pg_policy", "pg_proc", "pg_publication", "pg_rewrite", "pg_statistic_ext", "pg_trigger"),
+    *("pg_ts_config", "pg_type"),
+)
+VOLATILE = "{relfilenode,relpages,reltuples,relallvisible,relallfrozen,relfrozenxid,relminmxid}"
+ENTRIES = (
+    *(
+        f"SELECT to_jsonb(r) - '{VOLATILE}'::text[] FROM {catalog} r WHERE oid >= 16384"  # noqa: S608
+        for catalog in CATALOGS
+    ),
+    "SELECT to_jsonb(r) FROM pg_attribute r WHERE attrelid >= 16384",
+    "SELECT to_jsonb(r) FROM pg_index r WHERE indexrelid >= 16384",
+    "SELECT to_jsonb(r) FROM pg_inherits r",
+    "SELECT to_jsonb(r) FROM alembic_version r",
+    """
+    SELECT to_jsonb(r) - '{oid,datname,datfrozenxid,datminmxid}'::text[] FROM pg_database r
+    WHERE datname = current_database()
+    """,
+    """
+    SELECT to_jsonb(r) FROM pg_db_role_setting r JOIN pg_database d ON setdatabase = d.oid
+    WHERE datname = current_database()
+    """,
+)
+SCHEMA = f"""
+    SELECT md5(string_agg(entry::text, ' ' ORDER BY entry::text))
+    FROM ({" UNION ALL ".join(ENTRIES)}) AS entries (entry)
+"""  # noqa: S608 - nothing but the above
+
+
+class Databases:
+    """Makes, lends and takes back databases on one server."""
+
+    def __init__(self, url: str, admin: "Connection", template: str, schema: str) -> None:
+        self.url = url
+        self._admin = admin
+        self._template = template
+        self._schema = schema
+        self._empty: list[str] = []
+
+    @classmethod
+    async def open(cls, url: str) -> "Databases":
+        """Make the template, on a server whose user may create databases."""
+        admin = await asyncpg.connect(url)
+        template = f"auth_template_{uuid4().hex}"
+        await admin.execute(f"CREATE DATABASE {template}")
+        databases = cls(url, admin, template, "")
+        await migrate(databases.database(template))
+        databases._schema = await databases._cleared(template)
+        return databases
+
+    def database(self, name: str) -> str:
+        """Return the URL of a database of this server."""
+        return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
+
+    async def take(self) -> str:
+        """Return the name of a migrated, empty database."""
+        return self._empty.pop() if self._empty else await self.create(self._template)
+
+    async def create(self, template: str) -> str:
+        """Return the name of a new database."""
+        name = _new_name()
+        await self._admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+    async def give_back(self, name: str) -> None:
+        """Have a database ready for another test, if it can be."""
+        while await self._admin.fetch(OTHERS, name):
+            await asyncio.sleep(0.002)
+        new = _new_name()
+        await self._admin.execute(f"ALTER DATABASE {name} RENAME TO {new}")
+        if await self._cleared(new) == self._schema:
+            self._empty.append(new)
+        else:
+            await self.drop(new)
+
+    async def drop(self, name: str) -> None:
+        """Remove a database, whoever is connected to it."""
+        await self._admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    async def close(self) -> None:
+        """Remove what is left."""
+        for name in (*self._empty, self._template):
+            await self.drop(name)
+        await self._admin.close()
+
+    async def _cleared(self, name: str) -> str:
+        """Empty a database, and return what tells its schema from another."""
+        connection = await asyncpg.connect(self.database(name))
+        try:
+            await connection.execute(EMPTY)
+            return str(await connection.fetchval(SCHEMA))
+        except asyncpg.PostgresError:
+            return ""  # a schema so different that it cannot even be emptied
+        finally:
+            await connection.close()
+
+
+def _new_name() -> str:
+    return f"auth_test_{uuid4().hex}"

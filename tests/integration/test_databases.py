@@ -1,0 +1,76 @@
+"""The databases of tests: empty and migrated, whatever the test before did to its own."""
+
+import asyncpg
+import pytest
+
+from tests.conftest import Outside
+from tests.databases import Databases
+
+USER = """
+    INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000000', '', '{}', '{}', false, now())
+"""
+ROWS = """
+    INSERT INTO user_identifiers VALUES ('ada', '00000000-0000-0000-0000-000000000000', 0);
+    INSERT INTO login_throttle VALUES ('ada', now());
+    SELECT create_audit_partition(now());
+    INSERT INTO audit_log VALUES (now(), 'login'), (now() + interval '1 year', 'login')
+"""
+LEFT = """
+    SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM user_identifiers)
+        + (SELECT count(*) FROM login_throttle) + (SELECT count(*) FROM audit_log)
+        + (SELECT count(*) - 1 FROM pg_inherits WHERE inhparent = 'audit_log'::regclass)
+"""
+WORK_MEM = """
+    DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem = 64', current_database()); END $$
+"""
+HERE = "SELECT oid FROM pg_database WHERE datname = current_database()"
+
+
+def oid_after(databases: Databases, outside: Outside, *changes: str) -> tuple[int, int, int]:
+    """Change a database and give it back; return the OIDs of it and the next, and what is left."""
+
+    async def work() -> tuple[int, int, int]:
+        name = await databases.take()
+        connection = await asyncpg.connect(databases.database(name))
+        before = await connection.fetchval(HERE)
+        for change in changes:
+            await connection.execute(change)
+        await databases.give_back(name)  # and the connection is still there
+        again = await databases.take()
+        assert again != name
+        with pytest.raises(asyncpg.InvalidCatalogNameError):
+            await asyncpg.connect(databases.database(name))
+        connection = await asyncpg.connect(databases.database(again))
+        after, left = await connection.fetchval(HERE), await connection.fetchval(LEFT)
+        await connection.close()
+        await databases.give_back(again)
+        return before, after, left
+
+    return outside.run(work())
+
+
+def test_a_database_is_lent_again_empty_under_another_name(
+    databases: Databases, outside: Outside
+) -> None:
+    """Rows and partitions are gone, and so are connections of before."""
+    before, after, left = oid_after(databases, outside, USER, ROWS)
+    assert (after, left) == (before, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP INDEX sessions_id",
+        "ALTER TABLE users ALTER COLUMN roles DROP NOT NULL",
+        "CREATE FUNCTION more() RETURNS void LANGUAGE sql AS ''",
+        "DELETE FROM alembic_version",
+        WORK_MEM,
+    ],
+)
+def test_a_database_whose_schema_was_changed_is_not_lent_again(
+    databases: Databases, outside: Outside, change: str
+) -> None:
+    """The next test gets another, as migrated."""
+    before, after, left = oid_after(databases, outside, change, USER)
+    assert after != before
+    assert left == 0

@@ -1,0 +1,214 @@
+"""The supervisor, over small processes that keep its protocol and serve nothing."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from auth_service.config import Settings
+from auth_service.errors import ConfigError
+from auth_service.supervisor import Supervisor, WorkerFailed
+from tests.acceptance.servers import eventually, free_port
+
+WORKER = """
+import asyncio, os, pathlib, signal, sys
+from datetime import timedelta
+from auth_service.worker import report_serving
+
+async def main():
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    report = asyncio.create_task(report_serving(int(sys.argv[-1]), timedelta(seconds=0.1)))
+    await stopped.wait()
+    report.cancel()
+
+directory, mode = pathlib.Path(sys.argv[1]), sys.argv[2]
+served = len(list(directory.iterdir()))
+if mode == "never" or (mode == "once" and served >= 2):
+    sys.exit(7)
+if mode == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.write(int(sys.argv[-1]), b"serving\\n")
+    while True:
+        signal.pause()
+(directory / str(os.getpid())).write_text(os.environ["AUTH_WORKER_SLOT"])
+asyncio.run(main())
+"""
+
+PROGRAM = (sys.executable, "-c", WORKER)
+
+Supervise = Callable[..., "Run"]
+
+
+class Run:
+    """A supervisor at work."""
+
+    def __init__(
+        self, directory: Path, mode: str, program: tuple[str, ...] = PROGRAM, **settings: Any
+    ) -> None:
+        self.directory = directory
+        values: dict[str, Any] = {
+            "database_url": "postgresql://nobody@127.0.0.1/none",
+            "workers": 2,
+        }
+        values["grpc_address"] = f"127.0.0.1:{free_port()}"
+        command = [*program, str(directory), mode]
+        self.serving = asyncio.Event()
+        self.supervisor = Supervisor(Settings(**values | settings), command, stop_margin=0.1)
+        self.task = asyncio.create_task(self.supervisor.run(self._on_serving))
+
+    async def _on_serving(self) -> None:
+        self.serving.set()
+
+    async def started(self) -> set[int]:
+        """Return the pids, once all serve."""
+        await asyncio.wait_for(self.serving.wait(), 20)
+        return self.pids()
+
+    def pids(self) -> set[int]:
+        """Return the pids of all that ever served."""
+        return {int(file.name) for file in self.directory.iterdir()}
+
+    def slots(self) -> list[str]:
+        """Return the slots of all that ever served."""
+        return sorted(file.read_text() for file in self.directory.iterdir())
+
+    async def stop(self) -> bool:
+        self.supervisor.stop()
+        return await self.task
+
+
+@pytest.fixture
+async def supervise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervise]:
+    """Starts supervisors, and stops them."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    directory = tmp_path / "served"
+    directory.mkdir()
+    runs: list[Run] = []
+
+    def start(mode: str = "well", **settings: Any) -> Run:
+        runs.append(Run(directory, mode, **settings))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.supervisor.stop()
+    await asyncio.gather(*(run.task for run in runs), return_exceptions=True)
+    structlog.reset_defaults()
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def test_a_stop_ends_every_worker_in_order(supervise: Supervise) -> None:
+    """All have ended when run() returns, and it says that none had to be killed."""
+    run = supervise(workers=3)
+    pids = await run.started()
+    assert len(pids) == 3
+    assert await run.stop()
+    assert all(map(gone, pids))
+
+
+async def test_a_killed_worker_is_replaced_in_its_slot(supervise: Supervise) -> None:
+    """The replacement goes on in the metrics of the dead one, so that totals never fall."""
+    run = supervise()
+    before = await run.started()
+    os.kill(next(iter(before)), signal.SIGKILL)
+
+    async def replaced() -> bool:
+        return len(run.pids()) == 3
+
+    await eventually(replaced, what="another worker serves")
+    assert run.slots() in (["0", "0", "1"], ["0", "1", "1"])
+    assert await run.stop()
+
+
+async def test_what_fails_at_the_first_start_stops_everything(
+    supervise: Supervise, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit code of the worker is passed on, and no second one is tried."""
+    with pytest.raises(WorkerFailed) as failed:
+        await supervise("never").task
+    assert failed.value.code == 7
+    assert capsys.readouterr().err.count("worker_started") == 1
+
+
+async def test_a_replacement_that_does_not_start_is_tried_again(supervise: Supervise) -> None:
+    """A crash while the service cannot start leaves the others serving."""
+    run = supervise("once")
+    before = await run.started()
+    with capture_logs() as entries:
+        os.kill(min(before), signal.SIGKILL)
+
+        async def tried_twice() -> bool:
+            return [entry["event"] for entry in entries].count("worker_started") >= 2
+
+        await eventually(tried_twice, what="two replacements were tried")
+        assert not run.task.done()
+        assert not gone(max(before))
+
+
+async def test_a_restart_replaces_all_and_keeps_one_where_no_other_starts(
+    supervise: Supervise,
+) -> None:
+    """An error in a changed configuration takes nothing down."""
+    run = supervise("once")
+    before = await run.started()
+    with capture_logs() as entries:
+        run.supervisor.restart()
+
+        async def abandoned() -> bool:
+            return any(entry["event"] == "restart_abandoned" for entry in entries)
+
+        await eventually(abandoned, what="the restart is given up")
+    assert run.pids() == before
+    assert not any(map(gone, before))
+    assert await run.stop()
+
+
+async def test_a_restart_changes_every_process(supervise: Supervise) -> None:
+    """Each new one serves before an old one ends; two restarts asked for are two at the most."""
+    run = supervise()
+    before = await run.started()
+    run.supervisor.restart()
+
+    async def all_changed() -> bool:
+        return len(run.pids()) == 4 and all(map(gone, before))
+
+    await eventually(all_changed, what="all pids have changed")
+    assert not any(map(gone, run.pids() - before))
+    assert set(run.slots()) <= {"0", "1", "2"}
+    assert await run.stop()
+
+
+async def test_a_worker_that_does_not_stop_is_killed_and_told_of(supervise: Supervise) -> None:
+    """What was cut off is no orderly stop."""
+    run = supervise("deaf", drain_timeout="0s")
+    await run.started()
+    with capture_logs() as entries:
+        assert not await run.stop()
+    assert [entry["event"] for entry in entries].count("worker_killed") == 2
+
+
+async def test_a_command_that_cannot_be_run_is_told(supervise: Supervise) -> None:
+    """What the operating system refuses is an error as any other, and no crash."""
+    with pytest.raises(WorkerFailed):
+        await supervise(program=("/nonexistent",)).task
+
+
+async def test_a_port_shared_with_others_is_refused(supervise: Supervise) -> None:
+    """The workers tell by their number which of them is the newest."""
+    with pytest.raises(ConfigError, match="AUTH_GRPC_REUSE_PORT"):
+        await supervise(grpc_reuse_port=True).task

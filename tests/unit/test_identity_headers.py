@@ -1,0 +1,102 @@
+"""Identity headers: no text of a claim breaks out of its header, and none is lost in it."""
+
+from dataclasses import replace
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from auth_service.identity_headers import NAMES, identity_headers
+from auth_service.tokens import AccessClaims
+
+CLAIMS = AccessClaims(
+    issuer="https://auth.test",
+    subject="alice",
+    audience=("billing",),
+    expires_at=900,
+    issued_at=0,
+    token_id="jti",
+    session_id="0192f0c1-7f2e-4c1b-9c57-0d7b2f1f4a10",
+    client_id="web",
+    scope=("read", "orders:write"),
+    roles=("user", "clerk"),
+    auth_time=0,
+    amr=("pwd",),
+)
+# JSON can spell lone surrogates, so that they are among the text that a token may hold.
+texts = st.text(st.characters(exclude_categories=()), min_size=1) | st.text(
+    "ab,%25\r\n\0 \t\x7f\x80ü😀\ud800\"'\\", min_size=1
+)
+many = st.lists(texts).map(tuple)
+
+
+def decoded(value: str) -> str:
+    """Read one item as an upstream does."""
+    return unquote(value, errors="surrogatepass")
+
+
+def test_plain_claims_are_written_as_they_are() -> None:
+    """What an upstream sees of a usual token."""
+    assert identity_headers(CLAIMS) == {
+        "x-auth-subject": "alice",
+        "x-auth-session": "0192f0c1-7f2e-4c1b-9c57-0d7b2f1f4a10",
+        "x-auth-scope": "read orders:write",
+        "x-auth-roles": "user,clerk",
+    }
+
+
+def test_a_stranger_has_none_of_the_headers() -> None:
+    """Each is named with an empty value, so that whoever asks removes it."""
+    assert identity_headers(None) == dict.fromkeys(NAMES, "")
+
+
+def test_what_a_token_does_not_have_is_empty() -> None:
+    """A service account has no session, and may have neither scope nor roles."""
+    bare = replace(CLAIMS, session_id="", scope=(), roles=())
+    assert identity_headers(bare) == dict.fromkeys(NAMES, "") | {"x-auth-subject": "alice"}
+
+
+@pytest.mark.parametrize(
+    ("role", "written"),
+    [
+        ("on call", "on%20call"),
+        ("a,admin", "a%2Cadmin"),
+        ("100%", "100%25"),
+        ("a%2Cadmin", "a%252Cadmin"),
+        ("Führung", "F%C3%BChrung"),
+        ("a\r\nx-auth-subject: root", "a%0D%0Ax-auth-subject:%20root"),
+        ("a\0b", "a%00b"),
+        ("a\x7fb", "a%7Fb"),
+        ("a:/=;@b", "a:/=;@b"),
+    ],
+)
+def test_a_role_is_encoded_as_rfc_3986_says(role: str, written: str) -> None:
+    """UTF-8, two upper-case digits a byte; only what would be misread is encoded."""
+    assert identity_headers(replace(CLAIMS, roles=(role,)))["x-auth-roles"] == written
+
+
+@given(texts, texts, many, many)
+def test_no_value_holds_anything_but_visible_ascii_and_separators(
+    subject: str, session: str, scope: tuple[str, ...], roles: tuple[str, ...]
+) -> None:
+    """No line break, NUL or byte beyond ASCII reaches a header, whatever a token says."""
+    claims = replace(CLAIMS, subject=subject, session_id=session, scope=scope, roles=roles)
+    headers = identity_headers(claims)
+    assert tuple(headers) == NAMES
+    for name, value in headers.items():
+        visible = value.replace(" ", "") if name == "x-auth-scope" else value
+        assert all("\x21" <= letter <= "\x7e" for letter in visible)
+
+
+@given(texts, texts, many, many)
+def test_what_is_written_can_be_read_back(
+    subject: str, session: str, scope: tuple[str, ...], roles: tuple[str, ...]
+) -> None:
+    """Split, then decoded: no two subjects look the same, and no role becomes two."""
+    claims = replace(CLAIMS, subject=subject, session_id=session, scope=scope, roles=roles)
+    headers = identity_headers(claims)
+    assert decoded(headers["x-auth-subject"]) == subject
+    assert decoded(headers["x-auth-session"]) == session
+    assert tuple(map(decoded, headers["x-auth-scope"].split())) == scope
+    assert tuple(map(decoded, filter(None, headers["x-auth-roles"].split(",")))) == roles
