@@ -37,7 +37,8 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 def main() -> None:
     """Print the spread of each side, and what each adds."""
     if not processes.ENVOY.exists():
-        sys.exit("Envoy is missing; `make interop` puts it below .interop/")
+        print("left out: Envoy is missing; `make interop` puts it below .interop/")
+        return
     processes.require_free(ADDRESSES)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="auth-bench-")))
