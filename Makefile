@@ -67,8 +67,8 @@ format: $(STAMP) ## Apply the formatter and the safe lint fixes
 	$(PY) -m ruff format .
 
 .PHONY: bench
-bench: $(STAMP) ## Run the benchmarks and print their ratios
-	@$(PY) -m benchmarks
+bench: $(STAMP) ## Run the benchmarks (BENCH=name to narrow, WRITE=1 to renew docs/benchmarks)
+	@$(PY) -m benchmarks $(if $(WRITE),--write) $(BENCH)
 
 .PHONY: interop
 interop: $(STAMP) ## Drive a live server with foreign clients, and deploy/ in Envoy, nginx and Chromium

@@ -7,13 +7,13 @@ nothing of what the settings are for: no socket, database or token is touched he
 import difflib
 import ipaddress
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -53,6 +53,12 @@ GENERATED_KEY = "master.key"
 """The file with the generated master key, in the directory of the embedded PostgreSQL."""
 OTHER_VARIABLES = (CONFIG_FILE_VARIABLE, "AUTH_ADDRESS", "AUTH_CA_FILE")
 """AUTH_* variables that are not settings of the server: the file's name, and the client's."""
+
+_WEB_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>\[[\da-f:.]+\]|[\w.-]+)(?::(?P<port>\d{1,5}))?"
+    r"(?P<path>(?:/[^?#\s]*)?)",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 def _wrong(text: str) -> PydanticCustomError:
@@ -94,17 +100,27 @@ def _http_address(value: str) -> str:
 
 
 def _public_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise _wrong("is not a URL of http or https without query")
-    return value.rstrip("/")
+    origin, path = _web_url(value, "is not a URL of http or https without user, query and fragment")
+    return origin + path.rstrip("/")
 
 
 def _origin(value: str) -> str:
-    parts = urlsplit(value)
-    if value != f"{parts.scheme}://{parts.netloc}" or parts.scheme not in ("http", "https"):
-        raise _wrong("is not an origin: scheme, host and port, without a path")
-    return value.lower()
+    wrong = "is not an origin: http or https, an ASCII host and maybe a port, without a path"
+    origin, path = _web_url(value, wrong)
+    if path:
+        raise _wrong(wrong)
+    return origin
+
+
+def _web_url(value: str, wrong: str) -> tuple[str, str]:
+    """Return the origin as browsers write it (RFC 6454 section 6.2), and the path."""
+    match = _WEB_URL.fullmatch(value)
+    if match is None or int(match["port"] or 0) > 65535:
+        raise _wrong(wrong)
+    scheme, host = match["scheme"].lower(), match["host"].lower()
+    usual = "443" if scheme == "https" else "80"
+    port = "" if match["port"] in (None, usual) else f":{match['port']}"
+    return f"{scheme}://{host}{port}", match["path"]
 
 
 def _database_url(value: SecretStr) -> SecretStr:

@@ -48,7 +48,9 @@ class RevocationList:
         self._sessions: dict[str, int] = {}
         self._users: dict[str, tuple[int, int]] = {}  # sub → (issued before, expires at)
         self._all_before = 0
-        self._expiries: list[tuple[int, RevocationKind, str]] = []
+        # What expires in which second: of a million revocations, far fewer entries than one each.
+        self._expiring: dict[tuple[int, RevocationKind], list[str]] = {}
+        self._expiries: list[tuple[int, RevocationKind]] = []  # a heap of the keys of _expiring
 
     def __len__(self) -> int:
         return len(self._tokens) + len(self._sessions) + len(self._users) + bool(self._all_before)
@@ -81,7 +83,11 @@ class RevocationList:
                 self._all_before = max(before, self._all_before)
                 return self._all_before > before
         if new:
-            heapq.heappush(self._expiries, (expires_at, revocation.kind, revocation.target))
+            expiry = expires_at, revocation.kind
+            if (targets := self._expiring.get(expiry)) is None:
+                targets = self._expiring[expiry] = []
+                heapq.heappush(self._expiries, expiry)
+            targets.append(revocation.target)
         self.prune()
         return new
 
@@ -108,14 +114,15 @@ class RevocationList:
         """Drop what can no longer matter."""
         now = self._clock().timestamp()
         while self._expiries and self._expiries[0][0] <= now:
-            expires_at, kind, target = heapq.heappop(self._expiries)
-            if kind is RevocationKind.USER:
-                if self._users.get(target, (0, 0))[1] == expires_at:
-                    del self._users[target]
-                continue
-            known = self._tokens if kind is RevocationKind.TOKEN else self._sessions
-            if known.get(target) == expires_at:
-                del known[target]
+            expires_at, kind = expiry = heapq.heappop(self._expiries)
+            for target in self._expiring.pop(expiry):
+                if kind is RevocationKind.USER:
+                    if self._users.get(target, (0, 0))[1] == expires_at:
+                        del self._users[target]
+                    continue
+                known = self._tokens if kind is RevocationKind.TOKEN else self._sessions
+                if known.get(target) == expires_at:
+                    del known[target]
 
     @staticmethod
     def _remember(known: dict[str, int], target: str, expires_at: int) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -107,6 +108,9 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
+        # What has started stays: to look through it for garbage stops all calls for 100 ms.
+        gc.collect()
+        gc.freeze()
         await stopped.wait()
         await self.stop()
 
@@ -232,12 +236,14 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:
             enable_reflection(server, (*self._services, _HEALTH))
-        self.port = self._bind(server)
+        # HTTP binds first: gRPC never lets go of the port of a server that did not start.
         http = self._http_server(sessions, validation, keys, shielded)
         if http is not None:
-            http.start()
-            self.http_port = http.port
             self._stack.push_async_callback(http.stop)
+            self.http_port = http.port
+        self.port = self._bind(server)
+        if http is not None:
+            http.start()
         await server.start()
         self._stack.push_async_callback(self._drain, server, http, shielded, hub)
         self._health.set_serving(True)

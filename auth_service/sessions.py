@@ -406,6 +406,8 @@ async def check_password(
 
     Raises InvalidCredentials, and RateLimited once an identifier's attempts are used up.
     """
+    # In a flood most are refused here: it costs the database nothing, and no identifier an attempt.
+    hasher.require_room()
     # The attempt is reserved before the hash, so that parallel guesses cannot race past.
     wait = await store.reserve_login_attempt(
         identifier, now, policy.login_burst, policy.login_refill

@@ -1,7 +1,9 @@
-"""What a local verification costs, beside `jwt.decode` of PyJWT."""
+"""What a local verification costs, beside `jwt.decode` of PyJWT and of joserfc."""
 
 import secrets
+import site
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import jwt
@@ -13,13 +15,14 @@ from auth_service.keys import KeyRing, shared_key
 from auth_service.models import Revocation, RevocationKind
 from auth_service.revocation import RevocationList
 from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier
-from benchmarks.figures import interleaved
+from benchmarks.figures import Verdict, interleaved, medians, ratios, show
+from benchmarks.rivals.environment import site_packages
 
 REVOCATIONS = 100_000
 ROUNDS = 15
 
 
-def main() -> None:
+def main() -> list[Verdict]:
     """Print the cost of a token seen before, and of one never seen."""
     secret = secrets.token_bytes(32)
     key = shared_key(secret)
@@ -36,20 +39,21 @@ def main() -> None:
     def decode(token: str = tokens[0]) -> None:
         jwt.decode(token, secret, algorithms=["HS256"], audience="orders", issuer="bench")
 
-    hot = interleaved(
+    seen = interleaved(
         {
-            "jwt.decode": decode,
-            "LocalVerifier, seen before": lambda: empty.verify(tokens[0], audience="orders"),
-            "seen before, no revocations": lambda: bare.verify(tokens[0], audience="orders"),
-            f"seen before, {REVOCATIONS} revocations": lambda: full.verify(
+            "PyJWT": decode,
+            "joserfc": _joserfc(secret, tokens[0]),
+            "LocalVerifier": lambda: empty.verify(tokens[0], audience="orders"),
+            "TokenVerifier, no revocations": lambda: bare.verify(tokens[0], audience="orders"),
+            f"TokenVerifier, {REVOCATIONS:,} revocations": lambda: full.verify(
                 tokens[0], audience="orders"
             ),
         },
         calls=2000,
         rounds=ROUNDS,
     )
-    for name, value in hot.items():
-        print(f"{name:40} {value * 1e6:8.2f} µs   1/{hot['jwt.decode'] / value:.1f} of jwt.decode")
+    hot = {name: [value * 1e6 for value in values] for name, values in seen.items()}
+    show(hot, "µs", 2)
 
     def unseen() -> None:
         verifier = TokenVerifier(ring, RevocationList(utc_now), issuer="bench", clock=utc_now)
@@ -60,8 +64,28 @@ def main() -> None:
         for token in tokens:
             decode(token)
 
-    cold = interleaved({"decode": decode_all, "unseen": unseen}, calls=1, rounds=ROUNDS)
-    print(f"never seen before: {cold['unseen'] / cold['decode']:.2f} of jwt.decode")
+    cold = medians(interleaved({"decode": decode_all, "unseen": unseen}, calls=1, rounds=ROUNDS))
+    print(f"  never seen before: {cold['unseen'] / cold['decode']:.2f} of PyJWT's time")
+    return [
+        Verdict(
+            f"local verification, hot, of jwt.decode of {name}",
+            ratios(hot[name], hot["LocalVerifier"]), 30, sides=medians(hot),
+        )
+        for name in ("PyJWT", "joserfc")
+    ]  # fmt: skip
+
+
+def _joserfc(secret: bytes, token: str) -> Callable[[], object]:
+    """Return a decode by joserfc with the same checks, from the rivals' own environment."""
+    site.addsitedir(site_packages())
+    from joserfc import jwt as joserfc_jwt  # type: ignore[import-not-found]  # noqa: PLC0415
+    from joserfc.jwk import OctKey  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    key = OctKey.import_key(secret)
+    claims = joserfc_jwt.JWTClaimsRegistry(
+        iss={"essential": True, "value": "bench"}, aud={"essential": True, "value": "orders"}
+    )
+    return lambda: claims.validate(joserfc_jwt.decode(token, key, algorithms=["HS256"]).claims)
 
 
 def _token(ring: KeyRing, number: int) -> str:

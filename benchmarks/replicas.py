@@ -1,19 +1,17 @@
 """Real servers on a real PostgreSQL of the benchmark's own, on loopback."""
 
-import asyncio
-import os
 import secrets
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
+import asyncpg
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -22,68 +20,99 @@ from auth_service.db.embedded import EmbeddedPostgres
 from auth_service.db.migrate import migrate
 from auth_service.keys import KeyRing, shared_key
 from auth_service.tokens import AccessClaims, TokenSigner
+from benchmarks.processes import (
+    OTHER_CPUS,
+    SERVER_CPUS,
+    START_SECONDS,
+    Serving,
+    free_address,
+    run_on,
+    served,
+)
 
 ISSUER = "https://auth.internal"
-START_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Replicas:
-    """Servers that share a database, and the key that they sign with."""
+class Service:
+    """A database, and the key of the servers that share it."""
 
-    addresses: list[str]
-    processes: list[subprocess.Popen[bytes]]
     database_url: str
-    secret: bytes
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
-    def token(self) -> str:
+    def token(self, user: str = "", session: str = "") -> str:
         """Return a good access token, as a login would."""
         key = shared_key(self.secret)
         now = int(time.time())
         claims = AccessClaims(
-            ISSUER, "user", ("internal",), now + 900, now, secrets.token_urlsafe(16),
-            secrets.token_urlsafe(16), "bench", (), (), now, ("pwd",),
+            ISSUER, user or str(uuid4()), ("internal",), now + 900, now,
+            secrets.token_urlsafe(16), session or str(uuid4()), "bench", (), (), now, ("pwd",),
         )  # fmt: skip
         return TokenSigner(KeyRing([key], key.kid)).sign(claims)
+
+    @asynccontextmanager
+    async def server(
+        self,
+        settings: Mapping[str, str] | None = None,
+        cpus: set[int] = SERVER_CPUS,
+        arguments: tuple[str, ...] = (),
+    ) -> AsyncIterator[Serving]:
+        """Start a server, lend it once it is healthy, and stop it."""
+        address, key = free_address(), base64url.encode(self.secret)
+        environment = {
+            "AUTH_SHARED_KEY": key,
+            "AUTH_MASTER_KEY": key,
+            "AUTH_DATABASE_URL": self.database_url,
+            "AUTH_GRPC_ADDRESS": address,
+            "AUTH_HTTP_ADDRESS": "off",
+            "AUTH_LOG_LEVEL": "error",
+        } | dict(settings or {})
+        command = [sys.executable, "-m", "auth_service", "serve", *arguments]
+        async with served(command, address, environment, cpus) as serving:
+            async with grpc.aio.insecure_channel(address) as channel:
+                await health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=START_SECONDS
+                )
+            yield serving
+
+
+@asynccontextmanager
+async def database() -> AsyncIterator[Service]:
+    """Start a database with the schema in it; stop and remove it at the end."""
+    run_on(OTHER_CPUS)
+    with tempfile.TemporaryDirectory(prefix="auth-bench-") as folder:
+        Path(folder).chmod(0o711)
+        async with EmbeddedPostgres(Path(folder) / "pg") as postgres:
+            await migrate(postgres.dsn)
+            yield Service(postgres.dsn)
+
+
+async def another_database(service: Service, name: str) -> Service:
+    """Return a second database of the same PostgreSQL, with the schema in it."""
+    connection: Any = await asyncpg.connect(service.database_url)
+    await connection.execute(f'CREATE DATABASE "{name}"')
+    await connection.close()
+    url = service.database_url.replace("@/auth?", f"@/{name}?")
+    await migrate(url)
+    return Service(url)
+
+
+@dataclass(frozen=True)
+class Replicas(Service):
+    """Servers that share a database."""
+
+    processes: list[Serving] = field(default_factory=list)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where they serve."""
+        return [process.address for process in self.processes]
 
 
 @asynccontextmanager
 async def replicas(count: int) -> AsyncIterator[Replicas]:
     """Start a database and that many servers; stop all at the end."""
-    with tempfile.TemporaryDirectory(prefix="auth-bench-") as folder:
-        Path(folder).chmod(0o711)
-        async with EmbeddedPostgres(Path(folder) / "pg") as postgres:
-            await migrate(postgres.dsn)
-            started = Replicas([], [], postgres.dsn, secrets.token_bytes(32))
-            try:
-                for _ in range(count):
-                    await _start(started)
-                yield started
-            finally:
-                for process in started.processes:
-                    process.send_signal(signal.SIGTERM)
-                for process in started.processes:
-                    await asyncio.to_thread(process.wait, 30)
-
-
-async def _start(started: Replicas) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AUTH_")}
-    key = base64url.encode(started.secret)
-    keys = {"AUTH_SHARED_KEY": key, "AUTH_MASTER_KEY": key}
-    environment = kept | {
-        "AUTH_DATABASE_URL": started.database_url,
-        "AUTH_GRPC_ADDRESS": address,
-        "AUTH_HTTP_ADDRESS": "off",
-        "AUTH_LOG_LEVEL": "error",
-    }
-    started.processes.append(
-        subprocess.Popen([sys.executable, "-m", "auth_service", "serve"], env=environment | keys)
-    )
-    async with grpc.aio.insecure_channel(address) as channel:
-        await health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=START_SECONDS
-        )
-    started.addresses.append(address)
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(database())
+        started = [await stack.enter_async_context(service.server()) for _ in range(count)]
+        yield Replicas(service.database_url, service.secret, started)

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -41,7 +40,7 @@ async def _main() -> None:
 async def _measure(one: Replicas, channels: list[grpc.aio.Channel]) -> None:
     auth = auth_rpc.AuthServiceStub(channels.pop())
     await auth.Revoke(auth_pb.RevokeRequest(access_token=one.token()))
-    before = _resident(one)
+    before = one.processes[0].resident()
     ready, arrivals = asyncio.Semaphore(0), asyncio.Queue[float]()
     streams = [
         asyncio.create_task(_follow(rpc.VerifierServiceStub(channel), ready, arrivals))
@@ -50,7 +49,7 @@ async def _measure(one: Replicas, channels: list[grpc.aio.Channel]) -> None:
     ]
     for _ in streams:
         await ready.acquire()
-    after = _resident(one)
+    after = one.processes[0].resident()
     last: list[float] = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
@@ -72,10 +71,3 @@ async def _follow(stub: Any, ready: asyncio.Semaphore, arrivals: "asyncio.Queue[
             ready.release()
         elif kind == "revocation":
             arrivals.put_nowait(time.perf_counter())
-
-
-def _resident(one: Replicas) -> int:
-    """Return the resident memory of the server, in bytes (Linux)."""
-    status = Path(f"/proc/{one.processes[0].pid}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024

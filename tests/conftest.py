@@ -91,6 +91,14 @@ def database_url(outside: Outside, databases: Databases) -> Iterator[str]:
     outside.run(databases.give_back(name))
 
 
+@pytest.fixture(scope="module")
+def module_database_url(outside: Outside, databases: Databases) -> Iterator[str]:
+    """A migrated database that the tests of a module share."""
+    name = outside.run(databases.take())
+    yield databases.database(name)
+    outside.run(databases.give_back(name))
+
+
 @pytest.fixture
 def empty_database_url(outside: Outside, databases: Databases) -> Iterator[str]:
     """A database of the test's own that was never migrated."""

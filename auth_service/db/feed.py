@@ -7,7 +7,7 @@ proves that the connection which listens is alive; a lost one means a full resyn
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,10 @@ CHANNEL = "authn_feed"
 FIRST_BACKOFF = 0.05  # seconds
 MAX_BACKOFF = 1.0
 CLOSE_TIMEOUT = 1.0
+
+
+Page = tuple[list[Revocation], int]
+Pages = AsyncGenerator[Page, None]
 
 
 def _ignore(*_: object) -> None:
@@ -138,26 +142,37 @@ class RevocationFeed:
     async def _sync(self) -> None:
         """Take in what was committed since the last time; after a reconnection, everything."""
         self._poll_now.clear()
-        if self._connection is None:
-            await self._connect()
+        connection = self._connection or await self._connect()
         as_of, since = self._clock(), self._cursor
-        found, cursor = await self._read(since)
+        cursor = await self._take_in(since, connection)
         if cursor < since:  # another database answers, with transaction numbers of its own
             since = 0
-            found, cursor = await self._read(since)
-        # Never replaced, only added to: this process may know of one that commits as we read, and
-        # a failover may have lost one. What is in excess expires.
-        new = [revocation for revocation in found if self._revocations.add(revocation)]
-        self._on_revocations(found, new)
-        if self._keys is not None and self._connection is not None:
+            cursor = await self._take_in(since, connection)
+        if self._keys is not None:
             async with self._in_time():
-                changed = await self._keys.changed_since(since, self._connection)
+                changed = await self._keys.changed_since(since, connection)
             self._on_keys(changed)
         self._cursor, self._as_of = cursor, as_of
 
-    async def _read(self, cursor: int) -> tuple[list[Revocation], int]:
+    async def _take_in(self, since: int, connection: "DedicatedConnection") -> int:
+        """Take in what was committed since a cursor; return the next cursor.
+
+        Other calls have their turn between two pages, and each page has the whole timeout.
+        """
+        cursor = since
+        pages = self._store.pages_of_revocations(since, connection)
+        async with contextlib.aclosing(pages):
+            while page := await self._next(pages):
+                found, cursor = page
+                # Never replaced, only added to: this process may know of one that commits as we
+                # read, and a failover may have lost one. What is in excess expires.
+                new = [revocation for revocation in found if self._revocations.add(revocation)]
+                self._on_revocations(found, new)
+        return cursor
+
+    async def _next(self, pages: Pages) -> Page | None:
         async with self._in_time():
-            return await self._store.revocations_since(cursor, connection=self._connection)
+            return await anext(pages, None)
 
     @contextlib.asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
@@ -167,7 +182,7 @@ class RevocationFeed:
         except TimeoutError as error:
             raise Unavailable("the database does not answer in time") from error
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> "DedicatedConnection":
         self._cursor = 0
         self._connection = connection = await open_connection(
             self._url,
@@ -183,6 +198,7 @@ class RevocationFeed:
         except asyncpg.FeatureNotSupportedError:
             log.warning("revocation_feed_cannot_listen", detail="the poll alone finds revocations")
         self.epoch = await self._store.epoch(connection)
+        return connection
 
     def _wake_poll(self, *_: object) -> None:
         self._poll_now.set()

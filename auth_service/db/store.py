@@ -4,7 +4,7 @@ Owns which statements make one state change. Knows no rules: the caller says wha
 method raises Unavailable where the database cannot be reached or does not answer in time.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Store"]
 
+REVOCATION_PAGE = 1000  # some ten milliseconds of the event loop
 PRUNE_BATCH = 1000
 PRUNE_ROUNDS = 100  # of a batch each; what is left waits for the next prune
 SHORTEST_WAIT = timedelta(milliseconds=1)
@@ -273,20 +274,28 @@ class Store:
         async with acquire(self._pool) as connection:
             await self._revoke(connection, revocation, now)
 
-    async def revocations_since(
-        self, cursor: int, *, connection: "Connection | None" = None
-    ) -> tuple[list[Revocation], int]:
+    async def revocations_since(self, cursor: int) -> tuple[list[Revocation], int]:
         """Return revocations committed since the answer that gave `cursor`, and the next cursor.
 
         0 asks for all. No commit is skipped, however late; some may be given more than once.
         """
-        if connection is None:
-            found = await self._rows("revocations_since", cursor)
-        else:
-            with translated():
-                found = await connection.fetch(self._sql["revocations_since"], cursor)
-        known = [rows.revocation(row) for row in found if row["kind"] is not None]
-        return known, found[0]["cursor"]
+        async with acquire(self._pool) as connection:
+            pages = [page async for page in self.pages_of_revocations(cursor, connection)]
+        return [revocation for found, _ in pages for revocation in found], pages[-1][1]
+
+    async def pages_of_revocations(
+        self, cursor: int, connection: "Connection"
+    ) -> AsyncGenerator[tuple[list[Revocation], int], None]:
+        """Yield the same page by page: a million in one answer outlasts any statement timeout.
+
+        All pages are of one snapshot, and each names the next cursor; there is at least one.
+        """
+        with translated():
+            async with connection.transaction(readonly=True):
+                opened = await connection.cursor(self._sql["revocations_since"], cursor)
+                while found := await opened.fetch(REVOCATION_PAGE):
+                    known = [rows.revocation(row) for row in found if row["kind"] is not None]
+                    yield known, found[0]["cursor"]
 
     async def epoch(self, connection: "Connection") -> str:
         """Return within what the cursors of `revocations_since` can be compared; "" if unknown.

@@ -133,7 +133,8 @@ class _Call:
 
 def _wrap(method: str, handler: Any) -> Any:
     shape = _SHAPES[handler.request_streaming, handler.response_streaming]
-    call = _Call(method, getattr(handler, shape))
+    behavior = getattr(handler, shape)
+    call = _Call(method, _of_readable(behavior) if handler.request_streaming else behavior)
     return getattr(grpc, f"{shape}_rpc_method_handler")(
         call.streaming if handler.response_streaming else call.unary,
         request_deserializer=_forgiving(handler.request_deserializer),
@@ -158,7 +159,12 @@ def _readable(request: Any) -> Any:
     """Return the request, or the stream of requests; raises InvalidArgument for garbage."""
     if request is _UNREADABLE:
         raise _unreadable()
-    return _each_readable(request) if hasattr(request, "__aiter__") else request
+    return request
+
+
+def _of_readable(behavior: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a behavior over a stream of requests that ends at the first that is garbage."""
+    return lambda requests, context: behavior(_each_readable(requests), context)
 
 
 async def _each_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

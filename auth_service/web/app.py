@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from auth_service.telemetry import HTTP_DURATION, HTTP_TOTAL
-from auth_service.web.responses import HANDLERS, internal_error
+from auth_service.web.responses import HANDLERS
 
 __all__ = ["create_app"]
 
@@ -28,7 +28,9 @@ _QUIET_PATHS = ("/auth", "/healthz", "/readyz", "/metrics", "/.well-known/jwks.j
 def create_app(routes: Iterable[BaseRoute]) -> ASGIApp:
     """Return the application of these routes."""
     routes = list(routes)
-    return _Edge(Starlette(routes=routes, exception_handlers=HANDLERS), _paths(routes))
+    app = Starlette(routes=routes, exception_handlers=HANDLERS)
+    app.router.redirect_slashes = False  # it would send clients where their Host header says
+    return _Edge(app, _paths(routes))
 
 
 def _paths(routes: Iterable[BaseRoute], prefix: str = "") -> frozenset[str]:
@@ -65,15 +67,17 @@ class _Edge:
 
         try:
             await self._app(scope, receive, watch)
-        except Exception:  # whatever it is, no text of it gets out
-            log.exception("http_failed", path=scope["path"])
-            if not status:
-                await internal_error()(scope, receive, watch)
+        except Exception:  # it has been answered already; whatever it is, no text of it got out
+            log.exception("http_failed", path=self._known(scope))
         finally:
             self._record(scope, status, time.perf_counter() - started)
 
+    def _known(self, scope: Scope) -> str:
+        path: str = scope["path"]
+        return path if path in self._paths else "other"
+
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        known = scope["path"] if scope["path"] in self._paths else "other"
+        known = self._known(scope)
         HTTP_TOTAL.labels(known, str(status)).inc()
         HTTP_DURATION.labels(known).observe(seconds)
         if status < 400 and known in _QUIET_PATHS:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from auth_service.errors import InvalidArgument
 from auth_service.web.responses import Problem
@@ -39,7 +39,7 @@ async def read_form(request: Request, repeatable: frozenset[str] = frozenset()) 
     form: dict[str, str] = {}
     for name, value in pairs:
         if name in form and name not in repeatable:
-            raise InvalidArgument(name, "is there more than once")
+            raise InvalidArgument(name[:64], "is there more than once")
         form[name] = f"{form[name]} {value}" if name in form else value
     return {name: value for name, value in form.items() if value}
 
@@ -76,11 +76,15 @@ def words(text: str) -> list[str]:
 
 async def _body(request: Request) -> bytes:
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            text = f"the body is larger than {MAX_BODY_BYTES} bytes"
-            raise Problem(413, "invalid_request", text, connection="close")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                # No "connection: close": its reset would overtake the answer. uvicorn drains.
+                text = f"the body is larger than {MAX_BODY_BYTES} bytes"
+                raise Problem(413, "invalid_request", text)
+    except ClientDisconnect as error:  # no fault of ours, to be logged as one
+        raise InvalidArgument("body", "ended too early") from error
     return body
 
 

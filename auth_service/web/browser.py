@@ -7,6 +7,7 @@ with a header that a form cannot send: each alone defeats CSRF, SameSite being t
 
 import ipaddress
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from starlette.routing import Mount, Route
 
 from auth_service import fields
 from auth_service.admission import Refused, Rule, claims_of
-from auth_service.errors import InvalidArgument, InvalidGrant, PermissionDenied
+from auth_service.errors import InvalidArgument, InvalidGrant, NotFound, PermissionDenied
 from auth_service.models import TokenPair
 from auth_service.sessions import Sessions
 from auth_service.shielded import Shielded
@@ -50,7 +51,10 @@ class BrowserPolicy:
 
     public_url: str | None = None
     origins: Collection[str] = ()
-    """Other pages' origins, which CORS admits as well (https://app.example.com)."""
+    """Other pages' origins, which CORS admits as well (https://app.example.com).
+
+    These and the URL as browsers write them: in lower case, without the usual port.
+    """
     access_cookie: bool = False
     """Whether the access token is in a cookie too, which forward-auth reads."""
 
@@ -61,8 +65,11 @@ class BrowserPolicy:
         if self.public_url is not None:
             own = urlsplit(self.public_url)
             return origin == f"{own.scheme}://{own.netloc}"
-        # Browsers keep Secure cookies from plain HTTP, but for loopback.
-        return origin == f"https://{host}" or (origin == f"http://{host}" and _is_loopback(host))
+        host = host.lower()
+        if origin.startswith("http://"):
+            # Browsers keep Secure cookies from plain HTTP, but for loopback.
+            return _is_loopback(host) and origin == f"http://{host.removesuffix(':80')}"
+        return bool(host) and origin == f"https://{host.removesuffix(':443')}"
 
 
 class BrowserSessions:
@@ -132,7 +139,13 @@ class BrowserSessions:
                 if refused.status == 401:  # it has ended already
                     return
                 raise
-            await self._sessions.revoke_session(claims.session_id, claims)
+            if not claims.session_id:
+                raise InvalidArgument(
+                    "authorization",
+                    "is of a service account, which has no session; end it at /oauth2/revoke",
+                )
+            with suppress(NotFound):  # a row that is no more has ended as well
+                await self._sessions.revoke_session(claims.session_id, claims)
 
     def _bearer(self, request: Request) -> list[str]:
         given = request.headers.getlist("authorization")
@@ -176,6 +189,7 @@ def browser_routes(
         allow_credentials=True,
         allow_methods=["GET", "POST"],
         allow_headers=["authorization", "content-type", CSRF_HEADER],
+        expose_headers=["retry-after"],
     )
     return Mount(
         "/v1",
@@ -196,8 +210,8 @@ def _device(request: Request) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
     try:
+        name = urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from auth_service.errors import NotFound
 from auth_service.keys import KeyRing
 from auth_service.web.responses import Problem
 
@@ -34,13 +35,27 @@ def discovery_routes(
 
     async def metadata(request: Request) -> Response:
         """Answer where the endpoints are and what they take."""
-        base = public_url or issuer
-        if urlsplit(base).scheme not in ("http", "https"):
-            raise Problem(404, "not_found", "the issuer is no URL, and AUTH_PUBLIC_URL is not set")
-        content = json.dumps(_metadata(issuer, base.rstrip("/")))
+        if path is None:
+            text = "there is no metadata of an issuer that is no URL; set AUTH_ISSUER to one"
+            raise Problem(404, "not_found", text, NotFound.reason)
+        content = json.dumps(_metadata(issuer, (public_url or issuer).rstrip("/")))
         return _cached(request, content, "application/json", _METADATA_AGE)
 
-    return [Route(JWKS_PATH, jwks), Route(METADATA_PATH, metadata)]
+    path = _issuer_path(issuer)
+    routes = [Route(JWKS_PATH, jwks), Route(METADATA_PATH, metadata)]
+    if path:  # RFC 8414 section 3.1: it comes after the well-known part, at the host's root
+        routes.append(Route(METADATA_PATH + path, metadata))
+    return routes
+
+
+def _issuer_path(issuer: str) -> str | None:
+    """Return the path of an issuer's URL; None for what is none (RFC 8414 section 2)."""
+    try:
+        parts = urlsplit(issuer)
+    except ValueError:
+        return None
+    good = parts.scheme in ("http", "https") and parts.netloc and not (parts.query + parts.fragment)
+    return parts.path.rstrip("/") if good else None
 
 
 def _metadata(issuer: str, base: str) -> dict[str, Any]:

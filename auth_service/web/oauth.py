@@ -5,7 +5,6 @@ grant is not among the grants: RFC 9700 section 2.4 forbids it.
 """
 
 import base64
-import binascii
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
@@ -96,13 +95,13 @@ class OAuth:
         try:
             await self._shielded.run(self._sessions.revoke_token(token, client_id))
         except PermissionDenied as error:
-            raise Problem(400, "unauthorized_client", error.text) from error
+            raise Problem(400, "unauthorized_client", error.text, error.reason) from error
         return Response(status_code=200, headers={"cache-control": "no-store"})
 
     async def _refresh(self, request: Request, form: Form) -> TokenPair:
         token = _required(form, "refresh_token")
         client_id, secret = _credentials(request, form)
-        if secret is None:
+        if not secret:  # an empty one is none (RFC 6749 section 2.3.1)
             await self._sessions.require_public_client(client_id)
         else:
             client_id = (await self._sessions.authenticate_client(client_id, secret)).client_id
@@ -154,12 +153,15 @@ def _answering(
         try:
             return await endpoint(request)
         except InvalidCredentials as error:
-            challenge = 'Basic realm="oauth2"'
             raise Problem(
-                401, "invalid_client", "client authentication failed", www_authenticate=challenge
+                401,
+                "invalid_client",
+                "client authentication failed",
+                error.reason,
+                www_authenticate='Basic realm="oauth2"',
             ) from error
         except InvalidGrant as error:
-            raise Problem(400, "invalid_grant", error.text) from error
+            raise Problem(400, "invalid_grant", error.text, error.reason) from error
 
     return answer
 
@@ -198,5 +200,5 @@ def _basic(authorization: str) -> tuple[str, str]:
         if scheme.lower() != "basic" or not colon:
             raise InvalidCredentials
         return unquote_plus(client_id, errors="strict"), unquote_plus(secret, errors="strict")
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:  # not base64, not ASCII, or not UTF-8 inside
         raise InvalidCredentials from error

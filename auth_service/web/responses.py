@@ -4,13 +4,15 @@ Bodies are those of OAuth (RFC 6749 section 5.2, RFC 6750 section 3): {"error": 
 "error_description": …}, with the stable `reason` that the gRPC edge has in ErrorInfo.
 """
 
+import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from auth_service import errors
 from auth_service.admission import Refused
@@ -28,32 +30,42 @@ _CODES: dict[type[errors.AuthError], tuple[int, str]] = {
     errors.RateLimited: (429, "temporarily_unavailable"),
     errors.Unavailable: (503, "temporarily_unavailable"),
 }
-_REASONS = {400: "INVALID_ARGUMENT", 401: "INVALID_CREDENTIALS", 403: "PERMISSION_DENIED"}
+_UNSPEAKABLE = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]")
+"""What error_description must not hold (RFC 6749 section 5.2)."""
 _ERRORS = {404: "not_found", 405: "method_not_allowed"}
 
 
 class Problem(Exception):
-    """What only an HTTP client can do wrong: a status, an error code, and how to mend it."""
+    """What only an HTTP client can do wrong: a status, an error code, and how to mend it.
 
-    def __init__(self, status: int, error: str, text: str, **headers: str) -> None:
+    `reason` is that of the error of ours that it stands for.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        error: str,
+        text: str,
+        reason: str = errors.InvalidArgument.reason,
+        **headers: str,
+    ) -> None:
         super().__init__(text)
         self.status = status
         self.error = error
         self.text = text
+        self.reason = reason
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def no_store(content: Any, status: int = 200) -> JSONResponse:
+def no_store(content: Any, status: int = 200) -> Response:
     """Return a JSON response that holds something personal: no cache may keep it."""
-    return JSONResponse(content, status, {"cache-control": "no-store", "pragma": "no-cache"})
+    headers = {"cache-control": "no-store", "pragma": "no-cache"}
+    return Response(json.dumps(content), status, headers, "application/json")
 
 
 def refusal(refused: Refused) -> Response:
     """Return how a caller is told that it is not let in."""
-    headers = {"www-authenticate": refused.challenge} if refused.challenge else {}
-    if refused.retry_after is not None:
-        headers["retry-after"] = str(math.ceil(refused.retry_after.total_seconds()))
-    return _response(refused.status, refused.error, refused.text, refused.reason, headers)
+    return _response(refused.status, refused.error, refused.text, refused.reason, refused.headers())
 
 
 def internal_error() -> Response:
@@ -67,7 +79,7 @@ async def _auth_error(_request: Request, error: Any) -> Response:
         if (known := _CODES.get(kind)) is not None:
             break
     else:
-        return internal_error()
+        raise error  # no client can do anything about it: to the log, as a fault of ours
     headers = {}
     if known[0] == 401:  # RFC 9110 section 15.5.2: with a challenge, always
         invalid = isinstance(error, errors.InvalidToken)
@@ -78,29 +90,33 @@ async def _auth_error(_request: Request, error: Any) -> Response:
 
 
 async def _problem(_request: Request, error: Any) -> Response:
-    reason = _REASONS.get(error.status, "INVALID_ARGUMENT")
-    return _response(error.status, error.error, error.text, reason, error.headers)
+    return _response(error.status, error.error, error.text, error.reason, error.headers)
 
 
 async def _refused(_request: Request, error: Any) -> Response:
     return refusal(error)
 
 
+async def _unexpected(_request: Request, _error: Any) -> Response:
+    return internal_error()
+
+
 async def _http_exception(request: Request, error: Any) -> Response:
     texts = {
-        404: f"there is no {request.url.path}; see docs/http.md",
-        405: f"{request.method} is not a method of {request.url.path}",
+        404: f"there is no {request.scope['path']}; docs/http.md lists what there is",
+        405: f"{request.method} is not a method of {request.scope['path']}",
     }
     text = texts.get(error.status_code, str(error.detail))
     code = _ERRORS.get(error.status_code, "invalid_request")
-    reason = "NOT_FOUND" if error.status_code == 404 else "INVALID_ARGUMENT"
-    return _response(error.status_code, code, text, reason, error.headers or {})
+    kind = errors.NotFound if error.status_code == 404 else errors.InvalidArgument
+    return _response(error.status_code, code, text, kind.reason, error.headers or {})
 
 
 def _response(
     status: int, error: str, text: str, reason: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    response = no_store({"error": error, "error_description": text, "reason": reason}, status)
+    described = _UNSPEAKABLE.sub("'", text)
+    response = no_store({"error": error, "error_description": described, "reason": reason}, status)
     response.headers.update(headers or {})
     return response
 
@@ -110,5 +126,6 @@ HANDLERS: dict[Any, Any] = {
     HTTPException: _http_exception,
     Problem: _problem,
     Refused: _refused,
+    Exception: _unexpected,
 }
 """What Starlette is to do with each class of exception."""

@@ -54,8 +54,8 @@ def address(server: Server) -> str:
     return f"127.0.0.1:{server.port}"
 
 
-async def make_service_account(database_url: str) -> str:
-    """Make the service account SERVICE, which may read, and return its secret."""
+async def make_service_account(database_url: str, client_id: str = SERVICE) -> str:
+    """Make a service account, which may read, and return its secret."""
 
     def nothing(_: Revocation) -> None: ...
 
@@ -66,7 +66,9 @@ async def make_service_account(database_url: str) -> str:
         accounts = Accounts(
             Store(pool), hasher, policy, nothing, FakeClock(), password_min_length=15
         )
-        return await accounts.create_service_account(SERVICE, roles=("verifier",), scope=("read",))
+        return await accounts.create_service_account(
+            client_id, roles=("verifier",), scope=("read",)
+        )
     finally:
         hasher.close()
         await pool.close()

@@ -611,6 +611,132 @@ class TestLogin:
         assert refused.value.violations[0].field == field
 
 
+class TestClients:
+    """What tells one client from another: their secrets, and whose a token is."""
+
+    @pytest.fixture
+    async def secret(self, core: Core) -> str:
+        """The secret of the service account `billing`."""
+        await core.user()
+        return await core.accounts.create_service_account("billing")
+
+    async def login(self, core: Core, client_id: str) -> TokenPair:
+        """Begin a session at a client."""
+        return await core.sessions.login_password("ada@example.com", PASSWORD, client_id=client_id)
+
+    async def test_a_secret_authenticates_its_own_client(self, core: Core, secret: str) -> None:
+        """However the id is spelled, the account's own spelling is what comes back."""
+        for client_id in ("billing", " BILLING "):
+            account = await core.sessions.authenticate_client(client_id, secret)
+            assert account.client_id == "billing"
+
+    async def test_all_failures_of_a_client_look_the_same(
+        self, core: Core, secret: str, pool: Any
+    ) -> None:
+        """Unknown, wrong, empty, not even UTF-8 or disabled."""
+        other = await core.accounts.create_service_account("orders")
+        wrong = ("", secret + "x", other, "\ud800", "\0")
+        tries = [("billing", each) for each in wrong] + [("nobody", secret), ("nobody", "")]
+        await pool.execute("UPDATE service_accounts SET disabled = true WHERE client_id = 'orders'")
+        for client_id, given in [*tries, ("orders", other)]:
+            with pytest.raises(InvalidCredentials):
+                await core.sessions.authenticate_client(client_id, given)
+
+    @pytest.mark.parametrize("client_id", ["", "\0", "\ud800", "a" * 255])
+    async def test_a_client_id_that_cannot_be_one_is_bad_input(
+        self, core: Core, client_id: str
+    ) -> None:
+        """PostgreSQL is not asked for what it cannot hold."""
+        with pytest.raises(InvalidArgument):
+            await core.sessions.authenticate_client(client_id, "secret")
+        with pytest.raises(InvalidArgument):
+            await core.sessions.require_public_client(client_id)
+
+    async def test_who_has_a_secret_is_no_public_client(
+        self, core: Core, secret: str, pool: Any
+    ) -> None:
+        """However its id is spelled, and disabled too."""
+        await core.sessions.require_public_client("web")
+        for _ in range(2):
+            for client_id in ("billing", "Billing", " billing", "\uff42illing"):
+                with pytest.raises(InvalidCredentials):
+                    await core.sessions.require_public_client(client_id)
+            await pool.execute("UPDATE service_accounts SET disabled = true")
+
+    @pytest.mark.parametrize("other", ["app", "WEB", "", "first-party"])
+    async def test_a_refresh_token_is_bound_to_its_client(
+        self, core: Core, secret: str, pool: Any, other: str
+    ) -> None:
+        """RFC 6749 section 10.4: at another one nothing is written, and it is as good as before."""
+        pair = await self.login(core, "web")
+        before = await written(pool)
+        with pytest.raises(InvalidGrant):
+            await core.sessions.refresh(pair.refresh_token, client_id=other)
+        assert await written(pool) == before
+        second = await core.sessions.refresh(pair.refresh_token, client_id="web")
+        assert await core.sessions.refresh(pair.refresh_token, client_id="web") == second
+
+    async def test_reuse_at_another_client_is_none(
+        self, core: Core, secret: str, pool: Any
+    ) -> None:
+        """Its own client's replay ends the session; a stranger's changes nothing."""
+        first = await self.login(core, "web")
+        second = await core.sessions.refresh(first.refresh_token)
+        third = await core.sessions.refresh(second.refresh_token)
+        before = await written(pool)
+        with pytest.raises(InvalidGrant):
+            await core.sessions.refresh(first.refresh_token, client_id="app")
+        assert await written(pool) == before
+        with pytest.raises(InvalidGrant):
+            await core.sessions.refresh(first.refresh_token, client_id="web")
+        await assert_ended(core, pool, third)
+
+    async def test_a_token_of_no_session_is_refused_at_every_client(
+        self, core: Core, secret: str, pool: Any
+    ) -> None:
+        """There is nobody that it could be bound to."""
+        pair = await self.login(core, "web")
+        await pool.execute("DELETE FROM sessions")
+        with pytest.raises(InvalidGrant):
+            await core.sessions.refresh(pair.refresh_token, client_id="web")
+
+    async def test_a_client_ends_its_own_tokens(self, core: Core, secret: str, pool: Any) -> None:
+        """A refresh token with its session, an access token alone."""
+        pair = await self.login(core, "billing")
+        await core.sessions.revoke_token(pair.access_token, "billing")
+        assert core.verdict(pair.access_token).inactive_reason is InactiveReason.TOKEN_REVOKED
+        pair = await core.sessions.refresh(pair.refresh_token)
+        await core.sessions.revoke_token(pair.refresh_token, "billing")
+        await assert_ended(core, pool, pair)
+        own = await core.sessions.login_client("billing", secret)
+        await core.sessions.revoke_token(own.access_token, "billing")
+        assert not core.active(own.access_token)
+
+    async def test_a_client_ends_nobody_elses_tokens(
+        self, core: Core, secret: str, pool: Any
+    ) -> None:
+        """RFC 7009 section 2.1: it is told so, and nothing is written."""
+        pair = await self.login(core, "web")
+        before = await written(pool)
+        for token in (pair.access_token, pair.refresh_token):
+            with pytest.raises(PermissionDenied):
+                await core.sessions.revoke_token(token, "billing")
+        assert await written(pool) == before
+        assert core.active(pair.access_token)
+
+    async def test_a_token_that_is_no_good_has_ended_already(
+        self, core: Core, secret: str, clock: FakeClock, pool: Any
+    ) -> None:
+        """RFC 7009 section 2.2: garbage, expired, or of a session that is gone."""
+        pair = await self.login(core, "billing")
+        await pool.execute("DELETE FROM sessions")
+        clock.advance(timedelta(days=31))
+        before = await written(pool)
+        for token in ("", "x", "a.b.c", "\ud800", pair.access_token, pair.refresh_token):
+            await core.sessions.revoke_token(token, "billing")
+        assert await written(pool) == before
+
+
 class TestRevoke:
     async def test_by_refresh_token(self, core: Core, pool: Any) -> None:
         """The session ends: its access token at once, its refresh token for good."""

@@ -71,6 +71,31 @@ def test_settings_are_frozen() -> None:
         ("AUTH_EMBEDDED_DIR", ""),
         ("AUTH_REFLECTION", "perhaps"),
         ("AUTH_PASSWORD_MIN_LENGTH", "7"),
+        ("AUTH_HTTP_ADDRESS", "8080"),
+        ("AUTH_HTTP_ADDRESS", "unix:/run/auth"),
+        ("AUTH_HTTP_ADDRESS", "no"),
+        ("AUTH_HTTP_ADDRESS", "::1:8080"),
+        ("AUTH_PUBLIC_URL", ""),
+        ("AUTH_PUBLIC_URL", "auth.example.com"),
+        ("AUTH_PUBLIC_URL", "ftp://auth.example.com"),
+        ("AUTH_PUBLIC_URL", "https://"),
+        ("AUTH_PUBLIC_URL", "https://ada:pw@auth.example.com"),
+        ("AUTH_PUBLIC_URL", "https://auth.example.com?x"),
+        ("AUTH_PUBLIC_URL", "https://auth.example.com/#x"),
+        ("AUTH_PUBLIC_URL", "https://auth.example.com:65536"),
+        ("AUTH_PUBLIC_URL", "https://[::1"),
+        ("AUTH_PUBLIC_URL", "https://auth.example.com\n"),
+        ("AUTH_BROWSER_ORIGINS", ""),
+        ("AUTH_BROWSER_ORIGINS", "*"),
+        ("AUTH_BROWSER_ORIGINS", "null"),
+        ("AUTH_BROWSER_ORIGINS", "https://"),
+        ("AUTH_BROWSER_ORIGINS", "app.example.com"),
+        ("AUTH_BROWSER_ORIGINS", "https://*.example.com"),
+        ("AUTH_BROWSER_ORIGINS", "https://app.example.com/"),
+        ("AUTH_BROWSER_ORIGINS", "https://ada@app.example.com"),
+        ("AUTH_BROWSER_ORIGINS", "https://äpp.example.com"),
+        ("AUTH_BROWSER_ORIGINS", "https://app.example.com,"),
+        ("AUTH_ACCESS_COOKIE", "perhaps"),
     ],
 )
 def test_wrong_value_names_variable_and_example(
@@ -112,6 +137,9 @@ def test_several_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) 
         ({"GRPC_ADDRESS": "0.0.0.0:50051"}, "AUTH_ALLOW_PLAINTEXT=true"),
         ({"GRPC_ADDRESS": "[::]:50051"}, "AUTH_TLS_CERT_FILE"),
         ({"GRPC_ADDRESS": "auth.example.com:50051"}, "AUTH_TLS_CERT_FILE"),
+        ({"HTTP_ADDRESS": "0.0.0.0:8080"}, "AUTH_ALLOW_PLAINTEXT=true"),
+        ({"HTTP_ADDRESS": "[::]:8080"}, "serve 127.0.0.1:8080"),
+        ({"HTTP_ADDRESS": "localhost.example.com:8080"}, "AUTH_TLS_CERT_FILE"),
         ({"TLS_CERT_FILE": "/x"}, "set both"),
         ({"TLS_CLIENT_CA_FILE": "/x"}, "needs AUTH_TLS_CERT_FILE"),
         ({"SHARED_KEY": KEY, "SHARED_KEY_FILE": "/x"}, "keep one"),
@@ -141,6 +169,65 @@ def test_plaintext_on_loopback_is_served(monkeypatch: pytest.MonkeyPatch, addres
     """An address that only this machine reaches needs no TLS."""
     monkeypatch.setenv("AUTH_GRPC_ADDRESS", address)
     assert load_settings().grpc_address == address
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:8080", "localhost:8080", "off"])
+def test_plaintext_http_on_loopback_is_served(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """As for gRPC; and what is off needs nothing."""
+    monkeypatch.setenv("AUTH_HTTP_ADDRESS", address)
+    assert load_settings().http_address == address
+
+
+@pytest.mark.parametrize("name", ["AUTH_GRPC_ADDRESS", "AUTH_HTTP_ADDRESS"])
+def test_plaintext_elsewhere_is_served_when_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Something else encrypts, by the operator's word."""
+    monkeypatch.setenv(name, "0.0.0.0:1")
+    monkeypatch.setenv("AUTH_ALLOW_PLAINTEXT", "true")
+    load_settings()
+
+
+def test_browser_sessions_are_for_the_own_page_unless_told() -> None:
+    """By default there is no other origin, no access cookie, and loopback is served."""
+    settings = load_settings()
+    assert settings.http_address == "127.0.0.1:8080"
+    assert settings.public_url is None
+    assert settings.browser_origins == ()
+    assert not settings.access_cookie
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://auth.example.com", "https://auth.example.com"),
+        ("https://auth.example.com/", "https://auth.example.com"),
+        ("HTTPS://Auth.Example.com:443/Auth/", "https://auth.example.com/Auth"),
+        ("http://localhost:80", "http://localhost"),
+        ("https://auth.example.com:80", "https://auth.example.com:80"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+    ],
+)
+def test_the_public_url_is_kept_as_browsers_write_it(
+    monkeypatch: pytest.MonkeyPatch, given: str, kept: str
+) -> None:
+    """RFC 6454 section 6.2: in lower case, without the usual port; and no slash at the end."""
+    monkeypatch.setenv("AUTH_PUBLIC_URL", given)
+    assert load_settings().public_url == kept
+
+
+def test_origins_are_kept_as_browsers_write_them(
+    monkeypatch: pytest.MonkeyPatch, toml: Callable[[str], Path]
+) -> None:
+    """From the variable and from the file; an origin is compared letter by letter."""
+    monkeypatch.setenv("AUTH_BROWSER_ORIGINS", "https://App.example.com:443, http://localhost:3000")
+    expected = ("https://app.example.com", "http://localhost:3000")
+    assert load_settings().browser_origins == expected
+    monkeypatch.delenv("AUTH_BROWSER_ORIGINS")
+    path = toml('browser_origins = ["https://App.example.com:443", "http://localhost:3000"]')
+    assert load_settings(path).browser_origins == expected
 
 
 @pytest.mark.parametrize("key", [KEY, KEY.rstrip("="), f" {KEY}\n"])
