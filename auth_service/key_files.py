@@ -22,14 +22,21 @@ def decode_key(text: str) -> bytes:
 
 
 def refuse_open_file(path: Path, what: str, forbidden: int) -> None:
-    """Raise ConfigError for a file that cannot be read, or has a mode bit of `forbidden`."""
+    """Raise ConfigError for a file that cannot be read, or has a mode bit of `forbidden`.
+
+    A file of another owner may be readable by its group: so do systemd's LoadCredential (whose ACL
+    shows as the group's bits) and Kubernetes' fsGroup hand a secret to a service that is not root.
+    """
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            status = os.fstat(file.fileno())
     except OSError as error:
         raise ConfigError(
             f"{what}: {path} cannot be read: {error.strerror}; name a file that this user may read"
         ) from error
+    mode = status.st_mode
+    if status.st_uid != os.geteuid():
+        forbidden &= ~stat.S_IRGRP
     if mode & forbidden:
         raise ConfigError(
             f"{what}: {path} has mode {stat.S_IMODE(mode):04o}, and others than its owner may read "

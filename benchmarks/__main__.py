@@ -18,6 +18,7 @@ QUESTIONS = (
     "start_and_memory",
     "rivals_compared",
     "local_verification",
+    "mesh_latency",
     "revocation_latency",
     "watch_streams",
 )

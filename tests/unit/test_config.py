@@ -265,6 +265,21 @@ def test_key_file_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert settings.shared_key_bytes() == settings.master_key_bytes() == bytes(range(32))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_key_file_of_another_owner_may_be_given_to_a_group(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What systemd or Kubernetes owns and lets us read is taken; never what all may read."""
+    path = tmp_path / "key"
+    path.write_text(KEY)
+    os.chown(path, 65534, 65534)
+    path.chmod(0o440)
+    monkeypatch.setenv("AUTH_MASTER_KEY_FILE", str(path))
+    assert load_settings().master_key_bytes() == bytes(range(32))
+    path.chmod(0o444)
+    assert "chmod 600" in refusal()
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o620])
 def test_key_file_open_to_others_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: int

@@ -1,0 +1,59 @@
+"""The users of the checks, and the tokens that must and must not pass."""
+
+import base64
+import json
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from authn.v1 import auth_service_pb2 as pb
+from calls import auth, login
+from check import MismatchError, run
+
+ADMIN, CLERK = "admin@example.com", "clerk@example.com"
+SCOPE = "orders:read"
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """An admin, and a clerk who may read orders but holds no role."""
+
+    env: Mapping[str, str]
+    passwords: dict[str, str]
+
+    @classmethod
+    def create(cls, env: Mapping[str, str]) -> "Users":
+        """Create both with the command line."""
+        users = cls(env, {name: secrets.token_urlsafe(24) for name in (ADMIN, CLERK)})
+        for name, roles in ((ADMIN, ("--role", "admin")), (CLERK, ())):
+            command = (sys.executable, "-m", "auth_service", "users", "create", name, *roles)
+            scope = ("--scope", SCOPE, "--scope", "profile")
+            created = run(*command, *scope, given=users.passwords[name] + "\n", env=env)
+            if created.returncode:
+                raise MismatchError(f"users create\n  seen: {created.stdout}{created.stderr}")
+        return users
+
+    def tokens(self, name: str = CLERK, audience: str = "orders", scope: str = SCOPE) -> Any:
+        """Log in and return the tokens."""
+        return login(name, self.passwords[name], audience=[audience], scope=[scope])
+
+    def revoked(self) -> str:
+        """Return an access token whose session was ended a moment ago."""
+        tokens = self.tokens()
+        auth("Revoke", pb.RevokeRequest(refresh_token=tokens.refresh_token))
+        return str(tokens.access_token)
+
+
+def claims(token: str, part: int = 1) -> dict[str, Any]:
+    """Return the claims of a token, or its header (part 0), unchecked."""
+    text = token.split(".")[part]
+    decoded: dict[str, Any] = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    return decoded
+
+
+def wait_until_expired(token: str, leeway: float = 1.0) -> None:
+    """Return once the token's time is over, a verifier's leeway in seconds included."""
+    time.sleep(max(0.0, claims(token)["exp"] + leeway - time.time()))
