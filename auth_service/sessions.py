@@ -216,9 +216,17 @@ class Sessions:
     # Refresh
 
     async def refresh(
-        self, refresh_token: str, scope: Sequence[str] = (), *, client_id: str | None = None
+        self,
+        refresh_token: str,
+        scope: Sequence[str] = (),
+        *,
+        client_id: str | None = None,
+        coalesce: bool = False,
     ) -> TokenPair:
         """Return the successor of a refresh token, the same one for every retry.
+
+        With `coalesce` a token that has just succeeded another is its own successor within the
+        grace. So of many pages that share a session none is ever two steps behind.
 
         Raises InvalidGrant for a token that is no good, or not of this client where one is given
         (RFC 6749 section 6), and revokes the session of one that was used before (RFC 9700 section
@@ -231,11 +239,11 @@ class Sessions:
             raise InvalidGrant
         if client_id is not None and await self._client_of(claims) != client_id:
             raise InvalidGrant
-        session, roles = await self._successor(claims, wanted, now)
+        session, roles = await self._successor(claims, wanted, now, coalesce)
         return self._token_pair(session, roles, wanted or session.scope)
 
     async def _successor(
-        self, claims: RefreshClaims, wanted: tuple[str, ...], now: datetime
+        self, claims: RefreshClaims, wanted: tuple[str, ...], now: datetime, coalesce: bool
     ) -> tuple[Session, tuple[str, ...]]:
         """Return the session after the one step that this token is good for.
 
@@ -243,9 +251,9 @@ class Sessions:
         Generations only grow, so that a few rounds settle which.
         """
         until = now + self._policy.refresh_idle_ttl
-        step = self._store.rotate_session
+        step = None if coalesce else self._store.rotate_session
         for _ in range(_MAX_REFRESH_ROUNDS):
-            rotated = await step(
+            rotated = step and await step(
                 claims.user_id, claims.session_id, claims.generation, wanted, now, until
             )
             if rotated is not None:
@@ -261,7 +269,8 @@ class Sessions:
             if not set(wanted) <= set(session.scope):
                 raise InvalidScope("scope exceeds what the session was granted")
             behind = session.generation - claims.generation
-            if behind == 1 and now - session.refreshed_at <= self._policy.refresh_grace:
+            graced = now - session.refreshed_at <= self._policy.refresh_grace
+            if graced and (behind == 1 or (coalesce and behind == 0 < session.generation)):
                 return session, roles
             if behind > 0:
                 await self._end(session.user_id, session.id, now, "session.reuse_detected")

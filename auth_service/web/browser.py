@@ -112,7 +112,9 @@ class BrowserSessions:
         token = request.cookies.get(REFRESH_COOKIE)
         if not token:
             raise InvalidGrant
-        work = self._sessions.refresh(token, given.get("scope", ()), client_id=CLIENT_ID)
+        work = self._sessions.refresh(
+            token, given.get("scope", ()), client_id=CLIENT_ID, coalesce=True
+        )
         return self._with_tokens(await self._shielded.run(work))
 
     async def logout(self, request: Request) -> Response:

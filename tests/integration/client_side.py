@@ -110,6 +110,7 @@ class Service:
                 "argon2_memory_kib": 7168,
                 "argon2_time_cost": 1,
                 "grpc_address": "127.0.0.1:0",
+                "http_address": "off",
             }
             | dict(zip(names, certificate or (), strict=False))
         )

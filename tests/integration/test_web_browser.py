@@ -198,6 +198,12 @@ async def soon_inactive(client: Client, token: str) -> None:
     await eventually(inactive, what="the revocation has arrived")
 
 
+def past_the_grace(database_url: str, sid: str) -> Any:
+    """Let a session's last refresh be a minute ago."""
+    earlier = "refreshed_at = refreshed_at - interval '1 minute'"
+    return query(database_url, f"UPDATE sessions SET {earlier} WHERE id = '{sid}'")  # noqa: S608
+
+
 def session_column(database_url: str, page: Page, column: str) -> Any:
     """Return a column of the page's session."""
     sid = jwt_claims(page.cookie)["sid"]
@@ -450,22 +456,49 @@ async def test_an_old_cookie_after_the_grace_ends_the_session(
     old = page.cookie
     content = (await page.refresh()).json()
     sid = content["session_id"]
-    await query(
-        database_url,
-        "UPDATE sessions SET refreshed_at = refreshed_at - interval '1 minute' "  # noqa: S608
-        f"WHERE id = '{sid}'",
-    )
+    await past_the_grace(database_url, sid)
     current = page.cookie
     assert (await page.refresh(old)).status_code == 401
     assert (await page.refresh(current)).status_code == 401
     await soon_inactive(rpc, content["access_token"])
 
 
-async def test_a_cookie_two_generations_old_ends_the_session(page: Page) -> None:
-    """The grace is for the one before the current only."""
+async def test_a_cookie_that_has_just_succeeded_another_is_its_own_successor(
+    page: Page, app: Page, database_url: str
+) -> None:
+    """However many tabs refresh, at whichever server: within the grace there is one step only."""
     await page.login()
+    first = page.cookie
+    await page.refresh()
+    second = page.cookie
+    for tab in (app, page):
+        again = await tab.refresh(second)
+        assert (again.status_code, set_cookies(again)[REFRESH_COOKIE][0]) == (200, second)
+    straggler = await page.refresh(first)
+    assert (straggler.status_code, page.cookie) == (200, second)
+    await past_the_grace(database_url, straggler.json()["session_id"])
+    assert (await page.refresh()).status_code == 200
+    assert page.cookie != second
+
+
+async def test_no_tab_of_many_is_logged_out(page: Page) -> None:
+    """Eight share one jar, and each refreshes whenever it gets to it."""
+    await page.login()
+
+    async def tab() -> list[int]:
+        return [(await page.refresh()).status_code for _ in range(6)]
+
+    assert {each for seen in await asyncio.gather(*(tab() for _ in range(8))) for each in seen} == {
+        200
+    }
+
+
+async def test_a_cookie_two_generations_old_ends_the_session(page: Page, database_url: str) -> None:
+    """The grace is for the one before the current only."""
+    sid = (await page.login())["session_id"]
     old = page.cookie
     await page.refresh()
+    await past_the_grace(database_url, sid)
     await page.refresh()
     assert (await page.refresh(old)).status_code == 401
     assert (await page.refresh(page.cookie)).status_code == 401
