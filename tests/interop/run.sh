@@ -117,8 +117,8 @@ module() { (cd "$BUILD" && GOFLAGS=-mod=mod timeout 300 go mod download -json "$
 
 validate_files() {
   "$BUILD/mesh/bin/python" "$SOURCE/mesh/schemas.py" "$(module "$ISTIO_API")" "$(module "$TRAEFIK")"
-  "$BUILD/mesh/bin/hadolint" Dockerfile
-  echo "ok - hadolint finds nothing in the Dockerfile"
+  "$BUILD/mesh/bin/hadolint" deploy/Dockerfile
+  echo "ok - hadolint finds nothing in deploy/Dockerfile"
   bash "$SOURCE/mesh/systemd.sh" deploy/systemd/auth-service.service
 }
 
