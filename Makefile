@@ -71,7 +71,7 @@ bench: $(STAMP) ## Run the benchmarks (BENCH=name to narrow, WRITE=1 to renew do
 	@$(PY) -m benchmarks $(if $(WRITE),--write) $(BENCH)
 
 .PHONY: interop
-interop: $(STAMP) ## Drive a live server with foreign clients, and deploy/ in Envoy, nginx and Chromium
+interop: $(STAMP) ## Drive a live server with real clients, Envoy, nginx and Chromium
 	@bash tests/interop/run.sh
 
 .PHONY: user-password

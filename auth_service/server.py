@@ -31,7 +31,8 @@ from auth_service.revocation import RevocationList
 from auth_service.rpc.grpc_server import GrpcServer, services
 from auth_service.rpc.health import HealthServicer
 from auth_service.rpc.watch import WatchHub
-from auth_service.sessions import SessionPolicy, Sessions
+from auth_service.session_policy import SessionPolicy
+from auth_service.sessions import Sessions
 from auth_service.shielded import Shielded
 from auth_service.signing_keys import SigningKeys, root_key
 from auth_service.telemetry import configure_logging

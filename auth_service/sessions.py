@@ -1,15 +1,14 @@
 """Sessions: login, refresh, revoke. The rules, and nothing of wire or SQL."""
 
 import contextlib
-import hashlib
 import hmac
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID, uuid4
 
 from auth_service import fields
+from auth_service.credentials import check_password, secret_hash
 from auth_service.db.store import Store
 from auth_service.errors import (
     InvalidArgument,
@@ -36,7 +35,7 @@ from auth_service.refresh_tokens import (
     access_token_id,
     token_id,
 )
-from auth_service.revocation import whole_second_after
+from auth_service.session_policy import SessionPolicy
 from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier, new_token_id
 
 Clock = Callable[[], datetime]
@@ -46,41 +45,6 @@ ADMIN_ROLE = "admin"
 
 _SEED_BYTES = 32
 _MAX_REFRESH_ROUNDS = 4
-_LONGEST_USUAL_TOKEN = timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True)
-class SessionPolicy:
-    """How long tokens last, and how many logins one identifier may try."""
-
-    issuer: str
-    default_audience: tuple[str, ...]
-    access_ttl: timedelta = timedelta(minutes=15)
-    refresh_idle_ttl: timedelta = timedelta(days=7)
-    refresh_absolute_ttl: timedelta = timedelta(days=30)
-    refresh_grace: timedelta = timedelta(seconds=10)
-    login_burst: int = 10
-    login_refill: timedelta = timedelta(seconds=10)
-
-    def revocation_expiry(self, now: datetime) -> datetime:
-        """Return when the last token issued until `now` has expired, on any replica's clock.
-
-        Not less than an hour on: tokens may be about from before the lifetime was shortened.
-        """
-        return now + max(self.access_ttl, _LONGEST_USUAL_TOKEN) + timedelta(minutes=1)
-
-    def session_revocation(self, session_id: UUID, now: datetime) -> Revocation:
-        """Return what revokes every access token of a session."""
-        return Revocation(RevocationKind.SESSION, str(session_id), self.revocation_expiry(now))
-
-    def user_revocation(self, subject: str, now: datetime) -> Revocation:
-        """Return what revokes every access token of a user or service account until `now`.
-
-        The store moves its `issued_before` on where a session holds tokens that are dated ahead.
-        """
-        return Revocation(
-            RevocationKind.USER, subject, self.revocation_expiry(now), whole_second_after(now)
-        )
 
 
 class Sessions:
@@ -401,42 +365,6 @@ class Sessions:
             refresh_expires_at=session.refresh_expires_at,
             session_id=str(session.id),
         )
-
-
-async def check_password(
-    store: Store,
-    hasher: PasswordHasher,
-    policy: SessionPolicy,
-    now: datetime,
-    identifier: str,
-    password: str,
-) -> User:
-    """Return the user whose password this is; the one way in which a password is ever proved.
-
-    Raises InvalidCredentials, and RateLimited once an identifier's attempts are used up.
-    """
-    # In a flood most are refused here: it costs the database nothing, and no identifier an attempt.
-    hasher.require_room()
-    # The attempt is reserved before the hash, so that parallel guesses cannot race past.
-    wait = await store.reserve_login_attempt(
-        identifier, now, policy.login_burst, policy.login_refill
-    )
-    if wait is not None:
-        raise RateLimited("too many login attempts for this identifier; wait", wait)
-    user = await store.find_user(identifier)
-    matches = await hasher.verify(user.password_hash if user else None, password)
-    if user is None or not matches or user.disabled:
-        raise InvalidCredentials
-    await store.clear_login_attempts(identifier)
-    return user
-
-
-def secret_hash(client_secret: str) -> str:
-    """Return what is stored of a service account's secret.
-
-    It is 256 random bits: no guessing, so that a fast hash is as good as a slow one.
-    """
-    return hashlib.sha256(client_secret.encode(errors="surrogatepass")).hexdigest()
 
 
 def _require_owner(owner: str, client_id: str) -> None:

@@ -26,7 +26,7 @@ from auth_service.db.store import Store
 from auth_service.errors import ConfigError
 from auth_service.models import Revocation
 from auth_service.passwords import Argon2Profile, PasswordHasher
-from auth_service.sessions import SessionPolicy
+from auth_service.session_policy import SessionPolicy
 from auth_service.telemetry import configure_logging
 
 __all__ = ["Backend", "open_backend", "open_database", "run"]

@@ -25,7 +25,7 @@ from auth_service.accounts import Accounts
 from auth_service.db.store import Store
 from auth_service.models import Revocation, User
 from auth_service.passwords import Argon2Profile, PasswordHasher
-from auth_service.sessions import SessionPolicy
+from auth_service.session_policy import SessionPolicy
 from tests.clock import FakeClock
 
 T = TypeVar("T")

@@ -183,7 +183,9 @@ async def call_again(address: str, token: str, stop: asyncio.Event) -> int:
     return calls
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux steers connections (README)")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux steers connections (docs/workers.md)"
+)
 async def test_a_restart_under_load_refuses_no_call(
     start_server: StartServer, client: MakeClient, database_url: str
 ) -> None:

@@ -16,7 +16,8 @@ from auth_service.models import TokenPair, User
 from auth_service.passwords import Argon2Profile, PasswordHasher
 from auth_service.refresh_tokens import REFRESH_TOKEN_TYPE, RefreshTokens
 from auth_service.revocation import RevocationList
-from auth_service.sessions import SessionPolicy, Sessions
+from auth_service.session_policy import SessionPolicy
+from auth_service.sessions import Sessions
 from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier
 from auth_service.validation import Validation, Verdict
 

@@ -15,7 +15,7 @@ from auth_service.db.store import Store
 from auth_service.models import Revocation
 from auth_service.passwords import Argon2Profile, PasswordHasher
 from auth_service.server import Server
-from auth_service.sessions import SessionPolicy
+from auth_service.session_policy import SessionPolicy
 from tests.acceptance.servers import KEYS, eventually
 from tests.clock import FakeClock
 
