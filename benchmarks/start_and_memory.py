@@ -42,7 +42,7 @@ async def _main() -> list[Verdict]:
         async def service() -> float:
             address = free_address()
             command = [sys.executable, "-m", "auth_service", "serve"]
-            own = settings | {"AUTH_GRPC_ADDRESS": address}
+            own = settings | {"AUTH_GRPC_ADDRESS": address, "AUTH_HTTP_ADDRESS": free_address()}
             return await _start(command, address, own, _validate, memory["service"])
 
         await service()  # makes the database
