@@ -90,9 +90,11 @@ async def _start(
 async def _list_services(channel: grpc.aio.Channel) -> None:
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    await stub.ServerReflectionInfo(iter([request]), wait_for_ready=True).read()
+    await stub.ServerReflectionInfo(iter([request]), wait_for_ready=True, timeout=30).read()
 
 
 async def _validate(channel: grpc.aio.Channel) -> None:
     stub: Any = rpc.AuthServiceStub(channel)
-    await stub.Validate(pb.ValidateRequest(access_token="no token"), wait_for_ready=True)
+    await stub.Validate(
+        pb.ValidateRequest(access_token="no token"), wait_for_ready=True, timeout=30
+    )
