@@ -42,7 +42,7 @@ async def _main() -> list[Verdict]:
         async def service() -> float:
             address = free_address()
             command = [sys.executable, "-m", "auth_service", "serve"]
-            own = settings | {"AUTH_GRPC_ADDRESS": address}
+            own = settings | {"AUTH_GRPC_ADDRESS": address, "AUTH_HTTP_ADDRESS": free_address()}
             return await _start(command, address, own, _validate, memory["service"])
 
         await service()  # makes the database
@@ -90,9 +90,11 @@ async def _start(
 async def _list_services(channel: grpc.aio.Channel) -> None:
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    await stub.ServerReflectionInfo(iter([request]), wait_for_ready=True).read()
+    await stub.ServerReflectionInfo(iter([request]), wait_for_ready=True, timeout=30).read()
 
 
 async def _validate(channel: grpc.aio.Channel) -> None:
     stub: Any = rpc.AuthServiceStub(channel)
-    await stub.Validate(pb.ValidateRequest(access_token="no token"), wait_for_ready=True)
+    await stub.Validate(
+        pb.ValidateRequest(access_token="no token"), wait_for_ready=True, timeout=30
+    )

@@ -6,11 +6,11 @@ Knows the migrations by the names of their files, `<revision>_<what>.py`.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from auth_service.db.pool import acquire, statements
+from auth_service.db.pool import acquire, open_connection, statements, translated
 from auth_service.errors import ConfigError
 
 if TYPE_CHECKING:
-    from auth_service.db.pool import Pool
+    from auth_service.db.pool import Connection, Pool
 
 __all__ = ["migrate", "revisions", "schema_version_ok"]
 
@@ -20,7 +20,15 @@ async def migrate(url: str) -> None:
 
     Raises Unavailable where the database cannot be reached, ConfigError where it refuses us.
     """
-    from auth_service.db.upgrade import upgrade  # noqa: PLC0415 - half a second, and rarely needed
+    connection = await open_connection(url)
+    try:
+        with translated():
+            if await _is_up_to_date(connection):
+                return
+    finally:
+        await connection.close()
+    # Half a second, and as much memory as all the rest of the service.
+    from auth_service.db.upgrade import upgrade  # noqa: PLC0415 - rarely needed
 
     await upgrade(url)
 
@@ -36,10 +44,13 @@ async def schema_version_ok(pool: "Pool") -> None:
 
     A newer schema passes: during a rolling update the old servers run on it for a while.
     """
-    known = revisions()
-    sql = statements()
     async with acquire(pool) as connection:
-        migrated = await connection.fetchval(sql["schema_is_migrated"])
-        current = await connection.fetchval(sql["schema_version"]) if migrated else None
-    if current is None or (current != known[-1] and current in known):
-        raise ConfigError("the database's schema is not up to date; run `auth-service migrate`")
+        if not await _is_up_to_date(connection):
+            raise ConfigError("the database's schema is not up to date; run `auth-service migrate`")
+
+
+async def _is_up_to_date(connection: "Connection") -> bool:
+    known, sql = revisions(), statements()
+    migrated = await connection.fetchval(sql["schema_is_migrated"])
+    current = await connection.fetchval(sql["schema_version"]) if migrated else None
+    return current is not None and (current == known[-1] or current not in known)
