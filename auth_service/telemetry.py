@@ -93,7 +93,8 @@ def configure_logging(level: str = "info", form: str = "console") -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # One write an entry: lines of several workers on one stderr do not mix.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
 
 
