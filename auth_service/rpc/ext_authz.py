@@ -31,6 +31,7 @@ from auth_service.admission import Refused, Rule, Verifier, admit
 from auth_service.errors import AuthError
 from auth_service.grpc_status import status_of
 from auth_service.identity_headers import NAMES, identity_headers
+from auth_service.rpc.edge import Edge
 from auth_service.tokens import AccessClaims
 
 __all__ = ["SERVICE", "add_descriptor", "add_ext_authz"]
@@ -56,7 +57,7 @@ _LOOK_ALIKES = tuple(
 )
 
 
-def add_ext_authz(server: grpc.aio.Server, verifier: Verifier) -> None:
+def add_ext_authz(server: Edge, verifier: Verifier) -> None:
     """Serve Check, and let reflection describe it."""
     add_descriptor()
     method = grpc.unary_unary_rpc_method_handler(
@@ -64,8 +65,7 @@ def add_ext_authz(server: grpc.aio.Server, verifier: Verifier) -> None:
         request_deserializer=pb.CheckRequest.FromString,
         response_serializer=pb.CheckResponse.SerializeToString,
     )
-    handler = grpc.method_handlers_generic_handler(SERVICE, {"Check": method})
-    server.add_generic_rpc_handlers((handler,))
+    server.add_registered_method_handlers(SERVICE, {"Check": method})
 
 
 class _Authorization:

@@ -18,8 +18,8 @@ from auth_service.rpc import ext_authz
 from auth_service.rpc.account import AccountServicer
 from auth_service.rpc.admin import AdminServicer
 from auth_service.rpc.auth import AuthServicer
+from auth_service.rpc.edge import Edge
 from auth_service.rpc.health import HealthServicer
-from auth_service.rpc.interceptors import EdgeInterceptor
 from auth_service.rpc.reflection import enable_reflection
 from auth_service.rpc.tls import server_credentials
 from auth_service.rpc.verifier import VerifierServicer
@@ -51,9 +51,7 @@ class GrpcServer:
         self._drain_timeout = settings.drain_timeout
         self._hub = hub
         self._health = health
-        self._server = grpc.aio.server(
-            interceptors=[EdgeInterceptor()], options=_channel_options(settings)
-        )
+        self._server = grpc.aio.server(options=_channel_options(settings))
         self._add_services(settings, core)
         self.port = self._bind(settings)
         """The port that is served; 0 for a Unix socket."""
@@ -69,7 +67,7 @@ class GrpcServer:
         await self._server.stop(self._drain_timeout.total_seconds())
 
     def _add_services(self, settings: Settings, core: Core) -> None:
-        server, validation, shielded = self._server, core.validation, core.shielded
+        server, validation, shielded = Edge(self._server), core.validation, core.shielded
         auth_service_pb2_grpc.add_AuthServiceServicer_to_server(
             AuthServicer(core.sessions, validation, shielded), server
         )

@@ -12,6 +12,8 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from auth_service.rpc.edge import Edge
+
 __all__ = ["SERVICES", "enable_reflection"]
 
 _V1 = "grpc.reflection.v1"
@@ -20,7 +22,7 @@ _V1_FILE = "grpc/reflection/v1/reflection.proto"
 SERVICES = (f"{_V1}.ServerReflection", f"{_V1ALPHA}.ServerReflection")
 
 
-def enable_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
+def enable_reflection(server: Edge, services: Iterable[str]) -> None:
     """Serve reflection about these services and itself."""
     _add_v1_descriptor()
     servicer = reflection.aio.ReflectionServicer([*services, *SERVICES])
@@ -30,8 +32,7 @@ def enable_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
             request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
             response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
         )
-        handler = grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": method})
-        server.add_generic_rpc_handlers((handler,))
+        server.add_registered_method_handlers(service, {"ServerReflectionInfo": method})
 
 
 def _add_v1_descriptor() -> None:

@@ -22,6 +22,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from auth_service.keys import KeyRing, shared_key
+from auth_service.rpc.edge import Edge
 from auth_service.rpc.ext_authz import add_ext_authz
 from auth_service.tokens import AccessClaims, TokenSigner
 from tests.acceptance.servers import Client, Proxy, database_target, make_user, through
@@ -572,7 +573,7 @@ async def test_a_verifier_that_fails_lets_nobody_in(
 ) -> None:
     """Fail closed: 500, and the cause in the log alone."""
     server = grpc.aio.server()
-    add_ext_authz(server, BrokenVerifier())
+    add_ext_authz(Edge(server), BrokenVerifier())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -1,4 +1,4 @@
-"""The outermost interceptor, around handlers of every shape on a real channel."""
+"""The outermost layer, around handlers of every shape on a real channel."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from auth_service.errors import InactiveReason, InvalidToken, NotFound
 from auth_service.rpc import status
-from auth_service.rpc.interceptors import EdgeInterceptor
+from auth_service.rpc.edge import Edge
 from auth_service.telemetry import configure_logging
 from tests.acceptance.servers import eventually
 
@@ -38,7 +38,7 @@ class Handlers:
         self.waiting = asyncio.Event()
         self.ended = asyncio.Event()
 
-    def generic(self) -> grpc.GenericRpcHandler:
+    def by_name(self) -> dict[str, Any]:
         """Return what a server is given."""
         shapes = {shape: shape for shape in SHAPES}
         shapes |= {"writing": "unary_stream", "Validate": "unary_unary"}
@@ -49,7 +49,7 @@ class Handlers:
             for name, shape in shapes.items()
         }
         handlers["raw"] = grpc.unary_unary_rpc_method_handler(self.unary_unary)
-        return grpc.method_handlers_generic_handler("test.Shapes", handlers)
+        return handlers
 
     async def unary_unary(self, request: bytes, context: Any) -> bytes:
         return await self._obey(request, context)
@@ -108,9 +108,9 @@ def handlers() -> Handlers:
 
 @pytest.fixture
 async def channel(handlers: Handlers) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a server with nothing but the interceptor and the handlers."""
-    server = grpc.aio.server(interceptors=[EdgeInterceptor()])
-    server.add_generic_rpc_handlers((handlers.generic(),))
+    """A channel to a server with nothing but this layer and the handlers."""
+    server = grpc.aio.server()
+    Edge(server).add_registered_method_handlers("test.Shapes", handlers.by_name())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

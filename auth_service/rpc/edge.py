@@ -1,4 +1,4 @@
-"""The outermost interceptor: every error becomes a status here, every call is timed and logged.
+"""The outermost layer: every error becomes a status here, every call is timed and logged.
 
 It wraps the parsing of requests too, because gRPC would answer what cannot be parsed with the
 parser's own words. No text of an exception reaches a client, but that of our own errors.
@@ -6,7 +6,7 @@ parser's own words. No text of an exception reaches a client, but that of our ow
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn
 
 import grpc
@@ -16,7 +16,7 @@ from auth_service.errors import AuthError, InvalidArgument, Unavailable, Unsuppo
 from auth_service.rpc import status
 from auth_service.telemetry import RPC_DURATION, RPC_TOTAL
 
-__all__ = ["EdgeInterceptor"]
+__all__ = ["Edge"]
 
 log = structlog.get_logger(__name__)
 
@@ -36,26 +36,35 @@ _SHAPES = {  # by whether requests and responses are streams
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class EdgeInterceptor(grpc.aio.ServerInterceptor):
-    """Maps errors to statuses, and records method, status and duration of each call."""
+class Edge:
+    """A server, as what registers methods with it sees it: each handler is wrapped on its way.
+
+    An interceptor of gRPC's would do the same anew in each call.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+        server.add_generic_rpc_handlers((_Unknown(),))
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Do nothing: generated code registers the same handlers by their names as well."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Register the handlers of a service, by the names of its methods."""
+        wrapped = {name: _wrap(f"/{service}/{name}", each) for name, each in handlers.items()}
+        self._server.add_registered_method_handlers(service, wrapped)
+
+
+class _Unknown(grpc.GenericRpcHandler):
+    """What is asked where no method has the name."""
 
     def __init__(self) -> None:
-        self._handlers: dict[str, Any] = {}  # by method, of those that exist
+        call = _Call("unknown", _unknown)
+        self._handler: Any = grpc.stream_stream_rpc_method_handler(call.streaming)
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Return the method's handler, wrapped; an unknown method gets one that says so."""
-        method = str(handler_call_details.method)
-        if (known := self._handlers.get(method)) is not None:
-            return known
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return grpc.stream_stream_rpc_method_handler(_Call("unknown", _unknown).streaming)
-        self._handlers[method] = wrapped = _wrap(method, handler)
-        return wrapped
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Return a handler that says so."""
+        return self._handler
 
 
 class _Call:
