@@ -35,7 +35,7 @@ from auth_service.session_policy import SessionPolicy
 from auth_service.sessions import Sessions
 from auth_service.shielded import Shielded
 from auth_service.signing_keys import SigningKeys, root_key
-from auth_service.telemetry import configure_logging
+from auth_service.telemetry import Successes, configure_logging
 from auth_service.tokens import TokenSigner, TokenVerifier
 from auth_service.validation import Validation
 from auth_service.web.edge import http_server
@@ -209,10 +209,11 @@ class Server:
         log.info("stopped")
 
     async def _watch_freshness(self, feed: RevocationFeed) -> None:
-        """Keep health at what Validate would answer; it recovers by itself."""
+        """Keep health at what Validate would answer, and the counts of calls up to date."""
         while True:
             age = utc_now() - feed.as_of
             self._health.set_serving(age <= self._settings.freshness_limit)
+            Successes.count_all()
             await asyncio.sleep(_HEALTH_INTERVAL)
 
 

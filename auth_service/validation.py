@@ -4,8 +4,8 @@ Owns the freshness rule. All the rest of a verdict is the TokenVerifier's.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from auth_service.errors import InactiveReason, InvalidToken, RevocationsStale
 from auth_service.tokens import AccessClaims, TokenVerifier
@@ -13,8 +13,7 @@ from auth_service.tokens import AccessClaims, TokenVerifier
 Clock = Callable[[], datetime]
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Either claims, or the reason why there are none (RFC 7662 section 2.2)."""
 
     claims: AccessClaims | None

@@ -1,29 +1,24 @@
 """AuthService: takes a request, calls the core, fills the response."""
 
 import asyncio
-from datetime import datetime, timedelta
-from functools import lru_cache
+from datetime import timedelta
 from typing import Any
 
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import auth_service_pb2_grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from auth_service.errors import InactiveReason, InvalidArgument
+from auth_service.errors import InvalidArgument
 from auth_service.models import TokenPair
 from auth_service.rpc.callers import caller_of
+from auth_service.rpc.verdicts import Verdicts
 from auth_service.sessions import Sessions
 from auth_service.shielded import Shielded
-from auth_service.tokens import AccessClaims
 from auth_service.validation import Validation, Verdict
 
 __all__ = ["AuthServicer"]
 
 MAX_BATCH = 1000
 _BATCH_SLICE = 50  # tokens verified before other calls get their turn
-_REASONS = {
-    reason: pb.InactiveReason.Value(f"INACTIVE_REASON_{reason.name}") for reason in InactiveReason
-}
 _MAX_DURATION_SECONDS = 315_576_000_000  # google.protobuf.Duration: about 10,000 years
 
 
@@ -34,6 +29,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         self._sessions = sessions
         self._validation = validation
         self._shielded = shielded
+        self._verdicts = Verdicts()
 
     async def Login(self, request: Any, context: Any) -> Any:
         """Trade credentials for tokens."""
@@ -72,9 +68,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
 
     async def Validate(self, request: Any, context: Any) -> Any:
         """Tell whether an access token is good."""
-        response = pb.ValidateResponse()
-        _fill(response, self._validate(request, ""))
-        return response
+        return self._verdicts.response(self._validate(request, ""))
 
     async def BatchValidate(self, request: Any, context: Any) -> Any:
         """Tell it of many tokens."""
@@ -85,7 +79,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
             if index % _BATCH_SLICE == _BATCH_SLICE - 1:
                 await asyncio.sleep(0)
             verdict = self._validate(item, f"requests[{index}].")
-            _fill(response.responses.add(), verdict)
+            response.responses.add().MergeFromString(self._verdicts.response(verdict))
         return response
 
     async def _revoke(self, request: Any, context: Any) -> None:
@@ -109,8 +103,11 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                 )
 
     def _validate(self, request: Any, path: str) -> Verdict:
+        token = request.access_token
+        if not token:
+            raise InvalidArgument(f"{path}access_token", "is required")
         return self._validation.validate(
-            _required(request.access_token, f"{path}access_token"),
+            token,
             audience=request.audience,
             required_scope=request.required_scope,
             required_roles=request.required_roles,
@@ -146,35 +143,3 @@ def _tokens(pair: TokenPair) -> Any:
     if pair.refresh_expires_at is not None:
         tokens.refresh_expires_at.FromDatetime(pair.refresh_expires_at)
     return tokens
-
-
-def _fill(response: Any, verdict: Verdict) -> None:
-    """Write a verdict into a response, in place: to build messages and copy them costs double."""
-    response.revocations_as_of.CopyFrom(_timestamp(verdict.revocations_as_of))
-    if verdict.inactive_reason is not None:
-        response.inactive_reason = _REASONS[verdict.inactive_reason]
-    if verdict.claims is not None:
-        response.active = True
-        _fill_claims(response.claims, verdict.claims)
-
-
-def _fill_claims(message: Any, claims: AccessClaims) -> None:
-    message.issuer = claims.issuer
-    message.subject = claims.subject
-    message.audience.extend(claims.audience)
-    message.expires_at.seconds = claims.expires_at
-    message.issued_at.seconds = claims.issued_at
-    message.token_id = claims.token_id
-    message.session_id = claims.session_id
-    message.client_id = claims.client_id
-    message.scope.extend(claims.scope)
-    message.roles.extend(claims.roles)
-    message.auth_time.seconds = claims.auth_time
-    message.authentication_methods.extend(claims.amr)
-
-
-@lru_cache(maxsize=1)  # it is the same for all calls until the feed's next poll
-def _timestamp(moment: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp

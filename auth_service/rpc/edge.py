@@ -14,7 +14,7 @@ import structlog
 
 from auth_service.errors import AuthError, InvalidArgument, Unavailable, Unsupported
 from auth_service.rpc import status
-from auth_service.telemetry import RPC_DURATION, RPC_TOTAL
+from auth_service.telemetry import RPC_DURATION, RPC_TOTAL, Successes
 
 __all__ = ["Edge"]
 
@@ -74,24 +74,27 @@ class _Call:
         self._method = method
         self._behavior = behavior
         self._quiet = method.endswith(_QUIET_METHODS)
-        self._seconds = RPC_DURATION.labels(method)
-        self._successes = RPC_TOTAL.labels(method, "OK")
+        self._successes = Successes.of(method)
 
     async def unary(self, request: Any, context: Context) -> Any:
         """Answer a call that has one response."""
         started = time.perf_counter()
         try:
-            response = await self._behavior(_readable(request), context)
+            if request is _UNREADABLE:
+                raise _unreadable()
+            response = await self._behavior(request, context)
         except BaseException as error:  # noqa: BLE001 - each ends in a status or is raised again
             await self._refuse(error, context, started)
-        self._record(context, started)
+        self._succeeded(context, started)
         return response
 
     async def streaming(self, request: Any, context: Context) -> None:
         """Answer a call that has any number of responses."""
         started = time.perf_counter()
         try:
-            answer = self._behavior(_readable(request), context)
+            if request is _UNREADABLE:
+                raise _unreadable()
+            answer = self._behavior(request, context)
             if hasattr(answer, "__aiter__"):
                 async for response in answer:
                     await context.write(response)
@@ -99,7 +102,7 @@ class _Call:
                 await answer
         except BaseException as error:  # noqa: BLE001 - each ends in a status or is raised again
             await self._refuse(error, context, started)
-        self._record(context, started)
+        self._succeeded(context, started)
 
     async def _refuse(self, error: BaseException, context: Context, started: float) -> NoReturn:
         task = asyncio.current_task()
@@ -119,17 +122,21 @@ class _Call:
         self._record(context, started, code.name, error.reason)
         await context.abort(code, text, trailers)
 
+    def _succeeded(self, context: Context, started: float) -> None:
+        seconds = time.perf_counter() - started
+        self._successes.add(seconds)
+        if not self._quiet:
+            self._log(context, seconds, "OK", None)
+
     def _record(
-        self, context: Context, started: float, code: str = "OK", reason: str | None = None
+        self, context: Context, started: float, code: str, reason: str | None = None
     ) -> None:
         seconds = time.perf_counter() - started
-        self._seconds.observe(seconds)
-        if code == "OK":
-            self._successes.inc()
-            if self._quiet:
-                return
-        else:
-            RPC_TOTAL.labels(self._method, code).inc()
+        RPC_DURATION.labels(self._method).observe(seconds)
+        RPC_TOTAL.labels(self._method, code).inc()
+        self._log(context, seconds, code, reason)
+
+    def _log(self, context: Context, seconds: float, code: str, reason: str | None) -> None:
         log.info(
             "rpc",
             method=self._method,
@@ -147,7 +154,7 @@ def _wrap(method: str, handler: Any) -> Any:
     return getattr(grpc, f"{shape}_rpc_method_handler")(
         call.streaming if handler.response_streaming else call.unary,
         request_deserializer=_forgiving(handler.request_deserializer),
-        response_serializer=handler.response_serializer,
+        response_serializer=_unless_bytes(handler.response_serializer),
     )
 
 
@@ -164,11 +171,11 @@ def _forgiving(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes],
     return deserialize
 
 
-def _readable(request: Any) -> Any:
-    """Return the request, or the stream of requests; raises InvalidArgument for garbage."""
-    if request is _UNREADABLE:
-        raise _unreadable()
-    return request
+def _unless_bytes(serializer: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
+    """Return a serializer that lets pass what a handler has made in bytes already."""
+    if serializer is None:
+        return None
+    return lambda response: response if type(response) is bytes else serializer(response)
 
 
 def _of_readable(behavior: Callable[..., Any]) -> Callable[..., Any]:

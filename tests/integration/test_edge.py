@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from auth_service.errors import InactiveReason, InvalidToken, NotFound
 from auth_service.rpc import status
 from auth_service.rpc.edge import Edge
-from auth_service.telemetry import configure_logging
+from auth_service.telemetry import Successes, configure_logging
 from tests.acceptance.servers import eventually
 
 SHAPES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
@@ -175,6 +175,7 @@ async def refusal(call: Call, shape: str, *requests: bytes, method: str = "") ->
 def count(method: str, code: str) -> float:
     """Return how many calls were counted."""
     labels = {"method": method, "code": code}
+    Successes.count_all()
     return REGISTRY.get_sample_value("auth_rpc_total", labels) or 0.0
 
 

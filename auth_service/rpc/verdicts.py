@@ -1,0 +1,76 @@
+"""The answers of Validate, as they are on the wire.
+
+Owns their bytes. Protobuf messages that follow one another are read as one, so that the part which
+a token always has is made once for each token, and the time of the last poll once for each poll.
+"""
+
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from authn.v1 import auth_service_pb2 as pb
+
+from auth_service.errors import InactiveReason
+from auth_service.tokens import AccessClaims
+from auth_service.validation import Verdict
+
+__all__ = ["Verdicts"]
+
+REMEMBERED = 10_000  # tokens; some 300 bytes each
+
+
+class Verdicts:
+    """Makes the answers, and remembers what they have in common."""
+
+    def __init__(self) -> None:
+        self._active: dict[str, tuple[AccessClaims, bytes]] = {}  # by token id
+
+    def response(self, verdict: Verdict) -> bytes:
+        """Return a ValidateResponse in bytes."""
+        as_of = _as_of(verdict.revocations_as_of)
+        if verdict.claims is None:
+            return _inactive(verdict.inactive_reason) + as_of
+        claims = verdict.claims
+        known = self._active.get(claims.token_id)
+        if known is not None and known[0] is claims:
+            return known[1] + as_of
+        if len(self._active) >= REMEMBERED:
+            self._active.clear()
+        encoded = _encode(claims)
+        self._active[claims.token_id] = claims, encoded
+        return encoded + as_of
+
+
+def _encode(claims: AccessClaims) -> bytes:
+    response: Any = pb.ValidateResponse(active=True)
+    message = response.claims
+    message.issuer = claims.issuer
+    message.subject = claims.subject
+    message.audience.extend(claims.audience)
+    message.expires_at.seconds = claims.expires_at
+    message.issued_at.seconds = claims.issued_at
+    message.token_id = claims.token_id
+    message.session_id = claims.session_id
+    message.client_id = claims.client_id
+    message.scope.extend(claims.scope)
+    message.roles.extend(claims.roles)
+    message.auth_time.seconds = claims.auth_time
+    message.authentication_methods.extend(claims.amr)
+    encoded: bytes = response.SerializeToString()
+    return encoded
+
+
+@lru_cache
+def _inactive(reason: InactiveReason | None) -> bytes:
+    assert reason is not None  # noqa: S101 - a verdict has claims or a reason
+    name = f"INACTIVE_REASON_{reason.name}"
+    encoded: bytes = pb.ValidateResponse(inactive_reason=name).SerializeToString()
+    return encoded
+
+
+@lru_cache(maxsize=1)  # it is the same for all calls until the feed's next poll
+def _as_of(moment: datetime) -> bytes:
+    response: Any = pb.ValidateResponse()
+    response.revocations_as_of.FromDatetime(moment)
+    encoded: bytes = response.SerializeToString()
+    return encoded
