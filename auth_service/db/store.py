@@ -289,13 +289,17 @@ class Store:
         """Yield the same page by page: a million in one answer outlasts any statement timeout.
 
         All pages are of one snapshot, and each names the next cursor; there is at least one.
+        What is new since a cursor is little, and comes in one page by one round trip.
         """
+        sql = self._sql["revocations_since"]
         with translated():
+            if cursor:
+                yield _page(await connection.fetch(sql, cursor))
+                return
             async with connection.transaction(readonly=True):
-                opened = await connection.cursor(self._sql["revocations_since"], cursor)
+                opened = await connection.cursor(sql, cursor)
                 while found := await opened.fetch(REVOCATION_PAGE):
-                    known = [rows.revocation(row) for row in found if row["kind"] is not None]
-                    yield known, found[0]["cursor"]
+                    yield _page(found)
 
     async def epoch(self, connection: "Connection") -> str:
         """Return within what the cursors of `revocations_since` can be compared; "" if unknown.
@@ -382,3 +386,7 @@ class Store:
             self._sql["add_revocation"], revocation.kind.value, revocation.target,
             revocation.issued_before, revocation.expires_at, now,
         )  # fmt: skip
+
+
+def _page(found: list[asyncpg.Record]) -> tuple[list[Revocation], int]:
+    return [rows.revocation(row) for row in found if row["kind"] is not None], found[0]["cursor"]

@@ -10,7 +10,7 @@ from authn.v1 import auth_service_pb2_grpc
 from auth_service.errors import InvalidArgument
 from auth_service.models import TokenPair
 from auth_service.rpc.callers import caller_of
-from auth_service.rpc.verdicts import Verdicts
+from auth_service.rpc.verdicts import Verdicts, batch
 from auth_service.sessions import Sessions
 from auth_service.shielded import Shielded
 from auth_service.validation import Validation, Verdict
@@ -74,13 +74,13 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         """Tell it of many tokens."""
         if not 1 <= len(request.requests) <= MAX_BATCH:
             raise InvalidArgument("requests", f"must have 1 to {MAX_BATCH} items")
-        response = pb.BatchValidateResponse()
+        responses = []
         for index, item in enumerate(request.requests):
             if index % _BATCH_SLICE == _BATCH_SLICE - 1:
                 await asyncio.sleep(0)
             verdict = self._validate(item, f"requests[{index}].")
-            response.responses.add().MergeFromString(self._verdicts.response(verdict))
-        return response
+            responses.append(self._verdicts.response(verdict))
+        return batch(responses)
 
     async def _revoke(self, request: Any, context: Any) -> None:
         match request.WhichOneof("target"):
