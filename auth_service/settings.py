@@ -162,9 +162,9 @@ class Settings(BaseSettings):
     argon2_time_cost: Positive = _field(2, "Passes of one argon2id hash.", 2)
     argon2_parallelism: Positive = _field(1, "Lanes of one argon2id hash.", 1)
     hash_workers: Positive = Field(
-        default_factory=lambda: os.cpu_count() or 1,
-        description="How many passwords are hashed at the same time; if unset the CPUs, "
-        "shared among workers.",
+        default_factory=lambda: max(1, (os.cpu_count() or 1) - 1),
+        description="How many passwords are hashed at the same time; if unset all CPUs "
+        "but one, shared among workers.",
         examples=[4],
     )
     hash_queue: Positive = _field(
