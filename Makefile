@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 TESTS ?=
-PYTEST_WORKERS ?= 2
+PYTEST_WORKERS ?= 3
 FIRST_USER ?= demo@example.com
 
 SHELL := /bin/bash
