@@ -188,8 +188,9 @@ def require_admin(caller: AccessClaims) -> None:
 
 def _own(caller: AccessClaims) -> tuple[UUID, UUID]:
     """Return the ids of the user and of the session that call."""
-    if not caller.session_id:
+    try:
+        return UUID(caller.subject), UUID(caller.session_id)
+    except ValueError as error:  # of a service account; or made by a holder of the shared key
         raise PermissionDenied(
             "a service account has no account of this kind: call with a user's access token"
-        )
-    return UUID(caller.subject), UUID(caller.session_id)
+        ) from error

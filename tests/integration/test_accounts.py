@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -16,6 +17,7 @@ from auth_service.errors import (
     InvalidCredentials,
     InvalidGrant,
     NotFound,
+    PermissionDenied,
     WeakPassword,
 )
 from tests.clock import FakeClock
@@ -234,3 +236,12 @@ async def test_sessions_are_listed_live_and_newest_first(core: Core, clock: Fake
     assert [str(session.id) for session in listed] == [pairs[2].session_id, pairs[0].session_id]
     clock.advance(timedelta(days=8))
     assert await core.accounts.list_sessions(user.id) == []
+
+
+@pytest.mark.parametrize("changes", [{"session_id": ""}, {"session_id": "x"}, {"subject": "x"}])
+async def test_a_token_of_no_user_has_no_account(core: Core, changes: dict[str, Any]) -> None:
+    """A service account's, or one that a holder of the shared key made up."""
+    await core.user()
+    claims = replace(core.claims((await core.login()).access_token), **changes)
+    with pytest.raises(PermissionDenied):
+        await core.accounts.own_account(claims)
