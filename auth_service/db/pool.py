@@ -3,6 +3,7 @@
 Owns how a connection is made and given back. Knows nothing of tables.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -28,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 APPLICATION_NAME = "auth-service"
 ACQUIRE_TIMEOUT = 5.0  # seconds to wait for a free connection
+RELEASE_TIMEOUT = 5.0  # seconds for it to be free again after a cancellation
 CLIENT_MARGIN = 1.0  # seconds that the server's own statement timeout goes first
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _TRANSIENT = (
@@ -95,14 +97,17 @@ def _setup_errors() -> Iterator[None]:
 async def acquire(pool: "Pool") -> AsyncIterator["Connection"]:
     """Lend a connection; its errors leave translated."""
     with translated():
-        async with pool.acquire(timeout=ACQUIRE_TIMEOUT) as connection:
-            try:
-                yield connection
-            except asyncpg.ReadOnlySQLTransactionError:
-                # The server was demoted: connect anew, which finds the primary of now.
-                await pool.expire_connections()
-                connection.terminate()
-                raise
+        async with asyncio.timeout(ACQUIRE_TIMEOUT):  # the pool's own runs in a task each time
+            connection = await pool.acquire()
+        try:
+            yield connection
+        except asyncpg.ReadOnlySQLTransactionError:
+            # The server was demoted: connect anew, which finds the primary of now.
+            await pool.expire_connections()
+            connection.terminate()
+            raise
+        finally:
+            await pool.release(connection, timeout=RELEASE_TIMEOUT)
 
 
 async def connect(
