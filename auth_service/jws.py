@@ -8,6 +8,7 @@ its claims are read (RFC 8725 sections 3.1, 3.8 to 3.11).
 
 import json
 import re
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from jwt.algorithms import get_default_algorithms
@@ -44,10 +45,14 @@ def sign(claims: dict[str, Any], key: SigningKey, typ: str) -> str:
     `jwt.encode` gives the same, byte for byte, but looks anew in each call whether a shared key
     might be a certificate, which takes longer than all the rest.
     """
-    header = {"alg": key.algorithm, "kid": key.kid, "typ": typ}
-    signing_input = f"{_segment(header)}.{_segment(claims)}"
+    signing_input = f"{_header(key.algorithm, key.kid, typ)}.{_segment(claims)}"
     signature = _ALGORITHMS[key.algorithm].sign(signing_input.encode(), key.signing)
     return f"{signing_input}.{base64url.encode(signature)}"
+
+
+@lru_cache
+def _header(alg: str, kid: str, typ: str) -> str:
+    return _segment({"alg": alg, "kid": kid, "typ": typ})
 
 
 def _segment(value: dict[str, Any]) -> str:
@@ -118,11 +123,7 @@ def _decode(segment: str) -> bytes:
 
 def _read_json(segment: str) -> dict[str, Any]:
     try:
-        value = json.loads(
-            _decode(segment).decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-        )
+        value = _STRICT_JSON.decode(_decode(segment).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise malformed() from error
     if type(value) is not dict:
@@ -139,3 +140,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+_STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)

@@ -137,6 +137,7 @@ class Server:
             clock_skew=settings.clock_skew,
             cache_size=settings.verified_cache_size,
         )
+        shielded = Shielded()
         sessions = Sessions(
             store,
             hasher,
@@ -145,6 +146,7 @@ class Server:
             RefreshTokens(root, settings.issuer),
             session_policy(settings),
             feed.announce,
+            shielded,
             utc_now,
         )
         validation = Validation(verifier, lambda: feed.as_of, settings.freshness_limit, utc_now)
@@ -162,7 +164,7 @@ class Server:
             hub.keys_changed()
             feed.wake()
 
-        core = Core(sessions, accounts, validation, keys, keys_made, Shielded(), utc_now)
+        core = Core(sessions, accounts, validation, keys, keys_made, shielded, utc_now)
         await self._serve(core, hub)
         for work in (self._watch_freshness(feed), _rotate_keys(keys, key_store, keys_made)):
             self._stack.push_async_callback(_cancel, asyncio.create_task(work))

@@ -36,6 +36,7 @@ from auth_service.refresh_tokens import (
     token_id,
 )
 from auth_service.session_policy import SessionPolicy
+from auth_service.shielded import Shielded
 from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier, new_token_id
 
 Clock = Callable[[], datetime]
@@ -50,7 +51,7 @@ _MAX_REFRESH_ROUNDS = 4
 class Sessions:
     """The life of a session. `announce` is told of each revocation once it is committed."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what it works with
         self,
         store: Store,
         hasher: PasswordHasher,
@@ -59,6 +60,7 @@ class Sessions:
         refresh_tokens: RefreshTokens,
         policy: SessionPolicy,
         announce: Announce,
+        shielded: Shielded,
         clock: Clock,
     ) -> None:
         self._store = store
@@ -68,6 +70,7 @@ class Sessions:
         self._refresh_tokens = refresh_tokens
         self._policy = policy
         self._announce = announce
+        self._shielded = shielded
         self._clock = clock
 
     # Login
@@ -189,6 +192,8 @@ class Sessions:
     ) -> TokenPair:
         """Return the successor of a refresh token, the same one for every retry.
 
+        What has begun is completed although the caller be cancelled.
+
         With `coalesce` a token that has just succeeded another is its own successor within the
         grace. So of many pages that share a session none is ever two steps behind.
 
@@ -203,31 +208,40 @@ class Sessions:
             raise InvalidGrant
         if client_id is not None and await self._client_of(claims) != client_id:
             raise InvalidGrant
-        session, roles = await self._successor(claims, wanted, now, coalesce)
+        until = now + self._policy.refresh_idle_ttl
+        stepped = None
+        if not coalesce:
+            stepped = await self._store.rotate_free_session(
+                claims.user_id, claims.session_id, claims.generation, wanted, now, until
+            )
+        if stepped is None or not _is_genuine(claims, stepped[0]):
+            stepped = await self._shielded.run(
+                self._successor(claims, wanted, now, until, coalesce)
+            )
+        session, roles = stepped
         return self._token_pair(session, roles, wanted or session.scope)
 
     async def _successor(
-        self, claims: RefreshClaims, wanted: tuple[str, ...], now: datetime, coalesce: bool
+        self,
+        claims: RefreshClaims,
+        wanted: tuple[str, ...],
+        now: datetime,
+        until: datetime,
+        coalesce: bool,
     ) -> tuple[Session, tuple[str, ...]]:
         """Return the session after the one step that this token is good for.
 
         A step that finds nothing to do has lost a race, or the token is not the current one.
         Generations only grow, so that a few rounds settle which.
         """
-        until = now + self._policy.refresh_idle_ttl
-        step = None if coalesce else self._store.rotate_session
         for _ in range(_MAX_REFRESH_ROUNDS):
-            rotated = step and await step(
-                claims.user_id, claims.session_id, claims.generation, wanted, now, until
-            )
-            if rotated is not None:
-                await self._require_genuine(claims, rotated[0], now)
-                return rotated
             found = await self._store.get_session(claims.user_id, claims.session_id)
             if found is None:
                 raise InvalidGrant
             session, roles, disabled = found
-            await self._require_genuine(claims, session, now)
+            if not _is_genuine(claims, session):
+                await self._end(session.user_id, session.id, now, "session.forgery_detected")
+                raise InvalidGrant
             if session.revoked_at or disabled or session.expires_at <= now:
                 raise InvalidGrant
             if not set(wanted) <= set(session.scope):
@@ -243,16 +257,12 @@ class Sessions:
                 raise InvalidGrant
             # Ahead of the database: it lost its last commits, and the token is provably ours.
             step = self._store.adopt_generation if behind < 0 else self._store.rotate_session
+            stepped = await step(
+                claims.user_id, claims.session_id, claims.generation, wanted, now, until
+            )
+            if stepped is not None:
+                return stepped
         raise InvalidGrant
-
-    async def _require_genuine(
-        self, claims: RefreshClaims, session: Session, now: datetime
-    ) -> None:
-        """End the session of a token that only a thief of the master key can have made."""
-        expected = token_id(session.seed, claims.generation)
-        if not hmac.compare_digest(expected, claims.token_id):
-            await self._end(session.user_id, session.id, now, "session.forgery_detected")
-            raise InvalidGrant
 
     # Revoke
 
@@ -365,6 +375,11 @@ class Sessions:
             refresh_expires_at=session.refresh_expires_at,
             session_id=str(session.id),
         )
+
+
+def _is_genuine(claims: RefreshClaims, session: Session) -> bool:
+    """Tell whether we made this token: if not, a thief of the master key did."""
+    return hmac.compare_digest(token_id(session.seed, claims.generation), claims.token_id)
 
 
 def _require_owner(owner: str, client_id: str) -> None:

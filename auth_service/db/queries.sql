@@ -127,6 +127,20 @@ WHERE s.user_id = $1 AND s.id = $2 AND s.generation = $3 AND s.scope @> $4::text
     AND u.id = $1 AND NOT u.disabled
 RETURNING s.*, u.roles
 
+-- name: rotate_free_session
+-- The same, unless somebody else holds the row.
+UPDATE sessions s
+SET generation = s.generation + 1,
+    refreshed_at = GREATEST($5::timestamptz, u.revoked_before),
+    refresh_expires_at = LEAST($6::timestamptz, s.expires_at)
+FROM users u, (
+    SELECT id FROM sessions WHERE user_id = $1 AND id = $2 FOR UPDATE SKIP LOCKED
+) free
+WHERE s.user_id = $1 AND s.id = free.id AND s.generation = $3 AND s.scope @> $4::text[]
+    AND s.revoked_at IS NULL AND s.refresh_expires_at > $5 AND s.expires_at > $5
+    AND u.id = $1 AND NOT u.disabled
+RETURNING s.*, u.roles
+
 -- name: adopt_generation
 UPDATE sessions s
 SET generation = $3::bigint + 1,

@@ -15,6 +15,7 @@ import asyncpg
 
 from auth_service.db import rows
 from auth_service.db.pool import acquire, statements, translated
+from auth_service.db.rounds import Rounds
 from auth_service.errors import AlreadyExists, InvalidCredentials, NotFound
 from auth_service.models import Revocation, RevocationKind, ServiceAccount, Session, User
 
@@ -35,6 +36,7 @@ class Store:
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
         self._sql = statements()
+        self._rotations = Rounds(pool, self._sql["rotate_free_session"], ("user_id", "id"))
 
     # Users and service accounts
 
@@ -190,6 +192,25 @@ class Store:
         if row is None:
             raise InvalidCredentials
         return rows.session(row)
+
+    async def rotate_free_session(
+        self,
+        user_id: UUID,
+        session_id: UUID,
+        generation: int,
+        scope: tuple[str, ...],
+        now: datetime,
+        refresh_expires_at: datetime,
+    ) -> tuple[Session, tuple[str, ...]] | None:
+        """Do as rotate_session, together with all who ask at the same time, whatever their session.
+
+        None as well where somebody else holds the session just now. A caller who is cancelled does
+        not stop it.
+        """
+        row = await self._rotations.row(
+            user_id, session_id, generation, scope, now, refresh_expires_at
+        )
+        return (rows.session(row), tuple(row["roles"])) if row else None
 
     async def rotate_session(
         self,

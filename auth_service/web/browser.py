@@ -112,10 +112,10 @@ class BrowserSessions:
         token = request.cookies.get(REFRESH_COOKIE)
         if not token:
             raise InvalidGrant
-        work = self._sessions.refresh(
+        pair = await self._sessions.refresh(
             token, given.get("scope", ()), client_id=CLIENT_ID, coalesce=True
         )
-        return self._with_tokens(await self._shielded.run(work))
+        return self._with_tokens(pair)
 
     async def logout(self, request: Request) -> Response:
         """End the session, its access tokens too, and clear the cookies; without one, only that."""

@@ -105,8 +105,8 @@ class OAuth:
             await self._sessions.require_public_client(client_id)
         else:
             client_id = (await self._sessions.authenticate_client(client_id, secret)).client_id
-        work = self._sessions.refresh(token, words(form.get("scope", "")), client_id=client_id)
-        return await self._shielded.run(work)
+        scope = words(form.get("scope", ""))
+        return await self._sessions.refresh(token, scope, client_id=client_id)
 
     async def _authenticate(self, request: Request, form: Form) -> str:
         client_id, secret = _credentials(request, form)

@@ -18,6 +18,7 @@ from auth_service.refresh_tokens import REFRESH_TOKEN_TYPE, RefreshTokens
 from auth_service.revocation import RevocationList
 from auth_service.session_policy import SessionPolicy
 from auth_service.sessions import Sessions
+from auth_service.shielded import Shielded
 from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier
 from auth_service.validation import Validation, Verdict
 
@@ -93,6 +94,7 @@ def make_core(
         RefreshTokens(MASTER_KEY, ISSUER),
         rules,
         revocations.add,
+        Shielded(),
         clock,
     )
     accounts = Accounts(store, hasher, rules, revocations.add, clock, password_min_length=15)
