@@ -130,6 +130,7 @@ class Accounts:
         user = await check_password(
             self._store, self._hasher, self._policy, self._clock(), identifier, current
         )
+        await self._store.clear_login_attempts(identifier)
         hashed = await self._hasher.hash(new)
         now = self._clock()
         revocation = self._policy.user_revocation(str(user_id), now)

@@ -22,21 +22,20 @@ async def check_password(
 ) -> User:
     """Return the user whose password this is; the one way in which a password is ever proved.
 
+    It costs the identifier an attempt: the caller gives them back, along with what it does next.
     Raises InvalidCredentials, and RateLimited once an identifier's attempts are used up.
     """
     # In a flood most are refused here: it costs the database nothing, and no identifier an attempt.
     hasher.require_room()
     # The attempt is reserved before the hash, so that parallel guesses cannot race past.
-    wait = await store.reserve_login_attempt(
+    user, wait = await store.reserve_login_attempt(
         identifier, now, policy.login_burst, policy.login_refill
     )
     if wait is not None:
         raise RateLimited("too many login attempts for this identifier; wait", wait)
-    user = await store.find_user(identifier)
     matches = await hasher.verify(user.password_hash if user else None, password)
     if user is None or not matches or user.disabled:
         raise InvalidCredentials
-    await store.clear_login_attempts(identifier)
     return user
 
 

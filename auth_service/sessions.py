@@ -116,7 +116,7 @@ class Sessions:
             refresh_expires_at=min(now + self._policy.refresh_idle_ttl, expires_at),
             expires_at=expires_at,
         )
-        stored = await self._store.create_session(session, request, user.revoked_before)
+        stored = await self._store.create_session(session, request, user.revoked_before, identifier)
         if stored.generation or stored.revoked_at or stored.refresh_expires_at <= now:
             raise InvalidArgument(
                 "request_id", "belongs to an earlier login; make up a new one for each login"

@@ -70,17 +70,23 @@ SELECT * FROM service_accounts ORDER BY client_id
 
 -- name: reserve_login_attempt
 -- A bucket that leaks: full_at is when all attempts are back. An attempt that is refused writes
--- nothing; the time to wait is read from the statement's snapshot, and is a hint.
+-- nothing and reads no user; the time to wait is of the statement's snapshot, and is a hint.
 WITH taken AS (
     INSERT INTO login_throttle AS t (identifier, full_at)
     VALUES ($1, $2::timestamptz + $4::interval)
     ON CONFLICT (identifier) DO UPDATE SET full_at = GREATEST(t.full_at, $2) + $4
     WHERE GREATEST(t.full_at, $2) + $4 <= $2 + $3::integer * $4
-    RETURNING 1
+    RETURNING t.identifier
 )
-SELECT CASE WHEN NOT EXISTS (SELECT FROM taken) THEN COALESCE(
+SELECT CASE WHEN taken.identifier IS NULL THEN COALESCE(
     (SELECT full_at + $4 - $3 * $4 - $2 FROM login_throttle WHERE identifier = $1), $4
-) END AS wait
+) END AS wait, u.*, ARRAY(
+    SELECT i.identifier FROM user_identifiers i WHERE i.user_id = u.id ORDER BY i.position
+) AS identifiers
+FROM (SELECT) AS always
+LEFT JOIN taken ON true
+LEFT JOIN user_identifiers named ON named.identifier = taken.identifier
+LEFT JOIN users u ON u.id = named.user_id
 
 -- name: clear_login_attempts
 DELETE FROM login_throttle WHERE identifier = $1
@@ -88,7 +94,9 @@ DELETE FROM login_throttle WHERE identifier = $1
 -- name: create_session
 -- FOR SHARE waits for a revocation of the user that is under way, and holds off the next one:
 -- no session slips in between. Whoever proved a password that was replaced meanwhile, however long
--- that took, is told by revoked_before, which is no longer what it was then ($16).
+-- that took, is told by revoked_before, which is no longer what it was then ($16). The attempts
+-- of the identifier ($17) come back whatever becomes of the session: the password was proved, and
+-- the retry of a request, which creates nothing, cost one too.
 WITH created AS (
     INSERT INTO sessions (
         user_id, id, generation, seed, client_id, device_label, audience, scope, amr, auth_time,
@@ -107,6 +115,8 @@ WITH created AS (
 ), audited AS (
     INSERT INTO audit_log (at, event, user_id, session_id)
     SELECT created_at, 'session.created', user_id, id FROM created
+), cleared AS (
+    DELETE FROM login_throttle WHERE identifier = $17
 )
 SELECT * FROM created
 

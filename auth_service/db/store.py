@@ -159,14 +159,16 @@ class Store:
 
     async def reserve_login_attempt(
         self, identifier: str, now: datetime, burst: int, refill: timedelta
-    ) -> timedelta | None:
+    ) -> tuple[User | None, timedelta | None]:
         """Take one of `burst` attempts; one comes back each `refill`.
 
-        Returns None where one was left, otherwise the time until the next.
+        Returns the user of the identifier, if there is one, and None; or, where no attempt was
+        left, None and the time until the next.
         """
         row = await self._row("reserve_login_attempt", identifier, now, burst, refill)
+        user = rows.user(row) if row and row["id"] else None
         wait: timedelta | None = row["wait"] if row else None
-        return None if wait is None else max(wait, SHORTEST_WAIT)
+        return user, None if wait is None else max(wait, SHORTEST_WAIT)
 
     async def clear_login_attempts(self, identifier: str) -> None:
         """Give back all attempts of an identifier."""
@@ -179,14 +181,18 @@ class Store:
         session: Session,
         request_id: str | None = None,
         revoked_before: datetime | None = None,
+        identifier: str | None = None,
     ) -> Session:
         """Add a session, or return the one that the same request of the user made before.
 
-        Raises InvalidCredentials where the user was disabled, removed, given another password or
-        signed out everywhere since the caller looked, and saw `revoked_before`.
+        Gives back all login attempts of `identifier`, of which the password was proved. Raises
+        InvalidCredentials where the user was disabled, removed, given another password or signed
+        out everywhere since the caller looked, and saw `revoked_before`.
         """
-        arguments = rows.session_arguments(session)
-        row = await self._row("create_session", *arguments, request_id, revoked_before)
+        row = await self._row(
+            "create_session", *rows.session_arguments(session), request_id, revoked_before,
+            identifier,
+        )  # fmt: skip
         if row is None and request_id is not None:
             row = await self._row("find_requested_session", session.user_id, request_id)
         if row is None:

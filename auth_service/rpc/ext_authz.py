@@ -1,20 +1,15 @@
 """Envoy's external authorization: a proxy asks, for each request, whether it may pass.
 
-Owns what a route's configuration may ask for, and the form of the answer; `admission` decides. The
+Owns the form of the answer; `rule_texts` has what a route may ask for and `admission` decides. The
 messages are our own, alike on the wire (protos/authn/envoy), so that Envoy's need not be installed;
 the service bears Envoy's name, which is added to the descriptors of this process only.
 
-A route says in its `context_extensions` what it asks for; without any, a good token is enough:
+A route's `context_extensions` are the texts of its rule, and:
 
-    audience              whom the token must be for
-    scope                 what it must hold, all of it, separated by spaces
-    roles                 likewise, separated by commas
-    public                "true": strangers pass, CORS preflights too; not with scope or roles
     remove_authorization  "true": the upstream does not see the token
 
-Whatever else stands there, and an empty value, refuses every request: a rule with a slip in it must
-not let anybody in. An admitted request has the headers of `identity_headers` and none of those that
-the caller sent under their names.
+A slip in them refuses every request. An admitted request has the headers of `identity_headers` and
+none of those that the caller sent under their names.
 """
 
 import binascii
@@ -32,6 +27,7 @@ from auth_service.errors import AuthError
 from auth_service.grpc_status import status_of
 from auth_service.identity_headers import NAMES, identity_headers
 from auth_service.rpc.edge import Edge
+from auth_service.rule_texts import parse_flag, parse_rule
 from auth_service.tokens import AccessClaims
 
 __all__ = ["SERVICE", "add_descriptor", "add_ext_authz"]
@@ -44,8 +40,7 @@ _PACKAGE, _, _NAME = SERVICE.rpartition(".")
 _FILE = "authn/envoy/v1/authorization.proto"
 _SET = pb.HeaderValueOption.HEADER_APPEND_ACTION_OVERWRITE_IF_EXISTS_OR_ADD
 _OK = pb.Status()
-_KEYS = ("audience", "scope", "roles", "public", "remove_authorization")
-_MAX_LENGTH = 4096  # of one value: rules are remembered, and anybody on this port may send some
+_REMOVE = "remove_authorization"
 _MAX_ROUTES = 1024  # remembered
 _MAX_ANSWERS = 4096  # remembered
 # CGI and WSGI make the same variable of "-" and "_", so that these would be read as the real ones.
@@ -106,29 +101,9 @@ def _route_of(extensions: Any) -> _Route:
 @lru_cache(maxsize=_MAX_ROUTES)
 def _route(extensions: frozenset[tuple[str, str]]) -> _Route:
     """Return what these ask for; raises ValueError, with the key."""
-    given = dict(extensions)
-    for key, value in given.items():
-        if key not in _KEYS:
-            raise ValueError(f"{key[:80]!r} is unknown; known are {', '.join(_KEYS)}")
-        if not value.strip() or len(value) > _MAX_LENGTH:
-            raise ValueError(f"{key}: must have 1 to {_MAX_LENGTH} characters; or leave it out")
-    roles = tuple(role.strip() for role in given["roles"].split(",")) if "roles" in given else ()
-    if "" in roles:
-        raise ValueError("roles: one is empty; separate them by single commas")
-    removed = ("authorization",) if _flag(given, "remove_authorization") else ()
-    rule = Rule(
-        audience=given.get("audience", ""),
-        scope=tuple(given.get("scope", "").split()),
-        roles=roles,
-        public=_flag(given, "public"),
-    )
+    rule = parse_rule(extensions, beside=(_REMOVE,))
+    removed = ("authorization",) if parse_flag(dict(extensions), _REMOVE) else ()
     return _Route(rule, _LOOK_ALIKES + removed)
-
-
-def _flag(given: dict[str, str], key: str) -> bool:
-    if (value := given.get(key, "false")) not in ("true", "false"):
-        raise ValueError(f'{key}: must be "true" or "false"')
-    return value == "true"
 
 
 def _values(http: Any, name: str) -> list[str]:

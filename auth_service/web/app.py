@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from auth_service.telemetry import HTTP_DURATION, HTTP_TOTAL
 from auth_service.web.responses import HANDLERS
 
-__all__ = ["create_app"]
+__all__ = ["answering", "create_app"]
 
 log = structlog.get_logger(__name__)
 
@@ -27,10 +27,15 @@ _QUIET_PATHS = ("/auth", "/healthz", "/readyz", "/metrics", "/.well-known/jwks.j
 
 def create_app(routes: Iterable[BaseRoute]) -> ASGIApp:
     """Return the application of these routes."""
-    routes = list(routes)
-    app = Starlette(routes=routes, exception_handlers=HANDLERS)
+    app = answering(routes)
+    return _Edge(app, _paths(app.routes))
+
+
+def answering(routes: Iterable[BaseRoute]) -> Starlette:
+    """Return an application that answers all errors of these routes, and for those not there."""
+    app = Starlette(routes=list(routes), exception_handlers=HANDLERS)
     app.router.redirect_slashes = False  # it would send clients where their Host header says
-    return _Edge(app, _paths(routes))
+    return app
 
 
 def _paths(routes: Iterable[BaseRoute], prefix: str = "") -> frozenset[str]:

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route, Router
+from starlette.routing import Mount, Route
 
 from auth_service import fields
 from auth_service.admission import Refused, Rule, claims_of
@@ -25,6 +25,7 @@ from auth_service.models import TokenPair
 from auth_service.sessions import Sessions
 from auth_service.shielded import Shielded
 from auth_service.validation import Validation
+from auth_service.web.app import answering
 from auth_service.web.bodies import read_json
 from auth_service.web.cookies import ACCESS_COOKIE, REFRESH_COOKIE, clear_cookies, set_cookies
 from auth_service.web.oauth import token_response
@@ -199,8 +200,8 @@ def browser_routes(
         Route("/logout", browser.logout, methods=["POST"]),
         Route("/session", browser.session, methods=["GET"]),
     ]
-    app = Router(routes, redirect_slashes=False)  # a redirect would be to what Host says
-    return Mount("/v1", app=app, middleware=[cors] if policy.origins else [])
+    # An application of its own, so that its errors are answered within CORS: pages may read them.
+    return Mount("/v1", app=answering(routes), middleware=[cors] if policy.origins else [])
 
 
 def _device(request: Request) -> str:

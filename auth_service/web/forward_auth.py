@@ -4,8 +4,6 @@ The rule is in the query, which only the gateway's configuration writes; the ans
 the gateway who calls.
 """
 
-from typing import Any
-
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,6 +11,7 @@ from starlette.routing import Route
 
 from auth_service.admission import Refused, Rule, admit
 from auth_service.identity_headers import identity_headers
+from auth_service.rule_texts import NAMES, parse_rule
 from auth_service.validation import Validation
 from auth_service.web.cookies import ACCESS_COOKIE
 from auth_service.web.responses import refusal
@@ -22,7 +21,6 @@ __all__ = ["forward_auth_route"]
 log = structlog.get_logger(__name__)
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-_PARAMETERS = ("audience", "scope", "roles", "public")
 
 
 def forward_auth_route(validation: Validation, access_cookie: bool) -> Route:
@@ -33,7 +31,7 @@ def forward_auth_route(validation: Validation, access_cookie: bool) -> Route:
         try:
             rule = _rule(request)
         except ValueError as error:
-            log.error("forward_auth_misconfigured", problem=str(error))  # noqa: TRY400
+            log.error("forward_auth_misconfigured", problem=f"query of /auth: {error}")  # noqa: TRY400
             raise Refused(500, "INTERNAL", "server_error", "the gateway is misconfigured") from None
         authorization = request.headers.getlist("authorization")
         if access_cookie and not authorization and ACCESS_COOKIE in request.cookies:
@@ -49,28 +47,9 @@ def forward_auth_route(validation: Validation, access_cookie: bool) -> Route:
 
 
 def _rule(request: Request) -> Rule:
-    """Return the rule of the query; raises ValueError rather than guess what was meant.
-
-    The texts quote nothing of the query: a gateway may be set up to pass on its clients'.
-    """
+    """Return the rule of the query; raises ValueError."""
     given = request.query_params.multi_items()
-    query: dict[str, Any] = dict(given)
-    if len(query) < len(given):
-        raise ValueError("a parameter of /auth is there twice")
-    if query.keys() - set(_PARAMETERS):
-        raise ValueError(f"/auth takes {', '.join(_PARAMETERS)} and nothing else")
-    if not all(value.strip(" ,") for value in query.values()):  # a variable that is not set, say
-        raise ValueError("a parameter of /auth is empty; leave it out")
-    if query.get("public", "false") not in ("true", "false"):
-        raise ValueError("public is true or false")
-    try:
-        return Rule(
-            query.get("audience", ""),
-            tuple(query.get("scope", "").split()),
-            tuple(each for each in query.get("roles", "").split(",") if each),
-            query.get("public") == "true",
-        )
-    except ValueError:
-        raise ValueError(
-            "scope is not one of RFC 6749 section 3.3, or public goes with scope or roles"
-        ) from None
+    if not {name for name, _ in given} <= set(NAMES):
+        # Not quoted: a gateway may be set up to pass on its clients' parameters.
+        raise ValueError(f"one parameter is unknown; known are {', '.join(NAMES)}")
+    return parse_rule(given)

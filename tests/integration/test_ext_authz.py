@@ -333,10 +333,13 @@ async def test_a_token_that_lacks_scope_or_role_is_forbidden(
         ({"remove_authorization": "1"}, "remove_authorization"),
         ({"audience": ""}, "audience"),
         ({"audience": "a" * 4097}, "audience"),
+        ({"audience": "internal\n"}, "audience"),
         ({"scope": "  "}, "scope"),
         ({"scope": 'a"b'}, "scope"),
         ({"roles": ""}, "roles"),
         ({"roles": "staff,,ops"}, "roles"),
+        ({"roles": "staff, "}, "roles"),
+        ({"roles": "staff\0"}, "roles"),
         ({"public": "true", "scope": "read"}, "public"),
         ({"public": "true", "roles": "staff"}, "public"),
     ],
@@ -356,6 +359,7 @@ async def test_a_route_with_a_slip_in_its_rule_lets_nobody_in(
         assert "www-authenticate" not in verdict.headers
     problems = [entry["problem"] for entry in logs if entry["log_level"] == "error"]
     assert len(problems) == 2
+    assert all(problem.startswith("context_extensions: ") for problem in problems)
     assert all(key.replace("\\\\", "\\") in problem for problem in problems)
     assert not any("\n" in problem for problem in problems)
 
@@ -433,12 +437,29 @@ async def test_two_authorization_headers_are_refused(
 ) -> None:
     """Joined by a comma, or one by one: two readers could take different ones."""
     good, other = token(), token(subject="bob")
-    for joined in (f"{good},{other}", f"{good}, {other}", f"{good},", f",{good}"):
+    for joined in _joined(good, other):
         assert (await envoy.check(joined)).status == 401
     raw = [("authorization", good.encode()), ("Authorization", other.encode())]
     assert (await envoy.check_raw(raw[:1])).admitted
     assert (await envoy.check_raw(raw)).status == 401
     assert (await envoy.check_raw([raw[0], raw[0]])).status == 401
+
+
+async def test_two_authorization_headers_make_nobody_known_on_a_public_route(
+    envoy: Envoy, token: Callable[..., str]
+) -> None:
+    """It refuses nobody; joined, they cannot be told from one of another scheme with commas."""
+    good, other = token(), token(subject="bob")
+    raw = [("authorization", good.encode()), ("authorization", other.encode())]
+    public = {"public": "true"}
+    verdicts = [await envoy.check(joined, public) for joined in _joined(good, other)]
+    for verdict in [*verdicts, await envoy.check_raw(raw, public)]:
+        assert (verdict.admitted, verdict.headers) == (True, {})
+        assert verdict.removed == {*NAMES, *LOOK_ALIKES}
+
+
+def _joined(good: str, other: str) -> list[str]:
+    return [f"{good},{other}", f"{good}, {other}", f"{good},", f",{good}"]
 
 
 async def test_a_header_that_comes_both_ways_is_there_twice(

@@ -502,6 +502,22 @@ class TestLogin:
             await core.login()
         core.hasher.close()
 
+    async def test_each_login_gives_the_attempts_back(self, store: Store, clock: FakeClock) -> None:
+        """So does the retry of a request; a login that is refused, for its scope too, does not."""
+        core = make_core(store, clock, login_burst=2)
+        await core.user()
+        login = {"identifier": "ada@example.com", "password": PASSWORD, "request_id": "r-12345678"}
+        for _ in range(3):
+            with pytest.raises(InvalidCredentials):
+                await core.sessions.login_password("ada@example.com", "wrong")
+            assert (await core.sessions.login_password(**login)).access_token
+        for _ in range(2):
+            with pytest.raises(InvalidScope):
+                await core.sessions.login_password("ada@example.com", PASSWORD, scope=["root"])
+        with pytest.raises(RateLimited):
+            await core.login()
+        core.hasher.close()
+
     async def test_an_unknown_identifier_is_throttled_just_so(
         self, store: Store, clock: FakeClock
     ) -> None:

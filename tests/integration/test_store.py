@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -207,17 +208,34 @@ async def test_attempts_come_back_one_by_one(store: Store, clock: FakeClock) -> 
     """The burst is exact, the wait is exact, and one attempt returns each refill."""
     every = timedelta(seconds=10)
 
-    async def attempt() -> timedelta | None:
-        return await store.reserve_login_attempt("anna", clock.now, 3, every)
+    async def attempt(identifier: str = "anna") -> timedelta | None:
+        _, wait = await store.reserve_login_attempt(identifier, clock.now, 3, every)
+        return wait
 
     assert [await attempt() for _ in range(4)] == [None, None, None, every]
     clock.advance(timedelta(seconds=4))
     assert await attempt() == timedelta(seconds=6)
     clock.advance(timedelta(seconds=6))
     assert [await attempt() for _ in range(2)] == [None, every]
-    assert await store.reserve_login_attempt("bert", clock.now, 3, every) is None
+    assert await attempt("bert") is None
     await store.clear_login_attempts("anna")
     assert await attempt() is None
+
+
+async def test_an_attempt_comes_with_the_user_and_a_refusal_with_the_wait(
+    store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser
+) -> None:
+    """An identifier of nobody costs an attempt too, and a refused attempt writes nothing."""
+    user = await add_user("zoe@example.org", "anna")
+    reserve = partial(store.reserve_login_attempt, now=clock.now, burst=1, refill=SECOND)
+    assert await reserve("anna") == (user, None)
+    assert await reserve("nobody") == (None, None)
+    written = await pool.fetch("SELECT t.*, xmin, ctid FROM login_throttle t ORDER BY identifier")
+    assert [await reserve(name) for name in ("anna", "nobody")] == [(None, SECOND)] * 2
+    assert written == await pool.fetch(
+        "SELECT t.*, xmin, ctid FROM login_throttle t ORDER BY identifier"
+    )
+    assert await reserve("zoe@example.org") == (user, None)
 
 
 async def test_parallel_attempts_cannot_race_past_the_limit(store: Store, clock: FakeClock) -> None:
@@ -225,8 +243,23 @@ async def test_parallel_attempts_cannot_race_past_the_limit(store: Store, clock:
     answers = await asyncio.gather(
         *(store.reserve_login_attempt("anna", clock.now, 10, 10 * SECOND) for _ in range(50))
     )
-    assert answers.count(None) == 10
-    assert all(wait > timedelta(0) for wait in answers if wait is not None)
+    waits = [wait for _, wait in answers]
+    assert waits.count(None) == 10
+    assert all(wait > timedelta(0) for wait in waits if wait is not None)
+
+
+async def test_a_session_gives_the_attempts_back(
+    store: Store, clock: FakeClock, add_user: AddUser, new_session: NewSession
+) -> None:
+    """Those of the identifier that was proved and no others; the retry of a request does so too."""
+    user = await add_user("anna", "zoe@example.org")
+    reserve = partial(store.reserve_login_attempt, now=clock.now, burst=1, refill=SECOND)
+    assert await reserve("zoe@example.org") == (user, None)
+    for _ in range(3):
+        assert await reserve("anna") == (user, None)
+        await store.create_session(new_session(user.id), "request", identifier="anna")
+    assert len(await store.list_sessions(user.id, clock.now)) == 1
+    assert await reserve("zoe@example.org") == (None, SECOND)
 
 
 # Sessions

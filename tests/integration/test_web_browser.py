@@ -16,6 +16,7 @@ import structlog
 from authn.v1 import account_service_pb2 as account_pb
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1.account_service_pb2_grpc import AccountServiceStub
+from structlog.testing import capture_logs
 
 from auth_service.server import Server
 from auth_service.web.cookies import ACCESS_COOKIE, REFRESH_COOKIE
@@ -831,22 +832,41 @@ async def test_no_other_origin_is_allowed(app: Page, origin: str) -> None:
 
 async def test_errors_too_may_be_read_by_a_configured_origin(app: Page) -> None:
     """Otherwise the page could not tell a 401 from a network that is down."""
-    calls: list[tuple[str, dict[str, Any], int]] = [
-        ("/v1/login", {"json": {}}, 400),
-        ("/v1/refresh", {}, 401),
-        ("/v1/refresh", {"headers": {"x-requested-with": None}}, 403),
-        ("/v1/login", {"content": b"x" * 70_000}, 413),
-        ("/v1/login", {"content": b"x"}, 415),
+    calls: list[tuple[str, str, dict[str, Any], int]] = [
+        ("POST", "/v1/login", {"json": {}}, 400),
+        ("POST", "/v1/refresh", {}, 401),
+        ("POST", "/v1/refresh", {"headers": {"x-requested-with": None}}, 403),
+        ("POST", "/v1/login", {"content": b"x" * 70_000}, 413),
+        ("POST", "/v1/login", {"content": b"x"}, 415),
+        ("POST", "/v1/nothing", {}, 404),
+        ("GET", "/v1/", {}, 404),
+        ("GET", "/v1/login", {}, 405),
+        ("POST", "/v1/session", {}, 405),
     ]
-    for path, options, status in calls:
-        response = await app.send("POST", path, **options)
+    for method, path, options, status in calls:
+        response = await app.send(method, path, **options)
         assert response.status_code == status
         assert response.headers["access-control-allow-origin"] == APP
         assert response.headers["access-control-allow-credentials"] == "true"
         assert "Origin" in response.headers["vary"]
 
 
+async def test_a_fault_of_ours_too_may_be_read_by_a_configured_origin(
+    app: Page, database_url: str
+) -> None:
+    """With the one constant text, and an entry of its own in the log."""
+    await query(database_url, "ALTER TABLE login_throttle RENAME TO elsewhere")
+    try:
+        with capture_logs() as logs:
+            response = await app.send("POST", "/v1/login", json=GOOD)
+    finally:
+        await query(database_url, "ALTER TABLE elsewhere RENAME TO login_throttle")
+    assert (response.status_code, response.json()["error"]) == (500, "server_error")
+    assert response.headers["access-control-allow-origin"] == APP
+    assert [entry["event"] for entry in logs].count("http_failed") == 1
+
+
 async def test_what_is_not_of_browsers_has_no_cors(app: Page) -> None:
     """The configured origins are for /v1 only."""
-    for path in ("/.well-known/jwks.json", "/oauth2/token", "/auth", "/metrics"):
+    for path in ("/.well-known/jwks.json", "/oauth2/token", "/auth", "/metrics", "/nothing"):
         assert not cors(await app.send("GET", path))
