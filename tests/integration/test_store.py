@@ -334,14 +334,16 @@ async def test_login_waits_for_a_sign_out_under_way(
         await login
 
 
+@pytest.mark.parametrize("step", ["rotate_session", "rotate_free_session"])
 async def test_rotation_steps_once(
-    store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
+    step: str, store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
 ) -> None:
     """The current generation steps, to a bounded expiry, and no other generation does."""
     user = await add_user("anna")
     session = await add_session(user)
     clock.advance(timedelta(hours=1))
-    rotated = await store.rotate_session(
+    rotate = getattr(store, step)
+    rotated = await rotate(
         user.id, session.id, 0, ("read",), clock.now, clock.now + timedelta(days=99)
     )
     expected = replace(
@@ -349,28 +351,27 @@ async def test_rotation_steps_once(
     )
     assert rotated == (expected, user.roles)
     for generation in (0, 2):
-        assert not await store.rotate_session(
-            user.id, session.id, generation, (), clock.now, clock.now + WEEK
-        )
+        assert not await rotate(user.id, session.id, generation, (), clock.now, clock.now + WEEK)
     assert await store.get_session(user.id, session.id) == (expected, user.roles, False)
 
 
+@pytest.mark.parametrize("step", ["rotate_session", "rotate_free_session"])
 async def test_fifty_parallel_rotations_have_one_winner(
-    store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
+    step: str, store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
 ) -> None:
     """However many present the same token at once, one rotates."""
     session = await add_session(await add_user("anna"))
     until = clock.now + WEEK
     results = await asyncio.gather(
         *(
-            store.rotate_session(session.user_id, session.id, 0, (), clock.now, until)
+            getattr(store, step)(session.user_id, session.id, 0, (), clock.now, until)
             for _ in range(50)
         )
     )
     assert len([result for result in results if result is not None]) == 1
 
 
-@pytest.mark.parametrize("step", ["rotate_session", "adopt_generation"])
+@pytest.mark.parametrize("step", ["rotate_session", "rotate_free_session", "adopt_generation"])
 async def test_no_step_of_a_session_that_may_not_refresh(
     step: str,
     store: Store,
@@ -381,7 +382,7 @@ async def test_no_step_of_a_session_that_may_not_refresh(
 ) -> None:
     """Another user's, idle, expired, revoked, beyond its scope, or of a disabled user."""
     user = await add_user("anna")
-    generation = 0 if step == "rotate_session" else 5
+    generation = 5 if step == "adopt_generation" else 0
 
     async def refuses(session: Session, *scope: str, user_id: UUID = user.id) -> bool:
         call = getattr(store, step)
@@ -430,14 +431,20 @@ async def updates_of_sessions(pool: "Pool") -> Counter[str]:
     return Counter(dict(row))
 
 
+@pytest.mark.parametrize("step", ["rotate_session", "rotate_free_session"])
 async def test_rotation_leaves_the_indexes_alone(
-    store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, add_session: AddSession
+    step: str,
+    store: Store,
+    pool: "Pool",
+    clock: FakeClock,
+    add_user: AddUser,
+    add_session: AddSession,
 ) -> None:
     """Every rotation is a HOT update, so that a session costs no more with its refreshes."""
     session = await add_session(await add_user("anna"))
     before = await updates_of_sessions(pool)
     for generation in range(20):
-        assert await store.rotate_session(
+        assert await getattr(store, step)(
             session.user_id, session.id, generation, (), clock.now, clock.now + WEEK
         )
     async with asyncio.timeout(10):
