@@ -67,8 +67,17 @@ class RevocationList:
 
     def add(self, revocation: Revocation) -> bool:
         """Take in one revocation; return whether it says more than what was known."""
+        return bool(self.add_all((revocation,)))
+
+    def add_all(self, revocations: Iterable[Revocation]) -> list[Revocation]:
+        """Take in revocations; return those that say more than what was known."""
+        self.prune()
+        now = self._clock().timestamp()
+        return [revocation for revocation in revocations if self._add(revocation, now)]
+
+    def _add(self, revocation: Revocation, now: float) -> bool:
         expires_at = int(revocation.expires_at.timestamp()) + 1
-        if expires_at <= self._clock().timestamp():
+        if expires_at <= now:
             return False
         match revocation.kind:
             case RevocationKind.TOKEN:
@@ -88,14 +97,12 @@ class RevocationList:
                 targets = self._expiring[expiry] = []
                 heapq.heappush(self._expiries, expiry)
             targets.append(revocation.target)
-        self.prune()
         return new
 
     def replace(self, revocations: Iterable[Revocation]) -> None:
         """Forget everything, then take in `revocations`."""
         self._clear()
-        for revocation in revocations:
-            self.add(revocation)
+        self.add_all(revocations)
 
     def check(self, claims: RevocableClaims) -> InactiveReason | None:
         """Return why the token of these claims is revoked, or None if it is not."""

@@ -2,7 +2,8 @@
 
 Owns how soon, and how surely, what any replica has written is known here. A poll
 bounds the delay; a NOTIFY only wakes it early. One connection serves both, so that every poll
-proves that the connection which listens is alive; a lost one means a full resync.
+proves that the connection which listens is alive. After a lost one the feed goes on from its cursor
+where the database is provably the same as before, and else reads everything anew.
 """
 
 import asyncio
@@ -73,7 +74,7 @@ class RevocationFeed:
         self._connection: DedicatedConnection | None = None
         self._cursor = 0
         self.epoch = ""
-        """Of which database, and which timeline of it, cursors are; empty where it cannot tell."""
+        """Within what cursors are comparable, see Store.epoch; empty where it cannot tell."""
         self._as_of: datetime | None = None
         self._poll_now = asyncio.Event()
         self._notify_now = asyncio.Event()
@@ -115,8 +116,7 @@ class RevocationFeed:
 
     def announce(self, revocation: Revocation) -> None:
         """Take in a revocation that was just committed here, and tell all replicas, soon."""
-        new = [revocation] if self._revocations.add(revocation) else []
-        self._on_revocations([revocation], new)
+        self._on_revocations([revocation], self._revocations.add_all([revocation]))
         self.wake()
 
     def wake(self) -> None:
@@ -140,7 +140,7 @@ class RevocationFeed:
                 backoff = min(2 * backoff, MAX_BACKOFF)
 
     async def _sync(self) -> None:
-        """Take in what was committed since the last time; after a reconnection, everything."""
+        """Take in what was committed since the last time; from a new epoch, everything."""
         self._poll_now.clear()
         connection = self._connection or await self._connect()
         as_of, since = self._clock(), self._cursor
@@ -153,6 +153,8 @@ class RevocationFeed:
                 changed = await self._keys.changed_since(since, connection)
             self._on_keys(changed)
         self._cursor, self._as_of = cursor, as_of
+        if not since:  # a million rows take seconds, of which the next poll makes up at once
+            self._poll_now.set()
 
     async def _take_in(self, since: int, connection: "DedicatedConnection") -> int:
         """Take in what was committed since a cursor; return the next cursor.
@@ -166,8 +168,7 @@ class RevocationFeed:
                 found, cursor = page
                 # Never replaced, only added to: this process may know of one that commits as we
                 # read, and a failover may have lost one. What is in excess expires.
-                new = [revocation for revocation in found if self._revocations.add(revocation)]
-                self._on_revocations(found, new)
+                self._on_revocations(found, self._revocations.add_all(found))
         return cursor
 
     async def _next(self, pages: Pages) -> Page | None:
@@ -183,7 +184,6 @@ class RevocationFeed:
             raise Unavailable("the database does not answer in time") from error
 
     async def _connect(self) -> "DedicatedConnection":
-        self._cursor = 0
         self._connection = connection = await open_connection(
             self._url,
             application_name="auth-service feed",
@@ -197,7 +197,10 @@ class RevocationFeed:
                 await connection.add_listener(CHANNEL, self._wake_poll)
         except asyncpg.FeatureNotSupportedError:
             log.warning("revocation_feed_cannot_listen", detail="the poll alone finds revocations")
-        self.epoch = await self._store.epoch(connection)
+        epoch = await self._store.epoch(connection)
+        if not epoch or epoch != self.epoch:
+            self._cursor = 0
+        self.epoch = epoch
         return connection
 
     def _wake_poll(self, *_: object) -> None:

@@ -276,9 +276,12 @@ INSERT INTO root_key (encrypted_secret) VALUES ($1) ON CONFLICT DO NOTHING
 UPDATE root_key SET encrypted_secret = $1
 
 -- name: database_epoch
--- Transaction numbers can be compared within one database, and one timeline of it.
-SELECT system_identifier || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8)
-FROM pg_control_system()
+-- Transaction numbers can be compared within one database, one timeline of it, and until it crashes:
+-- what a crash loses of asynchronous commits, it gives the numbers of to others. PostgreSQL resets
+-- its statistics at any start that a clean shutdown did not precede, and keeps them at any other.
+SELECT system_identifier || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8) || '-'
+    || extract(epoch FROM stats_reset)
+FROM pg_control_system(), pg_stat_archiver
 
 -- name: schema_is_migrated
 SELECT to_regclass('alembic_version') IS NOT NULL

@@ -316,13 +316,16 @@ class Store:
         """Yield the same page by page: a million in one answer outlasts any statement timeout.
 
         All pages are of one snapshot, and each names the next cursor; there is at least one.
-        What is new since a cursor is little, and comes in one page by one round trip.
+        What is new since a cursor is mostly little, and comes in one page by one round trip.
         """
         sql = self._sql["revocations_since"]
         with translated():
             if cursor:
-                yield _page(await connection.fetch(sql, cursor))
-                return
+                # A statement of its own: PostgreSQL's plan for everything would not suit a poll.
+                found = await connection.fetch(sql + " LIMIT $2", cursor, REVOCATION_PAGE)
+                if len(found) < REVOCATION_PAGE:
+                    yield _page(found)
+                    return
             async with connection.transaction(readonly=True):
                 opened = await connection.cursor(sql, cursor)
                 while found := await opened.fetch(REVOCATION_PAGE):
@@ -331,14 +334,14 @@ class Store:
     async def epoch(self, connection: "Connection") -> str:
         """Return within what the cursors of `revocations_since` can be compared; "" if unknown.
 
-        Another database has another one, and so has this one after a failover.
+        Another database has another one, and so has this one after a failover or a crash.
         """
         try:
             with translated():
-                found: str = await connection.fetchval(self._sql["database_epoch"])
+                found: str | None = await connection.fetchval(self._sql["database_epoch"])
         except asyncpg.PostgresError:  # not allowed to us, or not that kind of database
             return ""
-        return found
+        return found or ""
 
     async def notify_revocations(self) -> None:
         """Wake the feeds of all replicas. Takes a lock of the whole database: coalesce."""

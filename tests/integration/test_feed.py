@@ -85,6 +85,15 @@ async def test_start_knows_all_that_was_revoked(
         assert feed.as_of == clock.now
 
 
+async def test_after_everything_was_read_a_poll_follows_at_once(
+    start: Start, clock: FakeClock
+) -> None:
+    """To read a million takes seconds, and as_of is that of the beginning."""
+    async with start(NEVER) as (feed, _):
+        clock.advance(timedelta(seconds=4))
+        await until(lambda: feed.as_of == clock.now)
+
+
 async def test_replicas_wake_each_other(start: Start, revoke: Revoke) -> None:
     """With wake() a revocation arrives long before the poll, both ways, however many call."""
     async with start(NEVER) as (feed, known), start(NEVER) as (other_feed, other_known):
@@ -136,6 +145,29 @@ async def test_lost_connection_loses_no_revocation(
             await revoke(f"hinted{n}")
             feed.wake()
             await until(lambda n=n: len(known) == 2 * n + 2)  # type: ignore[misc]
+
+
+async def test_after_a_lost_connection_only_what_is_new_is_read(
+    store: Store, database_url: str, revoke: Revoke, pool: "Pool", clock: FakeClock
+) -> None:
+    """The database being the same, the cursor is good still: a million rows are not read again."""
+    read: list[str] = []
+    feed = RevocationFeed(
+        store, database_url, RevocationList(clock), clock, poll_interval=OFTEN,
+        on_revocations=lambda found, _: read.extend(each.target for each in found),
+    )  # fmt: skip
+    await revoke("known")
+    xid = await pool.fetchval("SELECT xid::text::bigint FROM revocations")
+    await feed.start()
+    await until(lambda: feed.cursor > xid)
+    read.clear()
+    pid = await pool.fetchval(f"SELECT pid {LISTENERS}")
+    await pool.execute("SELECT pg_terminate_backend($1)", pid)
+    await until_sql(pool, f"SELECT count(*) = 1 AND min(pid) <> {pid} {LISTENERS}")
+    await revoke("new")
+    await until(lambda: "new" in read)
+    assert "known" not in read
+    await feed.stop()
 
 
 async def test_outage_stops_as_of_until_the_database_is_back(

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from auth_service.db import pool as pools
-from auth_service.db.store import Store
+from auth_service.db.store import REVOCATION_PAGE, Store
 from auth_service.errors import (
     AlreadyExists,
     ConfigError,
@@ -579,6 +579,25 @@ async def test_late_commit_is_not_skipped(store: Store, pool: "Pool", clock: Fak
         await transaction.commit()
     found, _ = await store.revocations_since(cursor)
     assert late in found
+
+
+@pytest.mark.parametrize("count", [REVOCATION_PAGE - 1, REVOCATION_PAGE, 2 * REVOCATION_PAGE + 1])
+async def test_however_much_is_new_comes_page_by_page(
+    store: Store, pool: "Pool", clock: FakeClock, count: int
+) -> None:
+    """A replica that was cut off for long catches up, and no row is given twice."""
+    _, cursor = await store.revocations_since(0)
+    await pool.execute(
+        "INSERT INTO revocations (kind, target, expires_at, created_at) "
+        "SELECT 'token', n::text, $1, $1 FROM generate_series(1, $2::int) n",
+        clock.now,
+        count,
+    )
+    async with pool.acquire() as connection:
+        pages = [page async for page in store.pages_of_revocations(cursor, connection)]
+    assert max(len(found) for found, _ in pages) <= REVOCATION_PAGE
+    targets = [revocation.target for found, _ in pages for revocation in found]
+    assert sorted(targets, key=int) == [str(n + 1) for n in range(count)]
 
 
 async def test_prune_deletes_what_no_longer_matters(

@@ -152,6 +152,16 @@ def test_adding_prunes_what_has_expired(clock: FakeClock, revocations: Revocatio
     assert len(revocations) == 1
 
 
+def test_of_many_those_are_returned_that_say_something_new(revocations: RevocationList) -> None:
+    """Not what was known, nor what has expired, nor what came before in the same batch."""
+    known, later = (revocation(RevocationKind.SESSION, "sid", expires) for expires in (50, 100))
+    other = revocation(RevocationKind.TOKEN, "jti")
+    revocations.add(known)
+    expired = revocation(RevocationKind.TOKEN, "old", -1)
+    assert revocations.add_all([known, later, known, expired, other, other]) == [later, other]
+    assert len(revocations) == 2
+
+
 def test_replacing_forgets_the_rest(revocations: RevocationList) -> None:
     """After a snapshot only what the snapshot holds counts."""
     for item, _ in COVERING:
