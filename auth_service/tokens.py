@@ -100,7 +100,7 @@ class TokenVerifier:
         self._issuer = issuer
         self._now = seconds(clock)
         self._skew = clock_skew.total_seconds()
-        self._cache_size = cache_size
+        self.cache_size = cache_size
         self._memory = _Memory(key_ring.revision)
 
     def verify(
@@ -138,6 +138,25 @@ class TokenVerifier:
             self._remember(token, claims, memory)
         return claims
 
+    @property
+    def revision(self) -> int:
+        """Changes when the ring trusts a key no more: what was good is to be verified anew."""
+        return self._key_ring.revision
+
+    def still_holds(self, claims: AccessClaims, revision: int) -> bool:
+        """Tell whether claims that `verify` returned under a revision are good still.
+
+        What it was asked for, as audience, scope and roles, holds for ever.
+        """
+        now = self._now()
+        return (
+            claims.expires_at > now
+            and revision == self._key_ring.revision
+            and claims.issued_at <= now + self._skew
+            and claims.not_before <= now + self._skew
+            and self._revocations.check(claims) is None
+        )
+
     def authenticate(self, token: str) -> AccessClaims:
         """Return the claims of a token that we signed, be it expired or revoked.
 
@@ -169,11 +188,11 @@ class TokenVerifier:
 
     def _remember(self, token: str, claims: AccessClaims, memory: "_Memory") -> None:
         known = memory.claims
-        if len(known) >= self._cache_size > 0:
+        if len(known) >= self.cache_size > 0:
             # The oldest: dictionaries keep their order. Another thread may have been there first.
             with contextlib.suppress(KeyError, RuntimeError, StopIteration):
                 del known[next(iter(known))]
-        if len(known) < self._cache_size:
+        if len(known) < self.cache_size:
             known[token] = claims
 
 

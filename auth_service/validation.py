@@ -7,10 +7,9 @@ from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from auth_service.clock import Clock, seconds
 from auth_service.errors import InactiveReason, InvalidToken, RevocationsStale
 from auth_service.tokens import AccessClaims, TokenVerifier
-
-Clock = Callable[[], datetime]
 
 
 class Verdict(NamedTuple):
@@ -33,8 +32,8 @@ class Validation:
     ) -> None:
         self._verifier = verifier
         self._revocations_as_of = revocations_as_of
-        self._limit = freshness_limit
-        self._clock = clock
+        self._limit = freshness_limit.total_seconds()
+        self._now = seconds(clock)
 
     def validate(
         self,
@@ -58,6 +57,24 @@ class Validation:
             return Verdict(None, error.inactive_reason, as_of)
         return Verdict(claims, None, as_of)
 
+    @property
+    def revision(self) -> int:
+        """That of the TokenVerifier: claims found good under another are to be verified anew."""
+        return self._verifier.revision
+
+    @property
+    def cache_size(self) -> int:
+        """How many tokens found good may be remembered."""
+        return self._verifier.cache_size
+
+    def still_holds(self, claims: AccessClaims, revision: int) -> datetime | None:
+        """Return up to when it is known that claims found good under a revision are so still.
+
+        None says to ask `validate`, which knows the reason. Raises RevocationsStale as that does.
+        """
+        as_of = self._require_fresh(None)
+        return as_of if self._verifier.still_holds(claims, revision) else None
+
     def verify(
         self,
         token: str,
@@ -74,8 +91,10 @@ class Validation:
 
     def _require_fresh(self, max_staleness: timedelta | None) -> datetime:
         as_of = self._revocations_as_of()
-        limit = self._limit if max_staleness is None else min(max_staleness, self._limit)
-        if self._clock() - as_of > limit:
+        limit = self._limit
+        if max_staleness is not None:
+            limit = min(limit, max_staleness.total_seconds())
+        if self._now() - as_of.timestamp() > limit:
             raise RevocationsStale(
                 "this replica has not heard of revocations for longer than allowed; try another"
             )

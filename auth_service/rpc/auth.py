@@ -10,6 +10,7 @@ from authn.v1 import auth_service_pb2_grpc
 from auth_service.errors import InvalidArgument
 from auth_service.models import TokenPair
 from auth_service.rpc.callers import caller_of
+from auth_service.rpc.edge import in_bytes, parse
 from auth_service.rpc.verdicts import Verdicts, batch
 from auth_service.sessions import Sessions
 from auth_service.shielded import Shielded
@@ -29,7 +30,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         self._sessions = sessions
         self._validation = validation
         self._shielded = shielded
-        self._verdicts = Verdicts()
+        self._verdicts = Verdicts(validation)
 
     async def Login(self, request: Any, context: Any) -> Any:
         """Trade credentials for tokens."""
@@ -66,12 +67,15 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         await self._shielded.run(self._revoke(request, context))
         return pb.RevokeResponse()
 
-    async def Validate(self, request: Any, context: Any) -> Any:
-        """Tell whether an access token is good."""
-        return self._verdicts.response(self._validate(request, ""))
+    @in_bytes
+    def Validate(self, request: bytes, context: Any) -> bytes:
+        """Tell whether an access token is good; a coroutine would take longer than its work."""
+        return self._verdicts.again(request) or self._validate_anew(request)
 
-    async def BatchValidate(self, request: Any, context: Any) -> Any:
+    @in_bytes
+    async def BatchValidate(self, data: bytes, context: Any) -> bytes:
         """Tell it of many tokens."""
+        request = parse(pb.BatchValidateRequest, data)
         if not 1 <= len(request.requests) <= MAX_BATCH:
             raise InvalidArgument("requests", f"must have 1 to {MAX_BATCH} items")
         responses = []
@@ -101,6 +105,13 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                     "target",
                     "is required: set refresh_token, access_token, session_id or all_sessions",
                 )
+
+    def _validate_anew(self, data: bytes) -> bytes:
+        request = parse(pb.ValidateRequest, data)
+        verdict = self._validate(request, "")
+        if verdict.claims is not None and not request.HasField("max_staleness"):
+            self._verdicts.remember(data, verdict.claims)
+        return self._verdicts.response(verdict)
 
     def _validate(self, request: Any, path: str) -> Verdict:
         token = request.access_token

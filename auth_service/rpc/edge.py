@@ -7,7 +7,7 @@ parser's own words. No text of an exception reaches a client, but that of our ow
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import structlog
@@ -16,7 +16,7 @@ from auth_service.errors import AuthError, InvalidArgument, Unavailable, Unsuppo
 from auth_service.rpc import status
 from auth_service.telemetry import RPC_DURATION, RPC_TOTAL, Successes
 
-__all__ = ["Edge"]
+__all__ = ["Edge", "in_bytes", "parse"]
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +34,24 @@ _SHAPES = {  # by whether requests and responses are streams
 }
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+def in_bytes(handler: Handler) -> Handler:
+    """Mark a unary method that takes its request, and gives its response, as bytes.
+
+    It need not be a coroutine.
+    """
+    handler.in_bytes = True  # type: ignore[attr-defined]
+    return handler
+
+
+def parse(message: Any, data: bytes) -> Any:
+    """Return a request of this class; raises InvalidArgument for what cannot be parsed."""
+    parsed = _forgiving(message.FromString)(data)
+    if parsed is _UNREADABLE:
+        raise _unreadable()
+    return parsed
 
 
 class Edge:
@@ -74,7 +92,7 @@ class _Call:
         self._method = method
         self._behavior = behavior
         self._quiet = method.endswith(_QUIET_METHODS)
-        self._successes = Successes.of(method)
+        self._successes = Successes.of(method).seconds
 
     async def unary(self, request: Any, context: Context) -> Any:
         """Answer a call that has one response."""
@@ -82,10 +100,15 @@ class _Call:
         try:
             if request is _UNREADABLE:
                 raise _unreadable()
-            response = await self._behavior(request, context)
+            response = self._behavior(request, context)
+            if type(response) is not bytes:
+                response = await response
         except BaseException as error:  # noqa: BLE001 - each ends in a status or is raised again
             await self._refuse(error, context, started)
-        self._succeeded(context, started)
+        seconds = time.perf_counter() - started
+        self._successes.append(seconds)
+        if not self._quiet:
+            self._log(context, seconds, "OK", None)
         return response
 
     async def streaming(self, request: Any, context: Context) -> None:
@@ -102,7 +125,10 @@ class _Call:
                 await answer
         except BaseException as error:  # noqa: BLE001 - each ends in a status or is raised again
             await self._refuse(error, context, started)
-        self._succeeded(context, started)
+        seconds = time.perf_counter() - started
+        self._successes.append(seconds)
+        if not self._quiet:
+            self._log(context, seconds, "OK", None)
 
     async def _refuse(self, error: BaseException, context: Context, started: float) -> NoReturn:
         task = asyncio.current_task()
@@ -121,12 +147,6 @@ class _Call:
         code, text, trailers = status.of(error)
         self._record(context, started, code.name, error.reason)
         await context.abort(code, text, trailers)
-
-    def _succeeded(self, context: Context, started: float) -> None:
-        seconds = time.perf_counter() - started
-        self._successes.add(seconds)
-        if not self._quiet:
-            self._log(context, seconds, "OK", None)
 
     def _record(
         self, context: Context, started: float, code: str, reason: str | None = None
@@ -151,17 +171,17 @@ def _wrap(method: str, handler: Any) -> Any:
     shape = _SHAPES[handler.request_streaming, handler.response_streaming]
     behavior = getattr(handler, shape)
     call = _Call(method, _of_readable(behavior) if handler.request_streaming else behavior)
+    if getattr(behavior, "in_bytes", False):
+        return grpc.unary_unary_rpc_method_handler(call.unary)
+    deserializer = handler.request_deserializer
     return getattr(grpc, f"{shape}_rpc_method_handler")(
         call.streaming if handler.response_streaming else call.unary,
-        request_deserializer=_forgiving(handler.request_deserializer),
-        response_serializer=_unless_bytes(handler.response_serializer),
+        request_deserializer=deserializer and _forgiving(deserializer),
+        response_serializer=handler.response_serializer,
     )
 
 
-def _forgiving(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    if deserializer is None:
-        return None
-
+def _forgiving(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def deserialize(data: bytes) -> Any:
         try:
             return deserializer(data)
@@ -169,13 +189,6 @@ def _forgiving(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes],
             return _UNREADABLE
 
     return deserialize
-
-
-def _unless_bytes(serializer: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
-    """Return a serializer that lets pass what a handler has made in bytes already."""
-    if serializer is None:
-        return None
-    return lambda response: response if type(response) is bytes else serializer(response)
 
 
 def _of_readable(behavior: Callable[..., Any]) -> Callable[..., Any]:

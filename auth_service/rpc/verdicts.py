@@ -13,7 +13,7 @@ from authn.v1 import auth_service_pb2 as pb
 
 from auth_service.errors import InactiveReason
 from auth_service.tokens import AccessClaims
-from auth_service.validation import Verdict
+from auth_service.validation import Validation, Verdict
 
 __all__ = ["Verdicts", "batch"]
 
@@ -23,23 +23,49 @@ REMEMBERED = 10_000  # tokens; some 300 bytes each
 class Verdicts:
     """Makes the answers, and remembers what they have in common."""
 
-    def __init__(self) -> None:
+    def __init__(self, validation: Validation) -> None:
+        self._validation = validation
         self._active: dict[str, tuple[AccessClaims, bytes]] = {}  # by token id
+        self._repeated: dict[bytes, tuple[AccessClaims, int, bytes]] = {}  # by request
+
+    def again(self, request: bytes) -> bytes | None:
+        """Return the answer to a request that was remembered, if its claims hold still.
+
+        Raises RevocationsStale.
+        """
+        known = self._repeated.get(request)
+        if known is None:
+            return None
+        claims, revision, encoded = known
+        as_of = self._validation.still_holds(claims, revision)
+        return None if as_of is None else encoded + _as_of(as_of)
+
+    def remember(self, request: bytes, claims: AccessClaims) -> None:
+        """Take note that these claims answer a request, which must not bound their staleness.
+
+        The same bytes ask the same, so that they need not be read again.
+        """
+        if len(self._repeated) >= self._validation.cache_size:
+            self._repeated.clear()
+        if self._validation.cache_size:
+            self._repeated[request] = claims, self._validation.revision, self._encoded(claims)
 
     def response(self, verdict: Verdict) -> bytes:
         """Return a ValidateResponse in bytes."""
         as_of = _as_of(verdict.revocations_as_of)
         if verdict.claims is None:
             return _inactive(verdict.inactive_reason) + as_of
-        claims = verdict.claims
+        return self._encoded(verdict.claims) + as_of
+
+    def _encoded(self, claims: AccessClaims) -> bytes:
         known = self._active.get(claims.token_id)
         if known is not None and known[0] is claims:
-            return known[1] + as_of
+            return known[1]
         if len(self._active) >= REMEMBERED:
             self._active.clear()
         encoded = _encode(claims)
         self._active[claims.token_id] = claims, encoded
-        return encoded + as_of
+        return encoded
 
 
 def batch(responses: Iterable[bytes]) -> bytes:

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from auth_service.errors import InactiveReason, InvalidToken, NotFound
 from auth_service.rpc import status
-from auth_service.rpc.edge import Edge
+from auth_service.rpc.edge import Edge, in_bytes
 from auth_service.telemetry import Successes, configure_logging
 from tests.acceptance.servers import eventually
 
@@ -42,6 +42,7 @@ class Handlers:
         """Return what a server is given."""
         shapes = {shape: shape for shape in SHAPES}
         shapes |= {"writing": "unary_stream", "Validate": "unary_unary"}
+        shapes |= {"bytes_soon": "unary_unary", "bytes_at_once": "unary_unary"}
         handlers = {
             name: getattr(grpc, f"{shape}_rpc_method_handler")(
                 getattr(self, name, self.unary_unary), request_deserializer=parse
@@ -53,6 +54,16 @@ class Handlers:
 
     async def unary_unary(self, request: bytes, context: Any) -> bytes:
         return await self._obey(request, context)
+
+    @in_bytes
+    async def bytes_soon(self, request: bytes, context: Any) -> bytes:
+        return await self._obey(request, context)
+
+    @in_bytes
+    def bytes_at_once(self, request: bytes, context: Any) -> bytes:
+        if request == b"refuse":
+            raise NotFound("no such session")
+        return b"did " + request
 
     async def unary_stream(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
         yield b"first"
@@ -202,9 +213,13 @@ async def test_a_handler_may_write_its_responses(call: Call) -> None:
     assert written == [b"first", b"did a"]
 
 
-async def test_a_handler_may_take_bytes(call: Call) -> None:
-    """A handler without a deserializer gets the request as it came."""
-    assert await call("unary_unary", b"garbage", method="/test.Shapes/raw") == [b"did garbage"]
+@pytest.mark.parametrize("name", ["raw", "bytes_soon", "bytes_at_once"])
+async def test_a_handler_may_take_bytes(call: Call, name: str) -> None:
+    """One without a deserializer, or that is marked so, gets the request as it came."""
+    method = f"/test.Shapes/{name}"
+    assert await call("unary_unary", b"garbage", method=method) == [b"did garbage"]
+    assert reason(await refusal(call, "unary_unary", b"refuse", method=method)) == "NOT_FOUND"
+    assert (count(method, "OK"), count(method, "NOT_FOUND")) == (1, 1)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,32 +1,76 @@
 """The answers of Validate in bytes: the same ones that protobuf makes."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from authn.v1 import auth_service_pb2 as pb
 
-from auth_service.errors import InactiveReason
+from auth_service.errors import InactiveReason, RevocationsStale
+from auth_service.keys import KeyRing, generate_key
+from auth_service.models import Revocation, RevocationKind
+from auth_service.revocation import RevocationList
 from auth_service.rpc.verdicts import Verdicts, batch
-from auth_service.tokens import AccessClaims
-from auth_service.validation import Verdict
+from auth_service.tokens import AccessClaims, TokenVerifier
+from auth_service.validation import Validation, Verdict
+from tests.clock import FakeClock
 
 AS_OF = datetime(2026, 11, 21, 9, 30, 0, 123456, UTC)
 CLAIMS = AccessClaims(
     issuer="https://auth.test",
     subject="alice",
     audience=("billing", "orders"),
-    expires_at=900,
-    issued_at=100,
+    expires_at=int(AS_OF.timestamp()) + 900,
+    issued_at=int(AS_OF.timestamp()),
     token_id="jti",
     session_id="sid",
     client_id="web",
     scope=("read",),
     roles=("user",),
-    auth_time=90,
+    auth_time=int(AS_OF.timestamp()) - 10,
     amr=("pwd",),
 )
+
+
+REQUEST = b"a request"
+HOUR = timedelta(hours=1)
+
+
+class Replica:
+    """Verdicts of a service that has heard of every revocation up to AS_OF."""
+
+    def __init__(self, cache_size: int = 10) -> None:
+        self.clock = FakeClock(AS_OF)
+        self.as_of = AS_OF
+        self.ring = KeyRing([generate_key("HS256")])
+        self.revocations = RevocationList(self.clock)
+        verifier = TokenVerifier(
+            self.ring,
+            self.revocations,
+            issuer=CLAIMS.issuer,
+            clock=self.clock,
+            cache_size=cache_size,
+        )
+        limit = timedelta(seconds=5)
+        self.verdicts = Verdicts(Validation(verifier, lambda: self.as_of, limit, self.clock))
+
+    def revoke(self, kind: RevocationKind, target: str) -> None:
+        """Hear of a revocation."""
+        self.revocations.add(Revocation(kind, target, AS_OF + HOUR, AS_OF + HOUR))
+
+
+@pytest.fixture
+def replica() -> Replica:
+    """A replica that remembers ten requests."""
+    return Replica()
+
+
+@pytest.fixture
+def verdicts(replica: Replica) -> Verdicts:
+    """The replica's."""
+    return replica.verdicts
 
 
 def parsed(encoded: bytes) -> Any:
@@ -36,29 +80,31 @@ def parsed(encoded: bytes) -> Any:
     return response
 
 
-def test_an_active_token_is_answered_with_its_claims_and_the_time_of_now() -> None:
+def test_an_active_token_is_answered_with_its_claims_and_the_time_of_now(
+    verdicts: Verdicts,
+) -> None:
     """Also the second time, when only the time is another."""
-    verdicts = Verdicts()
     for as_of in (AS_OF, AS_OF.replace(hour=10)):
         response = parsed(verdicts.response(Verdict(CLAIMS, None, as_of)))
         assert (response.active, response.claims.subject) == (True, "alice")
         assert list(response.claims.audience) == ["billing", "orders"]
-        assert response.claims.expires_at.seconds == 900
+        assert response.claims.expires_at.seconds == CLAIMS.expires_at
         assert response.revocations_as_of.ToDatetime(UTC) == as_of
 
 
-def test_two_tokens_of_one_id_are_told_apart() -> None:
+def test_two_tokens_of_one_id_are_told_apart(verdicts: Verdicts) -> None:
     """A refresh may narrow the scope of a token whose id stays."""
-    verdicts = Verdicts()
     for claims in (CLAIMS, replace(CLAIMS, scope=()), CLAIMS):
         response = parsed(verdicts.response(Verdict(claims, None, AS_OF)))
         assert tuple(response.claims.scope) == claims.scope
 
 
 @pytest.mark.parametrize("reason", InactiveReason)
-def test_an_inactive_token_is_answered_with_the_reason_alone(reason: InactiveReason) -> None:
+def test_an_inactive_token_is_answered_with_the_reason_alone(
+    verdicts: Verdicts, reason: InactiveReason
+) -> None:
     """And with no claims."""
-    response = parsed(Verdicts().response(Verdict(None, reason, AS_OF)))
+    response = parsed(verdicts.response(Verdict(None, reason, AS_OF)))
     assert pb.InactiveReason.Name(response.inactive_reason) == f"INACTIVE_REASON_{reason.name}"
     assert not response.HasField("claims")
     assert not response.active
@@ -70,3 +116,71 @@ def test_a_batch_is_what_protobuf_makes_of_the_same_answers(size: int) -> None:
     answer = pb.ValidateResponse(claims=pb.Claims(subject="x" * size))
     expected = pb.BatchValidateResponse(responses=[answer, answer]).SerializeToString()
     assert batch([answer.SerializeToString()] * 2) == expected
+
+
+# Requests that come again
+
+
+def test_a_request_that_comes_again_is_answered_as_before_with_the_time_of_now(
+    replica: Replica, verdicts: Verdicts
+) -> None:
+    """Byte for byte what the verdict on its claims would be; of other requests nothing is known."""
+    assert verdicts.again(REQUEST) is None
+    verdicts.remember(REQUEST, CLAIMS)
+    for as_of in (AS_OF, AS_OF + timedelta(seconds=1)):
+        replica.as_of = as_of
+        assert verdicts.again(REQUEST) == verdicts.response(Verdict(CLAIMS, None, as_of))
+    assert verdicts.again(REQUEST + b"!") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda replica: replica.revoke(RevocationKind.TOKEN, CLAIMS.token_id),
+        lambda replica: replica.revoke(RevocationKind.SESSION, CLAIMS.session_id),
+        lambda replica: replica.revoke(RevocationKind.USER, CLAIMS.subject),
+        lambda replica: replica.revoke(RevocationKind.ALL, ""),
+        lambda replica: replica.ring.replace([generate_key("HS256")]),
+    ],
+    ids=["token", "session", "user", "all", "key"],
+)
+def test_what_is_revoked_meanwhile_is_to_be_asked_anew(
+    replica: Replica, verdicts: Verdicts, change: Callable[[Replica], None]
+) -> None:
+    """Whoever verifies it knows the reason."""
+    verdicts.remember(REQUEST, CLAIMS)
+    change(replica)
+    assert verdicts.again(REQUEST) is None
+
+
+@pytest.mark.parametrize("seconds", [900, -11], ids=["expired", "not yet valid"])
+def test_claims_that_the_time_has_ended_are_to_be_asked_anew(
+    replica: Replica, verdicts: Verdicts, seconds: int
+) -> None:
+    """At the very second of their expiry, or where the clock was set back."""
+    verdicts.remember(REQUEST, CLAIMS)
+    replica.as_of = AS_OF + timedelta(seconds=seconds)
+    replica.clock.advance(timedelta(seconds=seconds))
+    assert verdicts.again(REQUEST) is None
+
+
+def test_a_request_that_comes_again_is_not_answered_on_old_knowledge(
+    replica: Replica, verdicts: Verdicts
+) -> None:
+    """As Validate does not at its first sight."""
+    verdicts.remember(REQUEST, CLAIMS)
+    replica.clock.advance(timedelta(seconds=6))
+    with pytest.raises(RevocationsStale):
+        verdicts.again(REQUEST)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_no_more_requests_are_remembered_than_tokens(size: int) -> None:
+    """The bound is that of the verifier; none means none."""
+    verdicts = Replica(cache_size=size).verdicts
+    requests = [bytes([number]) for number in range(7)]
+    for request in requests:
+        verdicts.remember(request, CLAIMS)
+    known = [verdicts.again(request) is not None for request in requests]
+    assert sum(known) <= size
+    assert known[-1] == (size > 0)
