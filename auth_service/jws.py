@@ -45,13 +45,18 @@ def sign(claims: dict[str, Any], key: SigningKey, typ: str) -> str:
     `jwt.encode` gives the same, byte for byte, but looks anew in each call whether a shared key
     might be a certificate, which takes longer than all the rest.
     """
-    signing_input = f"{_header(key.algorithm, key.kid, typ)}.{_segment(claims)}"
+    signing_input = f"{header_segment(key, typ)}.{_segment(claims)}"
     signature = _ALGORITHMS[key.algorithm].sign(signing_input.encode(), key.signing)
     return f"{signing_input}.{base64url.encode(signature)}"
 
 
+def header_segment(key: SigningKey, typ: str) -> str:
+    """Return the first segment of what is signed with a key."""
+    return _header_segment(key.algorithm, key.kid, typ)
+
+
 @lru_cache
-def _header(alg: str, kid: str, typ: str) -> str:
+def _header_segment(alg: str, kid: str, typ: str) -> str:
     return _segment({"alg": alg, "kid": kid, "typ": typ})
 
 

@@ -150,7 +150,8 @@ def _tokens(pair: TokenPair) -> Any:
         scope=pair.scope,
         session_id=pair.session_id,
     )
-    tokens.access_expires_at.FromDatetime(pair.access_expires_at)
+    # Whole seconds, as `exp` of the tokens has.
+    tokens.access_expires_at.seconds = int(pair.access_expires_at.timestamp())
     if pair.refresh_expires_at is not None:
-        tokens.refresh_expires_at.FromDatetime(pair.refresh_expires_at)
+        tokens.refresh_expires_at.seconds = int(pair.refresh_expires_at.timestamp())
     return tokens
