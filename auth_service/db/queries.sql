@@ -126,10 +126,14 @@ WHERE s.user_id = $1 AND s.request_id = $2 AND NOT u.disabled
 
 -- name: rotate_session
 -- A session that began in the very second of a sign-out everywhere is dated ahead of the clock, to
--- revoked_before: the sign-out must not cover its next tokens either.
+-- revoked_before: the sign-out must not cover its next tokens either. And of replicas whose clocks
+-- differ by what verifiers allow, none dates a session back: a sign-out everywhere goes by the date
+-- of its last tokens, and must cover those before them.
 UPDATE sessions s
 SET generation = s.generation + 1,
-    refreshed_at = GREATEST($5::timestamptz, u.revoked_before),
+    refreshed_at = GREATEST($5::timestamptz, u.revoked_before, CASE
+        WHEN s.refreshed_at <= $5 + interval '10 seconds' THEN s.refreshed_at
+    END),
     refresh_expires_at = LEAST($6::timestamptz, s.expires_at)
 FROM users u
 WHERE s.user_id = $1 AND s.id = $2 AND s.generation = $3 AND s.scope @> $4::text[]
@@ -141,7 +145,9 @@ RETURNING s.*, u.roles
 -- The same, unless somebody else holds the row.
 UPDATE sessions s
 SET generation = s.generation + 1,
-    refreshed_at = GREATEST($5::timestamptz, u.revoked_before),
+    refreshed_at = GREATEST($5::timestamptz, u.revoked_before, CASE
+        WHEN s.refreshed_at <= $5 + interval '10 seconds' THEN s.refreshed_at
+    END),
     refresh_expires_at = LEAST($6::timestamptz, s.expires_at)
 FROM users u, (
     SELECT id FROM sessions WHERE user_id = $1 AND id = $2 FOR UPDATE SKIP LOCKED
@@ -154,7 +160,9 @@ RETURNING s.*, u.roles
 -- name: adopt_generation
 UPDATE sessions s
 SET generation = $3::bigint + 1,
-    refreshed_at = GREATEST($5::timestamptz, u.revoked_before),
+    refreshed_at = GREATEST($5::timestamptz, u.revoked_before, CASE
+        WHEN s.refreshed_at <= $5 + interval '10 seconds' THEN s.refreshed_at
+    END),
     refresh_expires_at = LEAST($6::timestamptz, s.expires_at)
 FROM users u
 WHERE s.user_id = $1 AND s.id = $2 AND s.generation < $3 AND s.scope @> $4::text[]

@@ -150,8 +150,7 @@ def _tokens(pair: TokenPair) -> Any:
         scope=pair.scope,
         session_id=pair.session_id,
     )
-    # Whole seconds, as `exp` of the tokens has.
-    tokens.access_expires_at.seconds = int(pair.access_expires_at.timestamp())
+    tokens.access_expires_at.seconds = int(pair.access_expires_at.timestamp())  # a whole second
     if pair.refresh_expires_at is not None:
-        tokens.refresh_expires_at.seconds = int(pair.refresh_expires_at.timestamp())
+        tokens.refresh_expires_at.FromDatetime(pair.refresh_expires_at)
     return tokens

@@ -355,6 +355,26 @@ async def test_rotation_steps_once(
     assert await store.get_session(user.id, session.id) == (expected, user.roles, False)
 
 
+@pytest.mark.parametrize("step", ["rotate_session", "rotate_free_session", "adopt_generation"])
+@pytest.mark.parametrize(("behind", "dated"), [(3, 0), (10, 0), (11, 11)])
+async def test_a_replica_whose_clock_is_behind_dates_no_session_back(
+    step: str, behind: int, dated: int, store: Store, clock: FakeClock, add_user: AddUser,
+    add_session: AddSession,
+) -> None:  # fmt: skip
+    """A sign-out everywhere goes by the date; what a clock far ahead has dated is given up."""
+    user = await add_user("anna")
+    session = await add_session(user)
+    clock.advance(-behind * SECOND)
+    generation = 5 if step == "adopt_generation" else 0
+    rotate = getattr(store, step)
+    rotated = await rotate(user.id, session.id, generation, (), clock.now, clock.now + WEEK)
+    assert rotated[0].refreshed_at == session.refreshed_at - dated * SECOND
+    if not dated:
+        ended = await store.revoke_user(user.id, of_user(user.id, clock), clock.now)
+        assert ended.issued_before is not None
+        assert ended.issued_before > session.refreshed_at
+
+
 @pytest.mark.parametrize("step", ["rotate_session", "rotate_free_session"])
 async def test_fifty_parallel_rotations_have_one_winner(
     step: str, store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
