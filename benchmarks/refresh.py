@@ -13,8 +13,8 @@ from benchmarks.refreshing import REFRESH, Refreshing
 from benchmarks.replicas import Service, database
 from benchmarks.tables import fill, session_rows
 
-SESSIONS = 4000  # a round steps half of them through the service, half through the floor
-ROUNDS = 7
+SESSIONS = 2000  # a round steps half of them through the service, half through the floor
+ROUNDS = 15
 
 
 def main() -> list[Verdict]:
