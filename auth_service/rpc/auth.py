@@ -1,7 +1,7 @@
 """AuthService: takes a request, calls the core, fills the response."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from authn.v1 import auth_service_pb2 as pb
@@ -150,7 +150,13 @@ def _tokens(pair: TokenPair) -> Any:
         scope=pair.scope,
         session_id=pair.session_id,
     )
-    tokens.access_expires_at.seconds = int(pair.access_expires_at.timestamp())  # a whole second
+    _set_moment(tokens.access_expires_at, pair.access_expires_at)
     if pair.refresh_expires_at is not None:
-        tokens.refresh_expires_at.FromDatetime(pair.refresh_expires_at)
+        _set_moment(tokens.refresh_expires_at, pair.refresh_expires_at)
     return tokens
+
+
+def _set_moment(timestamp: Any, moment: datetime) -> None:
+    """Do as FromDatetime, which takes as long as to sign a token."""
+    timestamp.seconds = int(moment.timestamp())
+    timestamp.nanos = moment.microsecond * 1000
