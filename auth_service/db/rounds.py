@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Rounds"]
 
-GATHERING = 8
-"""Turns of the event loop before a round, in which calls that have arrived by now get to ask. Where
-nothing else is to be done they take microseconds, and under load they make rounds of several."""
+QUIET_TURNS = 8
+"""A round begins once nobody has joined it for so many turns of the event loop. Where nothing else
+is to be done they take microseconds; under load they let in the calls that have arrived by now."""
+MAX_TURNS = 40
+"""A round waits for others no longer than that."""
 ROUND_SIZE = 100  # callers; their rows stay locked until all of them are through
 
 Key = tuple[object, object]
@@ -66,8 +68,7 @@ class Rounds:
         try:
             async with acquire(self._pool) as connection:
                 while self._waiting:
-                    for _ in range(GATHERING):
-                        await asyncio.sleep(0)
+                    await self._gather()
                     round_ = self._take()
                     arguments = [asked.arguments for asked in round_.values()]
                     found = await connection.fetchmany(self._sql, arguments)
@@ -84,6 +85,15 @@ class Rounds:
             self._task = None
             if self._waiting:
                 self._start()
+
+    async def _gather(self) -> None:
+        waiting = quiet = 0
+        for _ in range(MAX_TURNS):
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if len(self._waiting) == waiting else 0
+            waiting = len(self._waiting)
+            if quiet == QUIET_TURNS:
+                break
 
     def _take(self) -> dict[Key, _Asked]:
         return {key: self._waiting.pop(key) for key in list(self._waiting)[:ROUND_SIZE]}
