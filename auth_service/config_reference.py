@@ -53,7 +53,7 @@ commands (`login`, `refresh`, `validate`, `revoke`) read `AUTH_ADDRESS` and `AUT
 
 
 def _row(name: str, info: FieldInfo) -> str:
-    default = "number of CPUs" if info.default_factory else _plain(info.default)
+    default = "all CPUs but one" if info.default_factory else _plain(info.default)
     shown = "" if default is None else f"`{value_text(default)}`"
     example = value_text(example_of(info)).replace("|", "\\|")
     return f"| `{variable_of(name)}` | {shown} | {info.description} | `{example}` |"

@@ -18,6 +18,7 @@ from auth_service.validation import Validation, Verdict
 __all__ = ["Verdicts", "batch"]
 
 REMEMBERED = 10_000  # tokens; some 300 bytes each
+LONGEST_REPEATED = 4096  # bytes; or who has one good token could fill the memory with requests
 
 
 class Verdicts:
@@ -43,12 +44,13 @@ class Verdicts:
     def remember(self, request: bytes, claims: AccessClaims) -> None:
         """Take note that these claims answer a request, which must not bound their staleness.
 
-        The same bytes ask the same, so that they need not be read again.
+        The same bytes ask the same, so that they need not be read again. Long requests are.
         """
+        if len(request) > LONGEST_REPEATED or not self._validation.cache_size:
+            return
         if len(self._repeated) >= self._validation.cache_size:
             self._repeated.clear()
-        if self._validation.cache_size:
-            self._repeated[request] = claims, self._validation.revision, self._encoded(claims)
+        self._repeated[request] = claims, self._validation.revision, self._encoded(claims)
 
     def response(self, verdict: Verdict) -> bytes:
         """Return a ValidateResponse in bytes."""

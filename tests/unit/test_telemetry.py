@@ -10,7 +10,9 @@ import structlog
 
 from auth_service.telemetry import (
     METRICS_CONTENT_TYPE,
+    RPC_DURATION,
     RPC_TOTAL,
+    Successes,
     configure_logging,
     mask_secrets,
     metrics_text,
@@ -171,3 +173,27 @@ def test_the_metrics_of_one_process_are_its_own() -> None:
     RPC_TOTAL.labels("/test/Method", "OK").inc(3)
     assert b'auth_rpc_total{code="OK",method="/test/Method"} 3.0' in metrics_text()
     assert METRICS_CONTENT_TYPE.startswith("text/plain; version=")
+
+
+def test_successes_fall_into_the_buckets_that_one_observation_each_would() -> None:
+    """At a bound, between two, and beyond the last; and none is counted twice."""
+    seconds = [0.0001, 0.0002, 0.00021, 0.0005, 0.3, 5.0, 6.0, 0.3]
+    together = Successes.of("/test.Together/Method")
+    together.seconds.extend(seconds)
+    together.count()
+    together.count()
+    one_by_one = RPC_DURATION.labels("/test.OneByOne/Method")
+    for each in seconds:
+        one_by_one.observe(each)
+    lines = metrics_text().decode().splitlines()
+    found = [
+        [
+            line.replace(method, "")
+            for line in lines
+            if method in line and line.startswith("auth_rpc_duration") and "_created" not in line
+        ]
+        for method in ("/test.Together/Method", "/test.OneByOne/Method")
+    ]
+    assert found[0] == found[1]
+    assert len(found[0]) > len(seconds)
+    assert 'auth_rpc_total{code="OK",method="/test.Together/Method"} 8.0' in lines

@@ -12,7 +12,7 @@ from auth_service.errors import InactiveReason, RevocationsStale
 from auth_service.keys import KeyRing, generate_key
 from auth_service.models import Revocation, RevocationKind
 from auth_service.revocation import RevocationList
-from auth_service.rpc.verdicts import Verdicts, batch
+from auth_service.rpc.verdicts import LONGEST_REPEATED, Verdicts, batch
 from auth_service.tokens import AccessClaims, TokenVerifier
 from auth_service.validation import Validation, Verdict
 from tests.clock import FakeClock
@@ -172,6 +172,15 @@ def test_a_request_that_comes_again_is_not_answered_on_old_knowledge(
     replica.clock.advance(timedelta(seconds=6))
     with pytest.raises(RevocationsStale):
         verdicts.again(REQUEST)
+
+
+def test_a_long_request_is_not_remembered(verdicts: Verdicts) -> None:
+    """A request may be as long as a message may: ten thousand of them would fill the memory."""
+    longest = b"x" * LONGEST_REPEATED
+    for request in (longest, longest + b"x"):
+        verdicts.remember(request, CLAIMS)
+    assert verdicts.again(longest) is not None
+    assert verdicts.again(longest + b"x") is None
 
 
 @pytest.mark.parametrize("size", [0, 1, 3])
