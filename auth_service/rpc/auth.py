@@ -11,10 +11,10 @@ from auth_service.errors import InvalidArgument
 from auth_service.models import TokenPair
 from auth_service.rpc.callers import caller_of
 from auth_service.rpc.edge import in_bytes, parse
-from auth_service.rpc.verdicts import Verdicts, batch
+from auth_service.rpc.verdicts import Batch, Verdicts
 from auth_service.sessions import Sessions
 from auth_service.shielded import Shielded
-from auth_service.validation import Validation, Verdict
+from auth_service.validation import Validation
 
 __all__ = ["AuthServicer"]
 
@@ -70,21 +70,23 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
     @in_bytes
     def Validate(self, request: bytes, context: Any) -> bytes:
         """Tell whether an access token is good; a coroutine would take longer than its work."""
-        return self._verdicts.again(request) or self._validate_anew(request)
+        return self._verdicts.again(request) or self._validate(request)
 
     @in_bytes
     async def BatchValidate(self, data: bytes, context: Any) -> bytes:
         """Tell it of many tokens."""
-        request = parse(pb.BatchValidateRequest, data)
-        if not 1 <= len(request.requests) <= MAX_BATCH:
+        requests = parse(Batch, data).members
+        if not 1 <= len(requests) <= MAX_BATCH:
             raise InvalidArgument("requests", f"must have 1 to {MAX_BATCH} items")
         responses = []
-        for index, item in enumerate(request.requests):
+        for index, request in enumerate(requests):
             if index % _BATCH_SLICE == _BATCH_SLICE - 1:
                 await asyncio.sleep(0)
-            verdict = self._validate(item, f"requests[{index}].")
-            responses.append(self._verdicts.response(verdict))
-        return batch(responses)
+            responses.append(
+                self._verdicts.again(request) or self._validate(request, f"requests[{index}].")
+            )
+        encoded: bytes = Batch(members=responses).SerializeToString()
+        return encoded
 
     async def _revoke(self, request: Any, context: Any) -> None:
         match request.WhichOneof("target"):
@@ -106,24 +108,21 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                     "is required: set refresh_token, access_token, session_id or all_sessions",
                 )
 
-    def _validate_anew(self, data: bytes) -> bytes:
-        request = parse(pb.ValidateRequest, data)
-        verdict = self._validate(request, "")
-        if verdict.claims is not None and not request.HasField("max_staleness"):
-            self._verdicts.remember(data, verdict.claims)
-        return self._verdicts.response(verdict)
-
-    def _validate(self, request: Any, path: str) -> Verdict:
+    def _validate(self, data: bytes, path: str = "") -> bytes:
+        request = parse(pb.ValidateRequest, data, path.rstrip(".") or "request")
         token = request.access_token
         if not token:
             raise InvalidArgument(f"{path}access_token", "is required")
-        return self._validation.validate(
+        verdict = self._validation.validate(
             token,
             audience=request.audience,
             required_scope=request.required_scope,
             required_roles=request.required_roles,
             max_staleness=_max_staleness(request, path),
         )
+        if verdict.claims is not None and not request.HasField("max_staleness"):
+            self._verdicts.remember(data, verdict.claims)
+        return self._verdicts.response(verdict)
 
 
 def _required(value: str, field: str) -> str:

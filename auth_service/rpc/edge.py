@@ -46,11 +46,11 @@ def in_bytes(handler: Handler) -> Handler:
     return handler
 
 
-def parse(message: Any, data: bytes) -> Any:
-    """Return a request of this class; raises InvalidArgument for what cannot be parsed."""
+def parse(message: Any, data: bytes, field: str = "request") -> Any:
+    """Return a message of this class; raises InvalidArgument for what cannot be parsed."""
     parsed = _forgiving(message.FromString)(data)
     if parsed is _UNREADABLE:
-        raise _unreadable()
+        raise _unreadable(field)
     return parsed
 
 
@@ -201,9 +201,9 @@ async def _each_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield request
 
 
-def _unreadable() -> InvalidArgument:
+def _unreadable(field: str = "request") -> InvalidArgument:
     return InvalidArgument(
-        "request", "is not a valid protobuf message of this method, with text in UTF-8"
+        field, "is not a valid protobuf message of this method, with text in UTF-8"
     )
 
 

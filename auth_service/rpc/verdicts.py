@@ -4,21 +4,39 @@ Owns their bytes. Protobuf messages that follow one another are read as one, so 
 a token always has is made once for each token, and the time of the last poll once for each poll.
 """
 
-from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 from authn.v1 import auth_service_pb2 as pb
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from auth_service.errors import InactiveReason
 from auth_service.tokens import AccessClaims
 from auth_service.validation import Validation, Verdict
 
-__all__ = ["Verdicts", "batch"]
+__all__ = ["Batch", "Verdicts"]
 
 REMEMBERED = 10_000  # tokens; some 300 bytes each
 LONGEST_REPEATED = 4096  # bytes; or who has one good token could fill the memory with requests
+
+
+def _batch_message() -> Any:
+    file = descriptor_pb2.FileDescriptorProto(name="batch.proto")
+    file.message_type.add(name="Batch").field.add(
+        name="members",
+        number=1,
+        type=descriptor_pb2.FieldDescriptorProto.TYPE_BYTES,
+        label=descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED,
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("Batch"))
+
+
+Batch = _batch_message()
+"""BatchValidateRequest and BatchValidateResponse as they are on the wire, where a message in a
+message is no more than its bytes."""
 
 
 class Verdicts:
@@ -68,22 +86,6 @@ class Verdicts:
         encoded = _encode(claims)
         self._active[claims.token_id] = claims, encoded
         return encoded
-
-
-def batch(responses: Iterable[bytes]) -> bytes:
-    """Return a BatchValidateResponse of these in bytes: each with its tag and its length."""
-    return b"".join(part for response in responses for part in (_prefix(len(response)), response))
-
-
-@lru_cache(maxsize=1024)
-def _prefix(length: int) -> bytes:
-    """Return what stands before a member of that length (field 1; a varint has 7 bits a byte)."""
-    prefix = bytearray([pb.BatchValidateResponse.RESPONSES_FIELD_NUMBER << 3 | 2])
-    while length > 0x7F:
-        prefix.append(length & 0x7F | 0x80)
-        length >>= 7
-    prefix.append(length)
-    return bytes(prefix)
 
 
 def _encode(claims: AccessClaims) -> bytes:

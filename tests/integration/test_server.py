@@ -24,6 +24,7 @@ from auth_service.client import LocalVerifier
 from auth_service.config import Settings
 from auth_service.errors import ConfigError, Unavailable
 from auth_service.models import User
+from auth_service.rpc.verdicts import Batch
 from auth_service.server import Server
 from tests.acceptance.servers import (
     PASSWORD,
@@ -605,6 +606,14 @@ async def test_a_bad_item_of_a_batch_is_named_by_its_place(
     """The path in the violation leads to the item."""
     seen = await refusal(batch(client, *[pb.ValidateRequest(access_token="x")] * 3, odd))
     assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
+
+
+async def test_an_unreadable_item_of_a_batch_is_named_by_its_place(client: Client) -> None:
+    """A text that is not UTF-8, which a library would not send."""
+    good, bad = pb.ValidateRequest(access_token="x").SerializeToString(), b"\x0a\x01\xff"
+    call: Any = client.channel.unary_unary("/authn.v1.AuthService/BatchValidate")
+    seen = await refusal(call(Batch(members=[good, bad]).SerializeToString()))
+    assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["requests[1]"])
 
 
 # Revoke

@@ -12,7 +12,7 @@ from auth_service.errors import InactiveReason, RevocationsStale
 from auth_service.keys import KeyRing, generate_key
 from auth_service.models import Revocation, RevocationKind
 from auth_service.revocation import RevocationList
-from auth_service.rpc.verdicts import LONGEST_REPEATED, Verdicts, batch
+from auth_service.rpc.verdicts import LONGEST_REPEATED, Batch, Verdicts
 from auth_service.tokens import AccessClaims, TokenVerifier
 from auth_service.validation import Validation, Verdict
 from tests.clock import FakeClock
@@ -110,12 +110,16 @@ def test_an_inactive_token_is_answered_with_the_reason_alone(
     assert not response.active
 
 
-@pytest.mark.parametrize("size", [0, 1, 120, 127, 128, 16_380, 16_384, 70_000])
-def test_a_batch_is_what_protobuf_makes_of_the_same_answers(size: int) -> None:
+@pytest.mark.parametrize("size", [0, 1, 70_000])
+def test_a_batch_is_read_and_written_as_protobuf_does_with_its_members(size: int) -> None:
     """Whatever their length."""
+    request = pb.ValidateRequest(access_token="x" * size)
+    batch = pb.BatchValidateRequest(requests=[request, request]).SerializeToString()
+    assert list(Batch.FromString(batch).members) == [request.SerializeToString()] * 2
+
     answer = pb.ValidateResponse(claims=pb.Claims(subject="x" * size))
     expected = pb.BatchValidateResponse(responses=[answer, answer]).SerializeToString()
-    assert batch([answer.SerializeToString()] * 2) == expected
+    assert Batch(members=[answer.SerializeToString()] * 2).SerializeToString() == expected
 
 
 # Requests that come again
