@@ -6,6 +6,7 @@ Owns what makes an access token good: form, signature, claims, then revocation. 
 
 import contextlib
 import secrets
+from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
@@ -187,13 +188,10 @@ class TokenVerifier:
         return key
 
     def _remember(self, token: str, claims: AccessClaims, memory: "_Memory") -> None:
-        known = memory.claims
-        if len(known) >= self.cache_size > 0:
-            # The oldest: dictionaries keep their order. Another thread may have been there first.
-            with contextlib.suppress(KeyError, RuntimeError, StopIteration):
-                del known[next(iter(known))]
-        if len(known) < self.cache_size:
-            known[token] = claims
+        memory.claims[token] = claims
+        if len(memory.claims) > self.cache_size:
+            with contextlib.suppress(KeyError):  # other threads have been there first
+                memory.claims.popitem(last=False)
 
 
 class _Memory:
@@ -203,7 +201,7 @@ class _Memory:
 
     def __init__(self, revision: int) -> None:
         self.revision = revision
-        self.claims: dict[str, AccessClaims] = {}
+        self.claims: OrderedDict[str, AccessClaims] = OrderedDict()
         """By token."""
         self.keys: dict[str, SigningKey] = {}
         """By header, as it is spelled in tokens."""

@@ -120,9 +120,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
             required_roles=request.required_roles,
             max_staleness=_max_staleness(request, path),
         )
-        if verdict.claims is not None and not request.HasField("max_staleness"):
-            self._verdicts.remember(data, verdict.claims)
-        return self._verdicts.response(verdict)
+        return self._verdicts.response(verdict, b"" if request.HasField("max_staleness") else data)
 
 
 def _required(value: str, field: str) -> str:

@@ -1,9 +1,10 @@
 """The answers of Validate, as they are on the wire.
 
 Owns their bytes. Protobuf messages that follow one another are read as one, so that the part which
-a token always has is made once for each token, and the time of the last poll once for each poll.
+a request always gets is made once, and the time of the last poll once for each poll.
 """
 
+from collections import OrderedDict
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -17,7 +18,6 @@ from auth_service.validation import Validation, Verdict
 
 __all__ = ["Batch", "Verdicts"]
 
-REMEMBERED = 10_000  # tokens; some 300 bytes each
 LONGEST_REPEATED = 4096  # bytes; or who has one good token could fill the memory with requests
 
 
@@ -40,52 +40,42 @@ message is no more than its bytes."""
 
 
 class Verdicts:
-    """Makes the answers, and remembers what they have in common."""
+    """Makes the answers, and remembers those that may be asked for again."""
 
     def __init__(self, validation: Validation) -> None:
         self._validation = validation
-        self._active: dict[str, tuple[AccessClaims, bytes]] = {}  # by token id
-        self._repeated: dict[bytes, tuple[AccessClaims, int, bytes]] = {}  # by request
+        self._known: OrderedDict[bytes, tuple[AccessClaims, int, bytes]] = OrderedDict()
 
     def again(self, request: bytes) -> bytes | None:
         """Return the answer to a request that was remembered, if its claims hold still.
 
         Raises RevocationsStale.
         """
-        known = self._repeated.get(request)
+        known = self._known.get(request)
         if known is None:
             return None
         claims, revision, encoded = known
         as_of = self._validation.still_holds(claims, revision)
         return None if as_of is None else encoded + _as_of(as_of)
 
-    def remember(self, request: bytes, claims: AccessClaims) -> None:
-        """Take note that these claims answer a request, which must not bound their staleness.
+    def response(self, verdict: Verdict, request: bytes = b"") -> bytes:
+        """Return a ValidateResponse in bytes.
 
-        The same bytes ask the same, so that they need not be read again. Long requests are.
+        A yes is remembered by the request, if any: the same bytes ask the same, so that they need
+        not be read again. Long requests are; and a request must not bound its staleness.
         """
-        if len(request) > LONGEST_REPEATED or not self._validation.cache_size:
-            return
-        if len(self._repeated) >= self._validation.cache_size:
-            self._repeated.clear()
-        self._repeated[request] = claims, self._validation.revision, self._encoded(claims)
-
-    def response(self, verdict: Verdict) -> bytes:
-        """Return a ValidateResponse in bytes."""
         as_of = _as_of(verdict.revocations_as_of)
         if verdict.claims is None:
             return _inactive(verdict.inactive_reason) + as_of
-        return self._encoded(verdict.claims) + as_of
+        encoded = _encode(verdict.claims)
+        if 0 < len(request) <= LONGEST_REPEATED:
+            self._remember(request, verdict.claims, encoded)
+        return encoded + as_of
 
-    def _encoded(self, claims: AccessClaims) -> bytes:
-        known = self._active.get(claims.token_id)
-        if known is not None and known[0] is claims:
-            return known[1]
-        if len(self._active) >= REMEMBERED:
-            self._active.clear()
-        encoded = _encode(claims)
-        self._active[claims.token_id] = claims, encoded
-        return encoded
+    def _remember(self, request: bytes, claims: AccessClaims, encoded: bytes) -> None:
+        self._known[request] = claims, self._validation.revision, encoded
+        if len(self._known) > self._validation.cache_size:
+            self._known.popitem(last=False)
 
 
 def _encode(claims: AccessClaims) -> bytes:

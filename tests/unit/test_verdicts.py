@@ -130,7 +130,7 @@ def test_a_request_that_comes_again_is_answered_as_before_with_the_time_of_now(
 ) -> None:
     """Byte for byte what the verdict on its claims would be; of other requests nothing is known."""
     assert verdicts.again(REQUEST) is None
-    verdicts.remember(REQUEST, CLAIMS)
+    verdicts.response(Verdict(CLAIMS, None, AS_OF), REQUEST)
     for as_of in (AS_OF, AS_OF + timedelta(seconds=1)):
         replica.as_of = as_of
         assert verdicts.again(REQUEST) == verdicts.response(Verdict(CLAIMS, None, as_of))
@@ -152,7 +152,7 @@ def test_what_is_revoked_meanwhile_is_to_be_asked_anew(
     replica: Replica, verdicts: Verdicts, change: Callable[[Replica], None]
 ) -> None:
     """Whoever verifies it knows the reason."""
-    verdicts.remember(REQUEST, CLAIMS)
+    verdicts.response(Verdict(CLAIMS, None, AS_OF), REQUEST)
     change(replica)
     assert verdicts.again(REQUEST) is None
 
@@ -162,7 +162,7 @@ def test_claims_that_the_time_has_ended_are_to_be_asked_anew(
     replica: Replica, verdicts: Verdicts, seconds: int
 ) -> None:
     """At the very second of their expiry, or where the clock was set back."""
-    verdicts.remember(REQUEST, CLAIMS)
+    verdicts.response(Verdict(CLAIMS, None, AS_OF), REQUEST)
     replica.as_of = AS_OF + timedelta(seconds=seconds)
     replica.clock.advance(timedelta(seconds=seconds))
     assert verdicts.again(REQUEST) is None
@@ -172,7 +172,7 @@ def test_a_request_that_comes_again_is_not_answered_on_old_knowledge(
     replica: Replica, verdicts: Verdicts
 ) -> None:
     """As Validate does not at its first sight."""
-    verdicts.remember(REQUEST, CLAIMS)
+    verdicts.response(Verdict(CLAIMS, None, AS_OF), REQUEST)
     replica.clock.advance(timedelta(seconds=6))
     with pytest.raises(RevocationsStale):
         verdicts.again(REQUEST)
@@ -182,18 +182,17 @@ def test_a_long_request_is_not_remembered(verdicts: Verdicts) -> None:
     """A request may be as long as a message may: ten thousand of them would fill the memory."""
     longest = b"x" * LONGEST_REPEATED
     for request in (longest, longest + b"x"):
-        verdicts.remember(request, CLAIMS)
+        verdicts.response(Verdict(CLAIMS, None, AS_OF), request)
     assert verdicts.again(longest) is not None
     assert verdicts.again(longest + b"x") is None
 
 
 @pytest.mark.parametrize("size", [0, 1, 3])
 def test_no_more_requests_are_remembered_than_tokens(size: int) -> None:
-    """The bound is that of the verifier; none means none."""
+    """The bound is that of the verifier, none means none, and it is the oldest that goes."""
     verdicts = Replica(cache_size=size).verdicts
     requests = [bytes([number]) for number in range(7)]
     for request in requests:
-        verdicts.remember(request, CLAIMS)
+        verdicts.response(Verdict(CLAIMS, None, AS_OF), request)
     known = [verdicts.again(request) is not None for request in requests]
-    assert sum(known) <= size
-    assert known[-1] == (size > 0)
+    assert known == [False] * (7 - size) + [True] * size
