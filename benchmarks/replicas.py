@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from auth_service import base64url
 from auth_service.db.embedded import EmbeddedPostgres
 from auth_service.db.migrate import migrate
-from auth_service.keys import KeyRing, shared_key
+from auth_service.keys import KeyRing, SigningKey, shared_key
 from auth_service.tokens import AccessClaims, TokenSigner
 from benchmarks.processes import (
     OTHER_CPUS,
@@ -40,9 +40,9 @@ class Service:
     database_url: str
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
-    def token(self, user: str = "", session: str = "") -> str:
-        """Return a good access token, as a login would."""
-        key = shared_key(self.secret)
+    def token(self, user: str = "", session: str = "", key: SigningKey | None = None) -> str:
+        """Return a good access token, as a login would; signed with the shared key, or this one."""
+        key = key or shared_key(self.secret)
         now = int(time.time())
         claims = AccessClaims(
             ISSUER, user or str(uuid4()), ("internal",), now + 900, now,
