@@ -4,8 +4,8 @@ Owns the form: google.rpc.ErrorInfo with the stable reason, BadRequest for the f
 wrong, and RetryInfo where trying again may help.
 """
 
+from collections.abc import Iterable
 from datetime import timedelta
-from functools import lru_cache
 from typing import NamedTuple
 
 import grpc
@@ -48,13 +48,12 @@ def status_of(refused: Refused) -> Status:
     )
 
 
-@lru_cache(maxsize=128)  # in a flood they are all the same
 def make_status(
     code: grpc.StatusCode,
     text: str,
     reason: str,
     *,
-    violations: tuple[FieldViolation, ...] = (),
+    violations: Iterable[FieldViolation] = (),
     retry_after: timedelta | None = None,
     challenge: str = "",
 ) -> Status:

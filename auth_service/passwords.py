@@ -10,7 +10,7 @@ import sys
 import threading
 import unicodedata
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -76,8 +76,7 @@ class PasswordHasher:
         self._pool = ThreadPoolExecutor(
             workers, thread_name_prefix="argon2", initializer=_let_others_go_first
         )
-        self._places = workers + queue
-        self._taken: set[Future[Any]] = set()
+        self._free = workers + queue
         # Verified where there is no account, so that its absence does not show in the time.
         self._dummy_hash = self._argon2.hash("no account has this password")
 
@@ -91,7 +90,7 @@ class PasswordHasher:
 
     def require_room(self) -> None:
         """Raise RateLimited when the queue is full; to ask before other work saves that work."""
-        if len(self._taken) >= self._places:
+        if self._free <= 0:
             raise RateLimited("too many logins at once; try again", timedelta(seconds=1))
 
     def needs_rehash(self, password_hash: str) -> bool:
@@ -111,8 +110,13 @@ class PasswordHasher:
 
     async def _run(self, work: Callable[[], T]) -> T:
         self.require_room()
-        # What waits is dropped when its caller gives up; what has begun keeps its place to the end.
-        hashing = self._pool.submit(work)
-        self._taken.add(hashing)
-        hashing.add_done_callback(self._taken.discard)  # in a thread of the pool; it is atomic
-        return await asyncio.wrap_future(hashing)
+        self._free -= 1
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        # The place is free when the work is done, not when its caller has given up.
+        future.add_done_callback(self._release)
+        return await asyncio.shield(future)
+
+    def _release(self, future: asyncio.Future[Any]) -> None:
+        self._free += 1
+        if not future.cancelled():
+            future.exception()  # seen, should the caller be gone

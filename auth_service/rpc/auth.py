@@ -109,7 +109,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                 )
 
     def _validate(self, data: bytes, path: str = "") -> bytes:
-        request = parse(pb.ValidateRequest, data, path.rstrip(".") or "request")
+        request = parse(pb.ValidateRequest, data, path.removesuffix(".") or "request")
         token = request.access_token
         if not token:
             raise InvalidArgument(f"{path}access_token", "is required")

@@ -1,7 +1,6 @@
 """Password policy, argon2id, and what a flood of logins meets."""
 
 import asyncio
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -116,31 +115,6 @@ async def test_a_cancelled_caller_keeps_its_place_until_the_work_is_done() -> No
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert await asyncio.wait_for(_once_free(hasher), timeout=30)
-    hasher.close()
-
-
-async def test_a_hash_that_waits_for_a_caller_who_has_gone_is_not_begun(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """So clients that hang up and try again do not add to the flood that made them wait."""
-    gate, begun = threading.Event(), []
-
-    def held(password: str, _field: str = "") -> str:
-        begun.append(password)
-        gate.wait(30)
-        return password
-
-    hasher = PasswordHasher(CHEAP, workers=1, queue=1)
-    monkeypatch.setattr("auth_service.passwords.normalise_password", held)
-    first, second = (asyncio.create_task(hasher.hash(each)) for each in ("first", "second"))
-    await asyncio.sleep(0)
-    second.cancel()
-    await asyncio.wait({second})
-    third = asyncio.create_task(hasher.hash("third"))
-    await asyncio.sleep(0)
-    gate.set()
-    await asyncio.gather(first, third)
-    assert begun == ["first", "third"]
     hasher.close()
 
 

@@ -110,7 +110,7 @@ def test_an_inactive_token_is_answered_with_the_reason_alone(
     assert not response.active
 
 
-@pytest.mark.parametrize("size", [0, 1, 70_000])
+@pytest.mark.parametrize("size", [0, 1, 120, 127, 128, 16_380, 16_384, 70_000])
 def test_a_batch_is_read_and_written_as_protobuf_does_with_its_members(size: int) -> None:
     """Whatever their length."""
     request = pb.ValidateRequest(access_token="x" * size)
