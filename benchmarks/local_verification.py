@@ -11,10 +11,10 @@ import jwt
 from auth_service import base64url
 from auth_service.client import LocalVerifier
 from auth_service.clock import utc_now
-from auth_service.keys import KeyRing, shared_key
 from auth_service.models import Revocation, RevocationKind
-from auth_service.revocation import RevocationList
-from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier
+from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier
+from auth_service.tokens.keys import KeyRing, shared_key
+from auth_service.tokens.revocation import RevocationList
 from benchmarks.figures import Verdict, interleaved, medians, ratios, show
 from benchmarks.rivals.environment import site_packages
 

@@ -8,7 +8,7 @@ import time
 from argon2 import PasswordHasher
 from authn.v1 import auth_service_pb2 as pb
 
-from auth_service.passwords import Argon2Profile
+from auth_service.core.passwords import Argon2Profile
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
 from benchmarks.load import Generator, Job
 from benchmarks.processes import OTHER_CPUS, SERVER_CPUS, run_on

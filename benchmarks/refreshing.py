@@ -7,12 +7,12 @@ from typing import Any
 from authn.v1 import auth_service_pb2 as pb
 
 from auth_service.clock import utc_now
+from auth_service.core.signing_keys import root_key
 from auth_service.db import pool as pools
 from auth_service.db import rows
 from auth_service.db.key_store import KeyStore
-from auth_service.keys import MasterKey
-from auth_service.refresh_tokens import RefreshTokens
-from auth_service.signing_keys import root_key
+from auth_service.tokens.keys import MasterKey
+from auth_service.tokens.refresh import RefreshTokens
 from benchmarks.replicas import ISSUER, Service
 
 REFRESH = "/authn.v1.AuthService/Refresh"

@@ -18,8 +18,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from auth_service import base64url
 from auth_service.db.embedded import EmbeddedPostgres
 from auth_service.db.migrate import migrate
-from auth_service.keys import KeyRing, SigningKey, shared_key
-from auth_service.tokens import AccessClaims, TokenSigner
+from auth_service.tokens.access import AccessClaims, TokenSigner
+from auth_service.tokens.keys import KeyRing, SigningKey, shared_key
 from benchmarks.processes import (
     OTHER_CPUS,
     SERVER_CPUS,

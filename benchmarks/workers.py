@@ -18,9 +18,9 @@ from authn.v1 import auth_service_pb2 as pb
 from auth_service.clock import utc_now
 from auth_service.db.key_store import KeyStore
 from auth_service.db.pool import connect
-from auth_service.keys import KeyRing, MasterKey, SigningKey, generate_key, seal_key
-from auth_service.revocation import RevocationList
-from auth_service.tokens import TokenVerifier
+from auth_service.tokens.access import TokenVerifier
+from auth_service.tokens.keys import KeyRing, MasterKey, SigningKey, generate_key, seal_key
+from auth_service.tokens.revocation import RevocationList
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
 from benchmarks.load import Generator, Job
 from benchmarks.processes import ALL_CPUS, Serving, run_on

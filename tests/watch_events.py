@@ -7,9 +7,9 @@ from typing import Any
 
 from authn.v1 import verifier_service_pb2 as pb
 
-from auth_service import jws
-from auth_service.keys import SigningKey, generate_key
-from auth_service.tokens import ACCESS_TOKEN_TYPE, AccessClaims
+from auth_service.tokens import jws
+from auth_service.tokens.access import ACCESS_TOKEN_TYPE, AccessClaims
+from auth_service.tokens.keys import SigningKey, generate_key
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = START + timedelta(minutes=15)

@@ -7,7 +7,7 @@ import click
 
 from auth_service.cli.settings import config_option, settings_of
 from auth_service.cli.terminal import examples, json_option
-from auth_service.config_reference import masked, reference
+from auth_service.config.reference import masked, reference
 
 __all__ = ["config"]
 

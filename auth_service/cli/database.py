@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from auth_service.accounts import Accounts
 from auth_service.cli.settings import settings_of
-from auth_service.config import Settings
+from auth_service.config.loading import Settings
+from auth_service.core.accounts import Accounts
+from auth_service.core.passwords import Argon2Profile, PasswordHasher
+from auth_service.core.session_policy import SessionPolicy
 from auth_service.db import migrate as migrations
 from auth_service.db import pool as pools
 from auth_service.db.embedded import (
@@ -25,8 +27,6 @@ from auth_service.db.key_store import KeyStore
 from auth_service.db.store import Store
 from auth_service.errors import ConfigError
 from auth_service.models import Revocation
-from auth_service.passwords import Argon2Profile, PasswordHasher
-from auth_service.session_policy import SessionPolicy
 from auth_service.telemetry import configure_logging
 
 __all__ = ["Backend", "open_backend", "open_database", "run"]

@@ -2,7 +2,7 @@
 
 from auth_service.cli.database import open_backend
 from auth_service.cli.users import generate_password
-from auth_service.config import Settings
+from auth_service.config.loading import Settings
 from auth_service.errors import AlreadyExists, NotFound
 
 __all__ = ["FIRST_USER", "prepare"]

@@ -14,12 +14,12 @@ from auth_service.cli.database import Backend, run
 from auth_service.cli.settings import config_option
 from auth_service.cli.terminal import Exit, examples, fail, json_option, show, table
 from auth_service.clock import utc_now
-from auth_service.durations import parse_duration
-from auth_service.key_files import read_key as read_key_file
-from auth_service.key_policy import key_policy
-from auth_service.keys import ALGORITHMS, MasterKey, SigningKey, read_key
+from auth_service.config.durations import parse_duration
+from auth_service.config.key_files import read_key as read_key_file
+from auth_service.core.signing_keys import SigningKeys, replace_master_key
 from auth_service.models import StoredKey
-from auth_service.signing_keys import SigningKeys, replace_master_key
+from auth_service.serving.key_policy import key_policy
+from auth_service.tokens.keys import ALGORITHMS, MasterKey, SigningKey, read_key
 
 __all__ = ["keys"]
 

@@ -13,16 +13,16 @@ from auth_service.cli.database import open_database
 from auth_service.cli.development import prepare
 from auth_service.cli.settings import config_option, settings_of
 from auth_service.cli.terminal import Exit, examples, fail
-from auth_service.config import Settings, load_settings
+from auth_service.config.loading import Settings, load_settings
 from auth_service.db import migrate as migrations
 from auth_service.db.embedded import EmbeddedPostgresError
 from auth_service.errors import ConfigError
-from auth_service.shared_port import prefer_newest
-from auth_service.supervisor import Supervisor, WorkerFailed
-from auth_service.worker import report_serving
+from auth_service.serving.shared_port import prefer_newest
+from auth_service.serving.supervisor import Supervisor, WorkerFailed
+from auth_service.serving.worker import report_serving
 
 if TYPE_CHECKING:
-    from auth_service.server import Server
+    from auth_service.serving.server import Server
 
 __all__ = ["migrate", "serve"]
 
@@ -94,7 +94,7 @@ async def _serve_supervised(settings: Settings, line: int) -> None:
 
 async def _started(settings: Settings) -> "Server":
     # Here and not above, since a supervisor needs no gRPC.
-    from auth_service.server import Server  # noqa: PLC0415
+    from auth_service.serving.server import Server  # noqa: PLC0415
 
     server = Server(settings)
     await server.start()

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from auth_service.config import Settings, load_settings, unknown_variables
+from auth_service.config.loading import Settings, load_settings, unknown_variables
 from auth_service.db.embedded import default_directory
 
 __all__ = ["config_option", "settings_of"]

@@ -10,7 +10,7 @@ shared key alone does not, and a revoked token stays good for it until it expire
 docs/verify-tokens.md tells more; `auth_service.client.testing` is for the tests of services.
 """
 
-from auth_service.admission import Rule, Verifier
+from auth_service.authz.admission import Rule, Verifier
 from auth_service.client.asgi import BearerMiddleware, require
 from auth_service.client.bearer import (
     NoAccessToken,
@@ -37,7 +37,7 @@ from auth_service.errors import (
     RevocationsStale,
     Unavailable,
 )
-from auth_service.tokens import AccessClaims
+from auth_service.tokens.access import AccessClaims
 
 __all__ = [
     "INFRASTRUCTURE",

@@ -13,9 +13,9 @@ import json
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
 from typing import Any
 
-from auth_service.admission import Refused, Rule, Verifier, admit, claims_of
+from auth_service.authz.admission import Refused, Rule, Verifier, admit, claims_of
 from auth_service.client.principal import acting_as
-from auth_service.tokens import AccessClaims
+from auth_service.tokens.access import AccessClaims
 
 __all__ = ["BearerMiddleware", "require"]
 

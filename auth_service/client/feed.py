@@ -13,9 +13,9 @@ from typing import Any
 from authn.v1 import verifier_service_pb2 as pb
 
 from auth_service.client.jwk import public_key
-from auth_service.keys import ALGORITHMS, SHARED_KEY_BYTES, KeyRing, SigningKey
 from auth_service.models import Revocation, RevocationKind
-from auth_service.revocation import RevocationList
+from auth_service.tokens.keys import ALGORITHMS, SHARED_KEY_BYTES, KeyRing, SigningKey
+from auth_service.tokens.revocation import RevocationList
 
 __all__ = ["BadEvent", "Feed"]
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from auth_service.admission import Admission, Rule, Verifier, admit
+from auth_service.authz.admission import Admission, Rule, Verifier, admit
 
 __all__ = ["Guard"]
 

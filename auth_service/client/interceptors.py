@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from auth_service.admission import Verifier
+from auth_service.authz.admission import Verifier
 from auth_service.client.aio_calls import AioCall
 from auth_service.client.guard import Guard
 from auth_service.client.rules import Rules

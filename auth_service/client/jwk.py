@@ -12,7 +12,7 @@ from jwt import PyJWTError
 from jwt.algorithms import get_default_algorithms
 
 from auth_service import base64url
-from auth_service.keys import SigningKey
+from auth_service.tokens.keys import SigningKey
 
 __all__ = ["key_set", "public_key"]
 

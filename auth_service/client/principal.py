@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from auth_service.tokens import AccessClaims
+from auth_service.tokens.access import AccessClaims
 
 __all__ = ["acting_as", "current_principal", "principal"]
 

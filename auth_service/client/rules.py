@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from auth_service.admission import Rule
+from auth_service.authz.admission import Rule
 
 __all__ = ["INFRASTRUCTURE", "PUBLIC", "Rules"]
 

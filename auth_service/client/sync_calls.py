@@ -17,10 +17,10 @@ from typing import Any, NoReturn, Protocol
 
 import grpc
 
-from auth_service.admission import Admission, Refused
+from auth_service.authz.admission import Admission, Refused
+from auth_service.authz.status import status_of
 from auth_service.client.guard import Guard
 from auth_service.client.principal import acting_as
-from auth_service.grpc_status import status_of
 
 __all__ = ["SyncCall"]
 

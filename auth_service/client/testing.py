@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from auth_service import base64url, jws
-from auth_service.keys import KeyRing, generate_key
+from auth_service import base64url
 from auth_service.models import Revocation, RevocationKind
-from auth_service.revocation import RevocationList, whole_second_after
-from auth_service.tokens import ACCESS_TOKEN_TYPE, AccessClaims, TokenVerifier, new_token_id
+from auth_service.tokens import jws
+from auth_service.tokens.access import ACCESS_TOKEN_TYPE, AccessClaims, TokenVerifier, new_token_id
+from auth_service.tokens.keys import KeyRing, generate_key
+from auth_service.tokens.revocation import RevocationList, whole_second_after
 
 __all__ = ["Issuer", "TestClock", "auth_issuer"]
 

@@ -13,16 +13,17 @@ from typing import Final, Literal, Self
 
 import grpc
 
-from auth_service import base64url, keys
+from auth_service import base64url
 from auth_service.client.feed import Feed
 from auth_service.client.jwk import key_set
 from auth_service.client.loop_thread import LoopThread, in_thread
 from auth_service.client.watch import IDLE_TIMEOUT, Watch
 from auth_service.clock import Clock, seconds, utc_now
 from auth_service.errors import ConfigError, RevocationsStale
-from auth_service.keys import KeyRing, SigningKey
-from auth_service.revocation import RevocationList
-from auth_service.tokens import AccessClaims, TokenVerifier
+from auth_service.tokens import keys
+from auth_service.tokens.access import AccessClaims, TokenVerifier
+from auth_service.tokens.keys import KeyRing, SigningKey
+from auth_service.tokens.revocation import RevocationList
 
 __all__ = ["LocalVerifier", "SyncLocalVerifier"]
 

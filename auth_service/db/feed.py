@@ -20,7 +20,7 @@ from auth_service.db.pool import open_connection, translated
 from auth_service.db.store import Store
 from auth_service.errors import Unavailable
 from auth_service.models import Revocation, StoredKey
-from auth_service.revocation import RevocationList
+from auth_service.tokens.revocation import RevocationList
 
 if TYPE_CHECKING:
     DedicatedConnection = asyncpg.Connection[asyncpg.Record]

@@ -5,11 +5,11 @@ from typing import Any
 from authn.v1 import account_service_pb2 as pb
 from authn.v1 import account_service_pb2_grpc
 
-from auth_service.accounts import Accounts
+from auth_service.core.accounts import Accounts
+from auth_service.core.shielded import Shielded
+from auth_service.core.validation import Validation
 from auth_service.models import Session, User
 from auth_service.rpc.callers import caller_of
-from auth_service.shielded import Shielded
-from auth_service.validation import Validation
 
 __all__ = ["AccountServicer"]
 

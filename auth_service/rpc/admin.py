@@ -12,17 +12,18 @@ import structlog
 from authn.v1 import admin_service_pb2 as pb
 from authn.v1 import admin_service_pb2_grpc
 
-from auth_service import base64url, fields
-from auth_service.accounts import Accounts, require_admin
+from auth_service import base64url
 from auth_service.clock import utc_now
+from auth_service.core import fields
+from auth_service.core.accounts import Accounts, require_admin
+from auth_service.core.shielded import Shielded
+from auth_service.core.signing_keys import SigningKeys
+from auth_service.core.validation import Validation
 from auth_service.errors import ConfigError, InvalidArgument
-from auth_service.keys import ALGORITHMS
 from auth_service.models import StoredKey, User
 from auth_service.rpc.callers import caller_of
-from auth_service.shielded import Shielded
-from auth_service.signing_keys import SigningKeys
-from auth_service.tokens import AccessClaims
-from auth_service.validation import Validation
+from auth_service.tokens.access import AccessClaims
+from auth_service.tokens.keys import ALGORITHMS
 
 __all__ = ["AdminServicer"]
 

@@ -7,14 +7,14 @@ from typing import Any
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import auth_service_pb2_grpc
 
+from auth_service.core.sessions import Sessions
+from auth_service.core.shielded import Shielded
+from auth_service.core.validation import Validation
 from auth_service.errors import InvalidArgument
 from auth_service.models import TokenPair
 from auth_service.rpc.callers import caller_of
 from auth_service.rpc.edge import in_bytes, parse
 from auth_service.rpc.verdicts import Batch, Verdicts
-from auth_service.sessions import Sessions
-from auth_service.shielded import Shielded
-from auth_service.validation import Validation
 
 __all__ = ["AuthServicer"]
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from auth_service.core.validation import Validation
 from auth_service.errors import InactiveReason, InvalidToken
-from auth_service.tokens import AccessClaims
-from auth_service.validation import Validation
+from auth_service.tokens.access import AccessClaims
 
 __all__ = ["caller_if_any", "caller_of", "certificate_names"]
 

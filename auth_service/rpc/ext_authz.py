@@ -22,13 +22,13 @@ import structlog
 from authn.envoy.v1 import check_pb2 as pb
 from google.protobuf import descriptor_pb2, descriptor_pool
 
-from auth_service.admission import Refused, Rule, Verifier, admit
+from auth_service.authz.admission import Refused, Rule, Verifier, admit
+from auth_service.authz.identity_headers import NAMES, identity_headers
+from auth_service.authz.rules import parse_flag, parse_rule
+from auth_service.authz.status import status_of
 from auth_service.errors import AuthError
-from auth_service.grpc_status import status_of
-from auth_service.identity_headers import NAMES, identity_headers
 from auth_service.rpc.edge import Edge
-from auth_service.rule_texts import parse_flag, parse_rule
-from auth_service.tokens import AccessClaims
+from auth_service.tokens.access import AccessClaims
 
 __all__ = ["SERVICE", "add_descriptor", "add_ext_authz"]
 

@@ -11,8 +11,8 @@ from authn.v1 import (
 )
 from grpc_health.v1 import health_pb2_grpc
 
-from auth_service.config import Settings
-from auth_service.core import Core
+from auth_service.config.loading import Settings
+from auth_service.core.core import Core
 from auth_service.errors import ConfigError
 from auth_service.rpc import ext_authz
 from auth_service.rpc.account import AccountServicer

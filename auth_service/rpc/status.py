@@ -3,7 +3,7 @@
 import grpc
 
 from auth_service import errors
-from auth_service.grpc_status import Status, make_status
+from auth_service.authz.status import Status, make_status
 
 __all__ = ["INTERNAL", "Status", "of"]
 

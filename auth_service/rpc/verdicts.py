@@ -12,9 +12,9 @@ from typing import Any
 from authn.v1 import auth_service_pb2 as pb
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from auth_service.core.validation import Validation, Verdict
 from auth_service.errors import InactiveReason
-from auth_service.tokens import AccessClaims
-from auth_service.validation import Validation, Verdict
+from auth_service.tokens.access import AccessClaims
 
 __all__ = ["Batch", "Verdicts"]
 

@@ -6,10 +6,10 @@ from typing import Any
 from authn.v1 import verifier_service_pb2 as pb
 from authn.v1 import verifier_service_pb2_grpc
 
-from auth_service.keys import KeyRing
+from auth_service.core.validation import Validation
 from auth_service.rpc.callers import caller_if_any, certificate_names
 from auth_service.rpc.watch import WatchHub
-from auth_service.validation import Validation
+from auth_service.tokens.keys import KeyRing
 
 __all__ = ["VERIFIER_ROLE", "VerifierServicer"]
 

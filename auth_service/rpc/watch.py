@@ -13,9 +13,9 @@ from typing import Any
 from authn.v1 import verifier_service_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from auth_service.keys import KeyRing, SigningKey
 from auth_service.models import Revocation, RevocationKind
-from auth_service.revocation import RevocationList
+from auth_service.tokens.keys import KeyRing, SigningKey
+from auth_service.tokens.revocation import RevocationList
 
 __all__ = ["WatchHub"]
 

@@ -18,13 +18,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from auth_service import fields
-from auth_service.admission import Refused, Rule, claims_of
+from auth_service.authz.admission import Refused, Rule, claims_of
+from auth_service.core import fields
+from auth_service.core.sessions import Sessions
+from auth_service.core.shielded import Shielded
+from auth_service.core.validation import Validation
 from auth_service.errors import InvalidArgument, InvalidGrant, NotFound, PermissionDenied
 from auth_service.models import TokenPair
-from auth_service.sessions import Sessions
-from auth_service.shielded import Shielded
-from auth_service.validation import Validation
 from auth_service.web.app import answering
 from auth_service.web.bodies import read_json
 from auth_service.web.cookies import ACCESS_COOKIE, REFRESH_COOKIE, clear_cookies, set_cookies

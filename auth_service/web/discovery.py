@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from auth_service.errors import NotFound
-from auth_service.keys import KeyRing
+from auth_service.tokens.keys import KeyRing
 from auth_service.web.responses import Problem
 
 __all__ = ["discovery_routes"]

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from datetime import timedelta
 
-from auth_service.config import Settings
-from auth_service.core import Core
+from auth_service.config.loading import Settings
+from auth_service.core.core import Core
 from auth_service.web.app import create_app
 from auth_service.web.browser import BrowserPolicy, browser_routes
 from auth_service.web.discovery import discovery_routes

@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from auth_service.admission import Refused, Rule, admit
-from auth_service.identity_headers import identity_headers
-from auth_service.rule_texts import NAMES, parse_rule
-from auth_service.validation import Validation
+from auth_service.authz.admission import Refused, Rule, admit
+from auth_service.authz.identity_headers import identity_headers
+from auth_service.authz.rules import NAMES, parse_rule
+from auth_service.core.validation import Validation
 from auth_service.web.cookies import ACCESS_COOKIE
 from auth_service.web.responses import refusal
 

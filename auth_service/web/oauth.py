@@ -14,6 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from auth_service.core.sessions import Sessions
+from auth_service.core.shielded import Shielded
+from auth_service.core.validation import Validation
 from auth_service.errors import (
     InvalidArgument,
     InvalidCredentials,
@@ -22,9 +25,6 @@ from auth_service.errors import (
     PermissionDenied,
 )
 from auth_service.models import TokenPair
-from auth_service.sessions import Sessions
-from auth_service.shielded import Shielded
-from auth_service.validation import Validation
 from auth_service.web.bodies import read_form, words
 from auth_service.web.responses import Problem, no_store
 

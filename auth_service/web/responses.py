@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from auth_service import errors
-from auth_service.admission import Refused
+from auth_service.authz.admission import Refused
 
 __all__ = ["HANDLERS", "Problem", "internal_error", "no_store", "refusal"]
 

@@ -21,11 +21,11 @@ from authn.v1 import auth_service_pb2_grpc as rpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from auth_service.accounts import Accounts
+from auth_service.core.accounts import Accounts
+from auth_service.core.passwords import Argon2Profile, PasswordHasher
+from auth_service.core.session_policy import SessionPolicy
 from auth_service.db.store import Store
 from auth_service.models import Revocation, User
-from auth_service.passwords import Argon2Profile, PasswordHasher
-from auth_service.session_policy import SessionPolicy
 from tests.clock import FakeClock
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from auth_service.client import LocalVerifier, SyncLocalVerifier
 from auth_service.db.store import Store
 from auth_service.errors import InactiveReason, InvalidToken, RevocationsStale
 from auth_service.models import Revocation, RevocationKind
-from auth_service.revocation import whole_second_after
+from auth_service.tokens.revocation import whole_second_after
 from tests.acceptance.conftest import MakeClient, MakeProxy, StartServer
 from tests.acceptance.servers import (
     PROJECT,

@@ -11,13 +11,13 @@ import grpc
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import auth_service_pb2_grpc as rpc
 
-from auth_service.accounts import Accounts
-from auth_service.config import Settings
+from auth_service.config.loading import Settings
+from auth_service.core.accounts import Accounts
+from auth_service.core.passwords import Argon2Profile, PasswordHasher
+from auth_service.core.session_policy import SessionPolicy
 from auth_service.db.store import Store
 from auth_service.models import Revocation
-from auth_service.passwords import Argon2Profile, PasswordHasher
-from auth_service.server import Server
-from auth_service.session_policy import SessionPolicy
+from auth_service.serving.server import Server
 from tests.acceptance.servers import KEYS, PASSWORD, USER, Proxy, make_user
 from tests.clock import FakeClock
 

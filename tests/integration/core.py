@@ -8,19 +8,19 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from auth_service import jws
-from auth_service.accounts import Accounts
+from auth_service.core.accounts import Accounts
+from auth_service.core.passwords import Argon2Profile, PasswordHasher
+from auth_service.core.session_policy import SessionPolicy
+from auth_service.core.sessions import Sessions
+from auth_service.core.shielded import Shielded
+from auth_service.core.validation import Validation, Verdict
 from auth_service.db.store import Store
-from auth_service.keys import KeyRing, MasterKey, SigningKey, shared_key
 from auth_service.models import TokenPair, User
-from auth_service.passwords import Argon2Profile, PasswordHasher
-from auth_service.refresh_tokens import REFRESH_TOKEN_TYPE, RefreshTokens
-from auth_service.revocation import RevocationList
-from auth_service.session_policy import SessionPolicy
-from auth_service.sessions import Sessions
-from auth_service.shielded import Shielded
-from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier
-from auth_service.validation import Validation, Verdict
+from auth_service.tokens import jws
+from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier
+from auth_service.tokens.keys import KeyRing, MasterKey, SigningKey, shared_key
+from auth_service.tokens.refresh import REFRESH_TOKEN_TYPE, RefreshTokens
+from auth_service.tokens.revocation import RevocationList
 
 Clock = Callable[[], datetime]
 

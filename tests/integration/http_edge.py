@@ -11,7 +11,7 @@ import pytest
 import structlog
 from authn.v1 import auth_service_pb2 as pb
 
-from auth_service.server import Server
+from auth_service.serving.server import Server
 from tests.acceptance.servers import PASSWORD, USER, Client, make_user
 from tests.integration.serving import address, make_service_account, make_settings, query, running
 

@@ -9,13 +9,13 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from auth_service.accounts import Accounts
-from auth_service.config import Settings, load_settings
+from auth_service.config.loading import Settings, load_settings
+from auth_service.core.accounts import Accounts
+from auth_service.core.passwords import Argon2Profile, PasswordHasher
+from auth_service.core.session_policy import SessionPolicy
 from auth_service.db.store import Store
 from auth_service.models import Revocation
-from auth_service.passwords import Argon2Profile, PasswordHasher
-from auth_service.server import Server
-from auth_service.session_policy import SessionPolicy
+from auth_service.serving.server import Server
 from tests.acceptance.servers import KEYS, eventually
 from tests.clock import FakeClock
 

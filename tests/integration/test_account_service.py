@@ -14,7 +14,7 @@ from authn.v1.account_service_pb2_grpc import AccountServiceStub
 from structlog.testing import capture_logs
 
 from auth_service.models import User
-from auth_service.server import Server
+from auth_service.serving.server import Server
 from tests.acceptance.servers import PASSWORD, USER, Client, eventually, make_user
 from tests.integration.serving import (
     SERVICE,

@@ -15,14 +15,14 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
-from auth_service.admission import Verifier
+from auth_service.authz.admission import Verifier
 from auth_service.client.asgi import BearerMiddleware, require
 from auth_service.client.principal import current_principal
 from auth_service.errors import RevocationsStale
-from auth_service.keys import KeyRing, generate_key
 from auth_service.models import Revocation, RevocationKind
-from auth_service.revocation import RevocationList
-from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier
+from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier
+from auth_service.tokens.keys import KeyRing, generate_key
+from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
 
 ISSUER = "https://auth.test"

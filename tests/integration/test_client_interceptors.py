@@ -16,15 +16,15 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from auth_service.admission import Rule, Verifier
+from auth_service.authz.admission import Rule, Verifier
 from auth_service.client.interceptors import AuthInterceptor, SyncAuthInterceptor
 from auth_service.client.principal import current_principal
 from auth_service.client.rules import INFRASTRUCTURE, PUBLIC, Rules
 from auth_service.errors import RevocationsStale
-from auth_service.keys import KeyRing, generate_key
 from auth_service.models import Revocation, RevocationKind
-from auth_service.revocation import RevocationList
-from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier
+from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier
+from auth_service.tokens.keys import KeyRing, generate_key
+from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
 
 ISSUER = "https://auth.test"

@@ -21,8 +21,8 @@ from auth_service.client.feed import Feed
 from auth_service.client.verifier import LocalVerifier, SyncLocalVerifier
 from auth_service.client.watch import Watch
 from auth_service.errors import InactiveReason, InvalidToken, Unavailable
-from auth_service.keys import KeyRing
-from auth_service.revocation import RevocationList
+from auth_service.tokens.keys import KeyRing
+from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
 from tests.watch_events import (
     CLAIMS,

@@ -21,11 +21,11 @@ from grpc_health.v1 import health_pb2
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from auth_service.keys import KeyRing, shared_key
 from auth_service.rpc.edge import Edge
 from auth_service.rpc.ext_authz import add_ext_authz
 from auth_service.telemetry import Successes
-from auth_service.tokens import AccessClaims, TokenSigner
+from auth_service.tokens.access import AccessClaims, TokenSigner
+from auth_service.tokens.keys import KeyRing, shared_key
 from tests.acceptance.servers import Client, Proxy, database_target, make_user, through
 from tests.integration.serving import (
     SERVICE,

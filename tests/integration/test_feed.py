@@ -13,7 +13,7 @@ from auth_service.db.feed import RevocationFeed
 from auth_service.db.store import Store
 from auth_service.errors import Unavailable
 from auth_service.models import Revocation, RevocationKind
-from auth_service.revocation import RevocationList
+from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from auth_service.db.feed import RevocationFeed
 from auth_service.db.migrate import migrate
 from auth_service.db.store import Store
 from auth_service.models import Revocation, RevocationKind
-from auth_service.revocation import RevocationList
+from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
 from tests.folders import open_folder
 

@@ -24,7 +24,7 @@ from starlette.routing import Route
 from structlog.testing import capture_logs
 
 from auth_service.errors import ConfigError
-from auth_service.server import Server
+from auth_service.serving.server import Server
 from auth_service.web.http_server import HttpServer
 from tests.acceptance.servers import (
     PASSWORD,

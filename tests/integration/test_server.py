@@ -21,11 +21,11 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from auth_service.client import LocalVerifier
-from auth_service.config import Settings
+from auth_service.config.loading import Settings
 from auth_service.errors import ConfigError, Unavailable
 from auth_service.models import User
 from auth_service.rpc.verdicts import Batch
-from auth_service.server import Server
+from auth_service.serving.server import Server
 from tests.acceptance.servers import (
     PASSWORD,
     USER,

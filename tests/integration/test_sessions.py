@@ -10,6 +10,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from auth_service.core.passwords import Argon2Profile
 from auth_service.db.store import Store
 from auth_service.errors import (
     AuthError,
@@ -23,7 +24,6 @@ from auth_service.errors import (
     RateLimited,
 )
 from auth_service.models import TokenPair
-from auth_service.passwords import Argon2Profile
 from tests.clock import FakeClock
 from tests.integration.core import (
     CHEAP,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
+from auth_service.core.signing_keys import KeyPolicy, SigningKeys, replace_master_key, root_key
 from auth_service.db.key_store import KeyStore
 from auth_service.errors import AlreadyExists, ConfigError, NotFound
-from auth_service.keys import MasterKey, generate_key, seal_key, shared_key
 from auth_service.models import KeyState, StoredKey
-from auth_service.signing_keys import KeyPolicy, SigningKeys, replace_master_key, root_key
+from auth_service.tokens.keys import MasterKey, generate_key, seal_key, shared_key
 from tests.clock import FakeClock
 
 if TYPE_CHECKING:

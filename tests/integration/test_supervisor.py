@@ -12,15 +12,15 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from auth_service.config import Settings
+from auth_service.config.loading import Settings
 from auth_service.errors import ConfigError
-from auth_service.supervisor import Supervisor, WorkerFailed
+from auth_service.serving.supervisor import Supervisor, WorkerFailed
 from tests.acceptance.servers import eventually, free_port
 
 WORKER = """
 import asyncio, os, pathlib, signal, sys
 from datetime import timedelta
-from auth_service.worker import report_serving
+from auth_service.serving.worker import report_serving
 
 async def main():
     stopped = asyncio.Event()

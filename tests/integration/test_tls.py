@@ -17,9 +17,9 @@ from authn.v1 import auth_service_pb2_grpc
 from cryptography.hazmat.primitives import serialization
 from structlog.testing import capture_logs
 
-from auth_service.config import Settings
+from auth_service.config.loading import Settings
 from auth_service.errors import ConfigError
-from auth_service.server import Server
+from auth_service.serving.server import Server
 from tests.acceptance.servers import eventually
 from tests.integration.serving import address, make_settings, refusal, running
 

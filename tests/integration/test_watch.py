@@ -15,11 +15,11 @@ import trustme
 from authn.v1 import auth_service_pb2, verifier_service_pb2_grpc
 from authn.v1 import verifier_service_pb2 as pb
 
-from auth_service.keys import KeyRing, SigningKey, generate_key
 from auth_service.models import Revocation, RevocationKind
-from auth_service.revocation import RevocationList
 from auth_service.rpc import watch as module
 from auth_service.rpc.watch import MAX_LOGGED, MAX_QUEUED, WatchHub
+from auth_service.tokens.keys import KeyRing, SigningKey, generate_key
+from auth_service.tokens.revocation import RevocationList
 from tests.acceptance.servers import Client, make_user
 from tests.clock import FakeClock
 from tests.integration.serving import (

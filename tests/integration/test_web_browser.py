@@ -18,7 +18,7 @@ from authn.v1 import auth_service_pb2 as pb
 from authn.v1.account_service_pb2_grpc import AccountServiceStub
 from structlog.testing import capture_logs
 
-from auth_service.server import Server
+from auth_service.serving.server import Server
 from auth_service.web.cookies import ACCESS_COOKIE, REFRESH_COOKIE
 from tests.acceptance.servers import (
     PASSWORD,

@@ -12,7 +12,7 @@ import pytest_asyncio
 from authn.v1 import admin_service_pb2 as admin_pb
 from authn.v1.admin_service_pb2_grpc import AdminServiceStub
 
-from auth_service.keys import ALGORITHMS, KeyRing, SigningKey, generate_key
+from auth_service.tokens.keys import ALGORITHMS, KeyRing, SigningKey, generate_key
 from auth_service.web.app import create_app
 from auth_service.web.discovery import discovery_routes
 from tests.acceptance.servers import eventually

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from auth_service.identity_headers import NAMES
+from auth_service.authz.identity_headers import NAMES
 from auth_service.web.cookies import ACCESS_COOKIE
 from tests.acceptance.servers import Proxy, database_target, eventually, through
 from tests.integration.http_edge import BILLING, Edge, assert_error, edge, serving

@@ -12,10 +12,10 @@ import pytest
 import pytest_asyncio
 from authn.v1 import auth_service_pb2 as pb
 
+from auth_service.core.shielded import Shielded
+from auth_service.core.validation import Validation
 from auth_service.db.pool import connect
 from auth_service.db.store import Store
-from auth_service.shielded import Shielded
-from auth_service.validation import Validation
 from auth_service.web.app import create_app
 from auth_service.web.oauth import oauth_routes
 from tests.acceptance.servers import Proxy, database_target, eventually, through

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from auth_service.admission import Rule
+from auth_service.authz.admission import Rule
 from auth_service.client.principal import acting_as, current_principal, principal
 from auth_service.client.rules import INFRASTRUCTURE, PUBLIC, Rules
-from auth_service.tokens import AccessClaims
+from auth_service.tokens.access import AccessClaims
 
 ADMIN = Rule("orders", roles=("admin",))
 READ = Rule("orders", scope=("orders.read",))

@@ -11,7 +11,7 @@ from authn.v1 import verifier_service_pb2 as pb
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from auth_service import base64url, jws
+from auth_service import base64url
 from auth_service.client.feed import BadEvent, Feed
 from auth_service.client.jwk import key_set as read_key_set
 from auth_service.client.jwk import public_key
@@ -23,8 +23,9 @@ from auth_service.errors import (
     InvalidToken,
     RevocationsStale,
 )
-from auth_service.keys import KeyRing, SigningKey, generate_key
-from auth_service.revocation import RevocationList
+from auth_service.tokens import jws
+from auth_service.tokens.keys import KeyRing, SigningKey, generate_key
+from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
 from tests.watch_events import (
     CLAIMS,

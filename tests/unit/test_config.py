@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from auth_service import config_reference, durations
-from auth_service.config import Settings, load_settings, unknown_variables
+from auth_service.config import durations, reference
+from auth_service.config.loading import Settings, load_settings, unknown_variables
 from auth_service.errors import ConfigError
 
 KEY = base64.urlsafe_b64encode(bytes(range(32))).decode()  # with padding
@@ -399,16 +399,14 @@ def test_numbers_are_seconds() -> None:
 
 def test_masked_shows_no_secret() -> None:
     """What is shown of the settings holds no key and no password."""
-    shown = config_reference.masked(
-        load_settings(shared_key=KEY, database_url="postgresql://u:pw@h/d")
-    )
+    shown = reference.masked(load_settings(shared_key=KEY, database_url="postgresql://u:pw@h/d"))
     assert shown["shared_key"] == shown["database_url"] == "**********"
     assert KEY not in repr(load_settings(shared_key=KEY))
 
 
 def test_reference_is_up_to_date() -> None:
     """docs/configuration.md is what `config docs` prints."""
-    assert (ROOT / "docs" / "configuration.md").read_text() == config_reference.reference()
+    assert (ROOT / "docs" / "configuration.md").read_text() == reference.reference()
 
 
 def test_every_setting_has_a_description_and_an_example() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth_service import fields
+from auth_service.core import fields
 from auth_service.errors import InvalidArgument
 
 UNPRINTABLE = ["a\0b", "a\rb", "a\nb", "a\x7fb", "a\ud800b", "a\u202eb", "a\u200bb"]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth_service.identity_headers import NAMES, identity_headers
-from auth_service.tokens import AccessClaims
+from auth_service.authz.identity_headers import NAMES, identity_headers
+from auth_service.tokens.access import AccessClaims
 
 CLAIMS = AccessClaims(
     issuer="https://auth.test",

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import get_default_algorithms
 
-from auth_service import base64url, jws
+from auth_service import base64url
 from auth_service.errors import InactiveReason, InvalidToken
-from auth_service.keys import ALGORITHMS, SigningKey, generate_key
+from auth_service.tokens import jws
+from auth_service.tokens.keys import ALGORITHMS, SigningKey, generate_key
 
 KEYS = {algorithm: generate_key(algorithm) for algorithm in ALGORITHMS}
 STRANGERS = {a: generate_key(a) for a in ALGORITHMS if a != "RS256"}

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa, x25519
 
 from auth_service import base64url
 from auth_service.errors import ConfigError
-from auth_service.keys import (
+from auth_service.models import KeyState, StoredKey
+from auth_service.tokens.keys import (
     ALGORITHMS,
     KeyRing,
     MasterKey,
@@ -22,7 +23,6 @@ from auth_service.keys import (
     seal_key,
     shared_key,
 )
-from auth_service.models import KeyState, StoredKey
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MASTER = MasterKey(b"m" * 32)
@@ -123,7 +123,7 @@ def test_the_thumbprint_is_that_of_rfc_8037() -> None:
     """The example of appendix A.3."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from auth_service.keys import _asymmetric_key
+    from auth_service.tokens.keys import _asymmetric_key
 
     secret = base64url.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A")
     key = _asymmetric_key("EdDSA", Ed25519PrivateKey.from_private_bytes(secret))

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from auth_service.errors import InvalidArgument, RateLimited, WeakPassword
-from auth_service.passwords import (
+from auth_service.core.passwords import (
     Argon2Profile,
     PasswordHasher,
     check_policy,
     normalise_password,
 )
+from auth_service.errors import InvalidArgument, RateLimited, WeakPassword
 
 CHEAP = Argon2Profile(memory_kib=8, time_cost=1)
 

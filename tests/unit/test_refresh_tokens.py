@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auth_service import base64url, jws
+from auth_service import base64url
 from auth_service.errors import AuthError, InvalidGrant
-from auth_service.keys import KeyRing, MasterKey, SigningKey, generate_key
 from auth_service.models import Session
-from auth_service.refresh_tokens import RefreshClaims, RefreshTokens, access_token_id, token_id
-from auth_service.tokens import AccessClaims, TokenSigner
+from auth_service.tokens import jws
+from auth_service.tokens.access import AccessClaims, TokenSigner
+from auth_service.tokens.keys import KeyRing, MasterKey, SigningKey, generate_key
+from auth_service.tokens.refresh import RefreshClaims, RefreshTokens, access_token_id, token_id
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 EPOCH = int(START.timestamp())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from auth_service.errors import InactiveReason
 from auth_service.models import Revocation, RevocationKind
-from auth_service.revocation import RevocationList, whole_second_after
+from auth_service.tokens.revocation import RevocationList, whole_second_after
 from tests.clock import FakeClock
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

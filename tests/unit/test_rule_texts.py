@@ -2,8 +2,8 @@
 
 import pytest
 
-from auth_service.admission import Rule
-from auth_service.rule_texts import NAMES, parse_flag, parse_rule
+from auth_service.authz.admission import Rule
+from auth_service.authz.rules import NAMES, parse_flag, parse_rule
 
 SECRET = "hunter2"
 

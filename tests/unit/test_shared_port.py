@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from auth_service.errors import ConfigError
-from auth_service.shared_port import may_have_clients, prefer_newest, require_free
+from auth_service.serving.shared_port import may_have_clients, prefer_newest, require_free
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="filters of shared ports are Linux's")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from auth_service.shielded import Shielded
+from auth_service.core.shielded import Shielded
 
 
 class Work:

@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import get_default_algorithms
 
-from auth_service import base64url, jws
+from auth_service import base64url
 from auth_service.errors import InactiveReason, InvalidArgument, InvalidToken
-from auth_service.keys import ALGORITHMS, KeyRing, MasterKey, SigningKey, generate_key
 from auth_service.models import Revocation, RevocationKind, Session
-from auth_service.refresh_tokens import RefreshTokens
-from auth_service.revocation import RevocationList
-from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier, new_token_id
+from auth_service.tokens import jws
+from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier, new_token_id
+from auth_service.tokens.keys import ALGORITHMS, KeyRing, MasterKey, SigningKey, generate_key
+from auth_service.tokens.refresh import RefreshTokens
+from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -4,12 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from auth_service.core.validation import Validation, Verdict
 from auth_service.errors import InactiveReason, InvalidToken, RevocationsStale
-from auth_service.keys import KeyRing, generate_key
 from auth_service.models import Revocation, RevocationKind
-from auth_service.revocation import RevocationList
-from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier
-from auth_service.validation import Validation, Verdict
+from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier
+from auth_service.tokens.keys import KeyRing, generate_key
+from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

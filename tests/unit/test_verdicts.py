@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from authn.v1 import auth_service_pb2 as pb
 
+from auth_service.core.validation import Validation, Verdict
 from auth_service.errors import InactiveReason, RevocationsStale
-from auth_service.keys import KeyRing, generate_key
 from auth_service.models import Revocation, RevocationKind
-from auth_service.revocation import RevocationList
 from auth_service.rpc.verdicts import LONGEST_REPEATED, Batch, Verdicts
-from auth_service.tokens import AccessClaims, TokenVerifier
-from auth_service.validation import Validation, Verdict
+from auth_service.tokens.access import AccessClaims, TokenVerifier
+from auth_service.tokens.keys import KeyRing, generate_key
+from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
 
 AS_OF = datetime(2026, 11, 21, 9, 30, 0, 123456, UTC)

@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from auth_service.config.key_files import refuse_open_file
+from auth_service.config.settings import GENERATED_KEY, PREFIX, Settings, variable_of
 from auth_service.errors import ConfigError
-from auth_service.key_files import refuse_open_file
-from auth_service.settings import GENERATED_KEY, PREFIX, Settings, variable_of
 
 __all__ = [
     "GENERATED_KEY",

@@ -9,7 +9,7 @@ import signal
 import socket
 from datetime import timedelta
 
-from auth_service.shared_port import may_have_clients
+from auth_service.serving.shared_port import may_have_clients
 
 __all__ = ["RETIRE", "report_serving"]
 

@@ -13,7 +13,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from auth_service.admission import Refused
+from auth_service.authz.admission import Refused
 from auth_service.errors import FieldViolation
 
 __all__ = ["Status", "make_status", "status_of"]

@@ -19,7 +19,7 @@ from auth_service.errors import (
     PermissionDenied,
     Retryable,
 )
-from auth_service.tokens import AccessClaims
+from auth_service.tokens.access import AccessClaims
 
 __all__ = ["Admission", "Refused", "Rule", "Verifier", "admit", "claims_of"]
 

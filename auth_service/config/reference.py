@@ -9,9 +9,9 @@ from pathlib import Path
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from auth_service.config import Settings, example_of, value_text, variable_of
-from auth_service.durations import duration_text
-from auth_service.key_files import MAKE_A_KEY
+from auth_service.config.durations import duration_text
+from auth_service.config.key_files import MAKE_A_KEY
+from auth_service.config.loading import Settings, example_of, value_text, variable_of
 
 __all__ = ["masked", "reference"]
 

@@ -20,14 +20,14 @@ from pathlib import Path
 import structlog
 from prometheus_client.multiprocess import mark_process_dead
 
-from auth_service.config import GENERATED_KEY, Settings
+from auth_service.config.durations import duration_text
+from auth_service.config.loading import GENERATED_KEY, Settings
 from auth_service.db import migrate
 from auth_service.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_directory
-from auth_service.durations import duration_text
 from auth_service.errors import ConfigError
-from auth_service.shared_port import require_free
+from auth_service.serving.shared_port import require_free
+from auth_service.serving.worker import RETIRE
 from auth_service.telemetry import METRICS_DIRECTORY, WORKER_SLOT, configure_logging
-from auth_service.worker import RETIRE
 
 __all__ = ["Supervisor", "WorkerFailed"]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from auth_service.clock import Clock, seconds
 from auth_service.errors import InactiveReason, InvalidToken, RevocationsStale
-from auth_service.tokens import AccessClaims, TokenVerifier
+from auth_service.tokens.access import AccessClaims, TokenVerifier
 
 
 class Verdict(NamedTuple):

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from auth_service import fields
-from auth_service.credentials import check_password, secret_hash
+from auth_service.core import fields
+from auth_service.core.credentials import check_password, secret_hash
+from auth_service.core.passwords import PasswordHasher, check_policy, normalise_password
+from auth_service.core.session_policy import SessionPolicy
+from auth_service.core.sessions import ADMIN_ROLE, Announce
 from auth_service.db.store import Store
 from auth_service.errors import InvalidArgument, NotFound, PermissionDenied
 from auth_service.models import ServiceAccount, Session, User
-from auth_service.passwords import PasswordHasher, check_policy, normalise_password
-from auth_service.session_policy import SessionPolicy
-from auth_service.sessions import ADMIN_ROLE, Announce
-from auth_service.tokens import AccessClaims
+from auth_service.tokens.access import AccessClaims
 
 Clock = Callable[[], datetime]
 

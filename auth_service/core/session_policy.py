@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from auth_service.models import Revocation, RevocationKind
-from auth_service.revocation import whole_second_after
+from auth_service.tokens.revocation import whole_second_after
 
 __all__ = ["SessionPolicy"]
 

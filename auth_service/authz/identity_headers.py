@@ -8,7 +8,7 @@ subjects look the same. A reader splits first and decodes each item then.
 
 from urllib.parse import quote
 
-from auth_service.tokens import AccessClaims
+from auth_service.tokens.access import AccessClaims
 
 __all__ = ["NAMES", "identity_headers"]
 

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
-from auth_service.durations import parse_duration
-from auth_service.key_files import decode_key
+from auth_service.config.durations import parse_duration
+from auth_service.config.key_files import decode_key
 
 __all__ = [
     "Address",

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from auth_service import jws
 from auth_service.clock import Clock, seconds
 from auth_service.errors import InactiveReason, InvalidArgument, InvalidToken
-from auth_service.keys import KeyRing, SigningKey
-from auth_service.revocation import RevocationList
+from auth_service.tokens import jws
+from auth_service.tokens.keys import KeyRing, SigningKey
+from auth_service.tokens.revocation import RevocationList
 
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068 section 2.1
 

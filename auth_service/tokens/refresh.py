@@ -12,10 +12,11 @@ import re
 from dataclasses import dataclass
 from uuid import UUID
 
-from auth_service import base64url, jws
+from auth_service import base64url
 from auth_service.errors import AuthError, InvalidGrant
-from auth_service.keys import MasterKey, SigningKey
 from auth_service.models import Session
+from auth_service.tokens import jws
+from auth_service.tokens.keys import MasterKey, SigningKey
 
 REFRESH_TOKEN_TYPE = "rt+jwt"  # noqa: S105 - a media type, not a secret
 

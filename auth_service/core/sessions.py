@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from auth_service import fields
-from auth_service.credentials import check_password, secret_hash
+from auth_service.core import fields
+from auth_service.core.credentials import check_password, secret_hash
+from auth_service.core.passwords import PasswordHasher
+from auth_service.core.session_policy import SessionPolicy
+from auth_service.core.shielded import Shielded
 from auth_service.db.store import Store
 from auth_service.errors import (
     InvalidArgument,
@@ -28,16 +31,13 @@ from auth_service.models import (
     TokenPair,
     User,
 )
-from auth_service.passwords import PasswordHasher
-from auth_service.refresh_tokens import (
+from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier, new_token_id
+from auth_service.tokens.refresh import (
     RefreshClaims,
     RefreshTokens,
     access_token_id,
     token_id,
 )
-from auth_service.session_policy import SessionPolicy
-from auth_service.shielded import Shielded
-from auth_service.tokens import AccessClaims, TokenSigner, TokenVerifier, new_token_id
 
 Clock = Callable[[], datetime]
 Announce = Callable[[Revocation], object]

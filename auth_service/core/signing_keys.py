@@ -16,7 +16,8 @@ import structlog
 
 from auth_service.db.key_store import Decide, KeyStore
 from auth_service.errors import AlreadyExists, ConfigError, NotFound
-from auth_service.keys import (
+from auth_service.models import KeyState, StoredKey
+from auth_service.tokens.keys import (
     KeyRing,
     MasterKey,
     SigningKey,
@@ -24,7 +25,6 @@ from auth_service.keys import (
     open_key,
     seal_key,
 )
-from auth_service.models import KeyState, StoredKey
 
 __all__ = ["KeyPolicy", "SigningKeys", "replace_master_key", "root_key"]
 

@@ -3,11 +3,11 @@
 import hashlib
 from datetime import datetime
 
+from auth_service.core.passwords import PasswordHasher
+from auth_service.core.session_policy import SessionPolicy
 from auth_service.db.store import Store
 from auth_service.errors import InvalidCredentials, RateLimited
 from auth_service.models import User
-from auth_service.passwords import PasswordHasher
-from auth_service.session_policy import SessionPolicy
 
 __all__ = ["check_password", "secret_hash"]
 

@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
-from auth_service.config import Settings
-from auth_service.keys import shared_key
-from auth_service.signing_keys import KeyPolicy
+from auth_service.config.loading import Settings
+from auth_service.core.signing_keys import KeyPolicy
+from auth_service.tokens.keys import shared_key
 
 __all__ = ["key_policy"]
 

@@ -12,15 +12,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from auth_service.errors import ConfigError
-from auth_service.key_files import (
+from auth_service.config.key_files import (
     MAKE_A_KEY,
     decode_key,
     generated_key,
     read_key,
     refuse_open_file,
 )
-from auth_service.setting_types import (
+from auth_service.config.types import (
     Address,
     DatabaseUrl,
     Duration,
@@ -36,6 +35,7 @@ from auth_service.setting_types import (
     is_loopback,
     wrong,
 )
+from auth_service.errors import ConfigError
 
 __all__ = ["GENERATED_KEY", "PREFIX", "Settings", "variable_of"]
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from auth_service.accounts import Accounts
-from auth_service.sessions import Sessions
-from auth_service.shielded import Shielded
-from auth_service.signing_keys import SigningKeys
-from auth_service.validation import Validation
+from auth_service.core.accounts import Accounts
+from auth_service.core.sessions import Sessions
+from auth_service.core.shielded import Shielded
+from auth_service.core.signing_keys import SigningKeys
+from auth_service.core.validation import Validation
 
 __all__ = ["Core"]
 

@@ -11,7 +11,7 @@ must not let anybody in. Errors begin with the name, and quote no text: some com
 
 from collections.abc import Collection, Iterable, Mapping
 
-from auth_service.admission import Rule
+from auth_service.authz.admission import Rule
 
 __all__ = ["NAMES", "parse_flag", "parse_rule"]
 

@@ -11,10 +11,16 @@ from typing import Any
 
 import structlog
 
-from auth_service.accounts import Accounts
 from auth_service.clock import utc_now
-from auth_service.config import Settings
-from auth_service.core import Core
+from auth_service.config.loading import Settings
+from auth_service.core.accounts import Accounts
+from auth_service.core.core import Core
+from auth_service.core.passwords import Argon2Profile, PasswordHasher
+from auth_service.core.session_policy import SessionPolicy
+from auth_service.core.sessions import Sessions
+from auth_service.core.shielded import Shielded
+from auth_service.core.signing_keys import SigningKeys, root_key
+from auth_service.core.validation import Validation
 from auth_service.db import migrate
 from auth_service.db import pool as pools
 from auth_service.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_directory
@@ -22,22 +28,16 @@ from auth_service.db.feed import RevocationFeed
 from auth_service.db.key_store import KeyStore
 from auth_service.db.store import Store
 from auth_service.errors import ConfigError
-from auth_service.key_policy import key_policy
-from auth_service.keys import MasterKey
 from auth_service.models import StoredKey
-from auth_service.passwords import Argon2Profile, PasswordHasher
-from auth_service.refresh_tokens import RefreshTokens
-from auth_service.revocation import RevocationList
 from auth_service.rpc.grpc_server import GrpcServer, services
 from auth_service.rpc.health import HealthServicer
 from auth_service.rpc.watch import WatchHub
-from auth_service.session_policy import SessionPolicy
-from auth_service.sessions import Sessions
-from auth_service.shielded import Shielded
-from auth_service.signing_keys import SigningKeys, root_key
+from auth_service.serving.key_policy import key_policy
 from auth_service.telemetry import Successes, configure_logging
-from auth_service.tokens import TokenSigner, TokenVerifier
-from auth_service.validation import Validation
+from auth_service.tokens.access import TokenSigner, TokenVerifier
+from auth_service.tokens.keys import MasterKey
+from auth_service.tokens.refresh import RefreshTokens
+from auth_service.tokens.revocation import RevocationList
 from auth_service.web.edge import http_server
 from auth_service.web.http_server import HttpServer
 

@@ -15,7 +15,7 @@ from jwt.algorithms import get_default_algorithms
 
 from auth_service import base64url
 from auth_service.errors import InactiveReason, InvalidToken
-from auth_service.keys import SigningKey
+from auth_service.tokens.keys import SigningKey
 
 MAX_TOKEN_LENGTH = 4096
 """Longer tokens do not fit in gRPC metadata (8 KiB in all); checked before anything else."""
