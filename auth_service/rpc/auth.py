@@ -13,7 +13,7 @@ from auth_service.core.validation import Validation
 from auth_service.errors import InvalidArgument
 from auth_service.models import TokenPair
 from auth_service.rpc.callers import caller_of
-from auth_service.rpc.edge import in_bytes, parse
+from auth_service.rpc.dispatcher import in_bytes, parse
 from auth_service.rpc.verdicts import Batch, Verdicts
 
 __all__ = ["AuthServicer"]

@@ -27,7 +27,7 @@ from auth_service.authz.identity_headers import NAMES, identity_headers
 from auth_service.authz.rules import parse_flag, parse_rule
 from auth_service.authz.status import status_of
 from auth_service.errors import AuthError
-from auth_service.rpc.edge import Edge
+from auth_service.rpc.dispatcher import Dispatcher
 from auth_service.tokens.access import AccessClaims
 
 __all__ = ["SERVICE", "add_descriptor", "add_ext_authz"]
@@ -52,7 +52,7 @@ _LOOK_ALIKES = tuple(
 )
 
 
-def add_ext_authz(server: Edge, verifier: Verifier) -> None:
+def add_ext_authz(server: Dispatcher, verifier: Verifier) -> None:
     """Serve Check, and let reflection describe it."""
     add_descriptor()
     method = grpc.unary_unary_rpc_method_handler(

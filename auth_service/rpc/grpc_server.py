@@ -18,7 +18,7 @@ from auth_service.rpc import ext_authz
 from auth_service.rpc.account import AccountServicer
 from auth_service.rpc.admin import AdminServicer
 from auth_service.rpc.auth import AuthServicer
-from auth_service.rpc.edge import Edge
+from auth_service.rpc.dispatcher import Dispatcher
 from auth_service.rpc.health import HealthServicer
 from auth_service.rpc.reflection import enable_reflection
 from auth_service.rpc.tls import server_credentials
@@ -67,7 +67,7 @@ class GrpcServer:
         await self._server.stop(self._drain_timeout.total_seconds())
 
     def _add_services(self, settings: Settings, core: Core) -> None:
-        server, validation, shielded = Edge(self._server), core.validation, core.shielded
+        server, validation, shielded = Dispatcher(self._server), core.validation, core.shielded
         auth_service_pb2_grpc.add_AuthServiceServicer_to_server(
             AuthServicer(core.sessions, validation, shielded), server
         )

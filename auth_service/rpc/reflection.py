@@ -12,7 +12,7 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from auth_service.rpc.edge import Edge
+from auth_service.rpc.dispatcher import Dispatcher
 
 __all__ = ["SERVICES", "enable_reflection"]
 
@@ -22,7 +22,7 @@ _V1_FILE = "grpc/reflection/v1/reflection.proto"
 SERVICES = (f"{_V1}.ServerReflection", f"{_V1ALPHA}.ServerReflection")
 
 
-def enable_reflection(server: Edge, services: Iterable[str]) -> None:
+def enable_reflection(server: Dispatcher, services: Iterable[str]) -> None:
     """Serve reflection about these services and itself."""
     _add_v1_descriptor()
     servicer = reflection.aio.ReflectionServicer([*services, *SERVICES])

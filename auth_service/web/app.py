@@ -28,7 +28,7 @@ _QUIET_PATHS = ("/auth", "/healthz", "/readyz", "/metrics", "/.well-known/jwks.j
 def create_app(routes: Iterable[BaseRoute]) -> ASGIApp:
     """Return the application of these routes."""
     app = answering(routes)
-    return _Edge(app, _paths(app.routes))
+    return _Middleware(app, _paths(app.routes))
 
 
 def answering(routes: Iterable[BaseRoute]) -> Starlette:
@@ -49,7 +49,7 @@ def _paths(routes: Iterable[BaseRoute], prefix: str = "") -> frozenset[str]:
     return frozenset(found)
 
 
-class _Edge:
+class _Middleware:
     """The outermost layer."""
 
     def __init__(self, app: ASGIApp, paths: frozenset[str]) -> None:

@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from auth_service.rpc.edge import Edge
+from auth_service.rpc.dispatcher import Dispatcher
 from auth_service.rpc.ext_authz import add_ext_authz
 from auth_service.telemetry import Successes
 from auth_service.tokens.access import AccessClaims, TokenSigner
@@ -595,7 +595,7 @@ async def test_a_verifier_that_fails_lets_nobody_in(
 ) -> None:
     """Fail closed: 500, and the cause in the log alone."""
     server = grpc.aio.server()
-    add_ext_authz(Edge(server), BrokenVerifier())
+    add_ext_authz(Dispatcher(server), BrokenVerifier())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -1,7 +1,7 @@
-"""The outermost layer: every error becomes a status here, every call is timed and logged.
+"""Dispatches each call to its handler; turns every error into a status, times and logs every call.
 
-It wraps the parsing of requests too, because gRPC would answer what cannot be parsed with the
-parser's own words. No text of an exception reaches a client, but that of our own errors.
+It also wraps the parsing of requests, because gRPC would answer an unreadable request with the
+parser's own text. A client sees the text of our own errors only, never that of other exceptions.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from auth_service.errors import AuthError, InvalidArgument, Unavailable, Unsuppo
 from auth_service.rpc import status
 from auth_service.telemetry import RPC_DURATION, RPC_TOTAL, Successes
 
-__all__ = ["Edge", "in_bytes", "parse"]
+__all__ = ["Dispatcher", "in_bytes", "parse"]
 
 log = structlog.get_logger(__name__)
 
 _UNREADABLE = object()
-"""Stands for a request that cannot be parsed, until the handler is there to answer it."""
+"""The result of parsing an unreadable request; the call answers it with INVALID_ARGUMENT."""
 
 _QUIET_METHODS = ("/Validate", "/BatchValidate", "/Check", "/ServerReflectionInfo")
-"""Called too often, or of too little interest, to log a success above debug level."""
+"""Methods that are called too often to log each success."""
 
 _SHAPES = {  # by whether requests and responses are streams
     (False, False): "unary_unary",
@@ -38,28 +38,28 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 def in_bytes(handler: Handler) -> Handler:
-    """Mark a unary method that takes its request, and gives its response, as bytes.
+    """Mark a unary method that takes its request and returns its response as bytes.
 
-    It need not be a coroutine.
+    The method may be a plain function instead of a coroutine function.
     """
     handler.in_bytes = True  # type: ignore[attr-defined]
     return handler
 
 
 def parse(message: Any, data: bytes, field: str = "request") -> Any:
-    """Return a message of this class; raises InvalidArgument for what cannot be parsed."""
+    """Return a message of this class; raises InvalidArgument if the data cannot be parsed."""
     parsed = _forgiving(message.FromString)(data)
     if parsed is _UNREADABLE:
         raise _unreadable(field)
     return parsed
 
 
-class Edge(grpc.GenericRpcHandler):
-    """A server, as what registers methods with it sees it: each handler is wrapped on its way.
+class Dispatcher(grpc.GenericRpcHandler):
+    """The one generic handler of a server. Services register their methods here, not at the server.
 
-    An interceptor of gRPC's would do the same anew in each call. And of methods that are registered
-    with the server itself, each call waits for the next call of every one, which costs a
-    microsecond a method: they are kept here, and the server knows of one handler for all.
+    Each handler is wrapped once, when it is registered; a gRPC interceptor would wrap it in every
+    call. The server costs one microsecond a call for each method that is registered with it, so it
+    knows this one handler only.
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:
@@ -70,21 +70,21 @@ class Edge(grpc.GenericRpcHandler):
         server.add_generic_rpc_handlers((self,))
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Do nothing: generated code registers the same handlers by their names as well."""
+        """Do nothing: generated code also registers the same handlers by name."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Take in the handlers of a service, by the names of its methods."""
+        """Add the handlers of a service, by method name."""
         for name, handler in handlers.items():
             method = f"/{service}/{name}"
             self._methods[method] = _wrap(method, handler)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """Return the handler of a method, or one that says that there is none."""
+        """Return the handler of a method, or one that answers UNIMPLEMENTED."""
         return self._methods.get(handler_call_details.method, self._unknown)
 
 
 class _Call:
-    """One method, wrapped; the same object serves all its calls."""
+    """A wrapped method; one object serves all its calls."""
 
     def __init__(self, method: str, behavior: Callable[..., Any]) -> None:
         self._method = method
@@ -93,7 +93,7 @@ class _Call:
         self._successes = Successes.of(method).seconds
 
     async def unary(self, request: Any, context: Context) -> Any:
-        """Answer a call that has one response."""
+        """Answer a call with one response."""
         started = time.perf_counter()
         try:
             if request is _UNREADABLE:
@@ -101,7 +101,7 @@ class _Call:
             response = self._behavior(request, context)
             if type(response) is not bytes:
                 response = await response
-        except BaseException as error:  # noqa: BLE001 - each ends in a status or is raised again
+        except BaseException as error:  # noqa: BLE001 - becomes a status or is raised again
             await self._refuse(error, context, started)
         seconds = time.perf_counter() - started
         self._successes.append(seconds)
@@ -110,7 +110,7 @@ class _Call:
         return response
 
     async def streaming(self, request: Any, context: Context) -> None:
-        """Answer a call that has any number of responses."""
+        """Answer a call with any number of responses."""
         started = time.perf_counter()
         try:
             if request is _UNREADABLE:
@@ -121,7 +121,7 @@ class _Call:
                     await context.write(response)
             else:
                 await answer
-        except BaseException as error:  # noqa: BLE001 - each ends in a status or is raised again
+        except BaseException as error:  # noqa: BLE001 - becomes a status or is raised again
             await self._refuse(error, context, started)
         seconds = time.perf_counter() - started
         self._successes.append(seconds)
@@ -131,10 +131,10 @@ class _Call:
     async def _refuse(self, error: BaseException, context: Context, started: float) -> NoReturn:
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError):
-            if task is not None and task.cancelling():  # the client has gone, or the server stops
+            if task is not None and task.cancelling():  # the client cancelled, or the server stops
                 self._record(context, started, "CANCELLED")
                 raise error
-            # A cancellation from below, which would leave the client waiting for its deadline.
+            # Something inside was cancelled; re-raised, it would leave the client without a status.
             error = Unavailable("the call was interrupted; try again")
         if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
             self._record(context, started, _code_name(context))
@@ -183,14 +183,14 @@ def _forgiving(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def deserialize(data: bytes) -> Any:
         try:
             return deserializer(data)
-        except Exception:  # noqa: BLE001 - whatever a parser raises over bytes from outside
+        except Exception:  # noqa: BLE001 - the parser is given arbitrary bytes
             return _UNREADABLE
 
     return deserialize
 
 
 def _of_readable(behavior: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a behavior over a stream of requests that ends at the first that is garbage."""
+    """Return the behavior with a request stream that fails at the first unreadable request."""
     return lambda requests, context: behavior(_each_readable(requests), context)
 
 

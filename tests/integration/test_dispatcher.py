@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from auth_service.errors import InactiveReason, InvalidToken, NotFound
 from auth_service.rpc import status
-from auth_service.rpc.edge import Edge, in_bytes
+from auth_service.rpc.dispatcher import Dispatcher, in_bytes
 from auth_service.telemetry import Successes, configure_logging
 from tests.acceptance.servers import eventually
 
@@ -121,7 +121,7 @@ def handlers() -> Handlers:
 async def channel(handlers: Handlers) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server with nothing but this layer and the handlers."""
     server = grpc.aio.server()
-    Edge(server).add_registered_method_handlers("test.Shapes", handlers.by_name())
+    Dispatcher(server).add_registered_method_handlers("test.Shapes", handlers.by_name())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
