@@ -19,7 +19,7 @@ from auth_service.clock import utc_now
 from auth_service.db.key_store import KeyStore
 from auth_service.db.pool import connect
 from auth_service.tokens.access import TokenVerifier
-from auth_service.tokens.keys import KeyRing, MasterKey, SigningKey, generate_key, seal_key
+from auth_service.tokens.keys import KeyRing, MasterKey, SigningKey, encrypt_key, generate_key
 from auth_service.tokens.revocation import RevocationList
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
 from benchmarks.load import Generator, Job
@@ -108,8 +108,8 @@ async def _ed25519_key(service: Service) -> SigningKey:
     """Return a key that the servers to come will trust."""
     key, now = generate_key("EdDSA"), utc_now()
     pool = await connect(service.database_url)
-    sealed = seal_key(key, MasterKey(service.secret), now, now)
-    await KeyStore(pool).change(lambda _: [sealed])
+    stored = encrypt_key(key, MasterKey(service.secret), now, now)
+    await KeyStore(pool).change(lambda _: [stored])
     await pool.close()
     return key
 

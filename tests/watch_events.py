@@ -42,7 +42,7 @@ def verification_key(key: SigningKey) -> pb.VerificationKey:
     """Return a key as it is sent to a caller with the role `verifier`."""
     message = pb.VerificationKey(kid=key.kid, algorithm=key.algorithm)
     if key.is_secret:
-        message.secret = key.verifying
+        message.secret = key.secret
     else:
         message.public_jwk = json.dumps(key.public_jwk())
     return message

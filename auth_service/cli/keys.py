@@ -215,7 +215,7 @@ def export(shared: bool, as_json: bool, config_file: Path | None) -> None:
         return (active or found)[0]
 
     key = run(config_file, work)
-    text = base64url.encode(key.verifying)
+    text = base64url.encode(key.secret)
     if as_json:
         show({"kid": key.kid, "algorithm": "HS256", "key": text}, as_json=True)
     else:

@@ -137,7 +137,7 @@ def _key(message: pb.VerificationKey) -> SigningKey | None:
         return public_key(message.kid, message.algorithm, message.public_jwk)
     if message.algorithm != "HS256" or len(message.secret) < SHARED_KEY_BYTES or not message.kid:
         raise ValueError(f"the secret of key {message.kid!r} is not one of HS256")
-    return SigningKey(message.kid, message.algorithm, signing=None, verifying=message.secret)
+    return SigningKey(message.kid, message.algorithm, secret=message.secret)
 
 
 def _revocation(message: pb.Revocation) -> Revocation:

@@ -75,7 +75,7 @@ def _public_key(kid: str, algorithm: str, jwk: dict[str, Any]) -> SigningKey:
         raise ValueError(f"is not a usable key: {error}") from error
     if algorithm == "RS256" and key.key_size < MIN_RSA_BITS:
         raise ValueError(f"an RSA key must have {MIN_RSA_BITS} bits or more")
-    return SigningKey(kid=kid, algorithm=algorithm, signing=None, verifying=key)
+    return SigningKey(kid=kid, algorithm=algorithm, public_key=key)
 
 
 def _refuse_secrets(jwk: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ class Issuer:
         """The HS256 key as services take it (AUTH_SHARED_KEY); ValueError for another algorithm."""
         if not self._key.is_secret:
             raise ValueError(f"an issuer of {self._key.algorithm} has no shared key")
-        return base64url.encode(self._key.verifying)
+        return base64url.encode(self._key.secret)
 
     def token(
         self,

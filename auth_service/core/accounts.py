@@ -4,10 +4,10 @@ Owns too who may do what: a caller is a user with its own account, or holds the 
 """
 
 import secrets
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from uuid import UUID, uuid4
 
+from auth_service.clock import Clock
 from auth_service.core import fields
 from auth_service.core.credentials import check_password, secret_hash
 from auth_service.core.passwords import PasswordHasher, check_policy, normalise_password
@@ -17,8 +17,6 @@ from auth_service.db.store import Store
 from auth_service.errors import InvalidArgument, NotFound, PermissionDenied
 from auth_service.models import ServiceAccount, Session, User
 from auth_service.tokens.access import AccessClaims
-
-Clock = Callable[[], datetime]
 
 MAX_LISTED_SESSIONS = 1000
 """Of one's own, the newest: even with the longest labels they fit into a message of 4 MiB."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from uuid import UUID, uuid4
 
+from auth_service.clock import Clock
 from auth_service.core import fields
 from auth_service.core.credentials import check_password, secret_hash
 from auth_service.core.passwords import PasswordHasher
@@ -39,7 +40,6 @@ from auth_service.tokens.refresh import (
     token_id,
 )
 
-Clock = Callable[[], datetime]
 Announce = Callable[[Revocation], object]
 
 ADMIN_ROLE = "admin"

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from auth_service.clock import Clock
 from auth_service.db.key_store import Decide, KeyStore
 from auth_service.errors import AlreadyExists, ConfigError, NotFound
 from auth_service.models import KeyState, StoredKey
@@ -21,16 +22,14 @@ from auth_service.tokens.keys import (
     KeyRing,
     MasterKey,
     SigningKey,
+    decrypt_key,
+    encrypt_key,
     generate_key,
-    open_key,
-    seal_key,
 )
 
 __all__ = ["KeyPolicy", "SigningKeys", "replace_master_key", "root_key"]
 
 log = structlog.get_logger(__name__)
-
-Clock = Callable[[], datetime]
 
 ROOT_KEY = "root"
 _ROOT_KEY_BYTES = 32
@@ -129,7 +128,7 @@ class SigningKeys:
         self._require_allowed(key.algorithm)
         now = self._clock()
         lead = self._policy.publish_lead if activate_in is None else activate_in
-        new = seal_key(key, self._master_key, now, now + lead)
+        new = encrypt_key(key, self._master_key, now, now + lead)
 
         def decide(present: list[StoredKey]) -> list[StoredKey]:
             if any(row.kid == new.kid for row in present):
@@ -171,7 +170,7 @@ class SigningKeys:
 
     async def _end(self, kid: str, change: Callable[[StoredKey], StoredKey]) -> StoredKey:
         now = self._clock()
-        spare = seal_key(
+        spare = encrypt_key(
             await asyncio.to_thread(generate_key, self._algorithm(self._rows.values())),
             self._master_key, now, now,
         )  # fmt: skip
@@ -196,7 +195,7 @@ class SigningKeys:
                 return []
             signs = any(row.state(now) is KeyState.ACTIVE for row in present)
             lead = self._policy.publish_lead if signs else timedelta(0)
-            return self._succeed(present, seal_key(key, self._master_key, now, now + lead), now)
+            return self._succeed(present, encrypt_key(key, self._master_key, now, now + lead), now)
 
         return await self._change(decide)
 
@@ -337,7 +336,7 @@ class SigningKeys:
         """Return a key, which stays open; None where this process has another master key."""
         if row.kid not in self._opened:
             try:
-                self._opened[row.kid] = open_key(row, self._master_key)
+                self._opened[row.kid] = decrypt_key(row, self._master_key)
             except ConfigError as error:
                 log.error("key_cannot_be_opened", kid=row.kid, error=error.text)  # noqa: TRY400
                 return None

@@ -223,7 +223,7 @@ def _revocation(revocation: Revocation) -> pb.Revocation:
 def _key(key: SigningKey) -> pb.VerificationKey:
     message = pb.VerificationKey(kid=key.kid, algorithm=key.algorithm)
     if key.is_secret:
-        message.secret = key.verifying
+        message.secret = key.secret
     else:
         message.public_jwk = key.public_jwk_json()
     return message

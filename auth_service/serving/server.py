@@ -38,8 +38,8 @@ from auth_service.tokens.access import TokenSigner, TokenVerifier
 from auth_service.tokens.keys import MasterKey
 from auth_service.tokens.refresh import RefreshTokens
 from auth_service.tokens.revocation import RevocationList
-from auth_service.web.routes import http_server
 from auth_service.web.http_server import HttpServer
+from auth_service.web.routes import http_server
 
 __all__ = ["Server"]
 

@@ -46,7 +46,9 @@ def sign(claims: dict[str, Any], key: SigningKey, typ: str) -> str:
     might be a certificate, which takes longer than all the rest.
     """
     signing_input = f"{header_segment(key, typ)}.{_segment(claims)}"
-    signature = _ALGORITHMS[key.algorithm].sign(signing_input.encode(), key.signing)
+    signature = _ALGORITHMS[key.algorithm].sign(
+        signing_input.encode(), key.secret or key.private_key
+    )
     return f"{signing_input}.{base64url.encode(signature)}"
 
 
@@ -86,7 +88,8 @@ def read_header(segment: str) -> Header:
 def verify_signature(token: str, signature: str, key: SigningKey) -> None:
     """Check the signature over header and payload with the key's own algorithm."""
     signing_input = token[: -len(signature) - 1].encode()
-    if not _ALGORITHMS[key.algorithm].verify(signing_input, key.verifying, _decode(signature)):
+    verifying = key.secret or key.public_key
+    if not _ALGORITHMS[key.algorithm].verify(signing_input, verifying, _decode(signature)):
         raise InvalidToken(InactiveReason.BAD_SIGNATURE)
 
 

@@ -35,14 +35,20 @@ _FEWEST_DISTINCT_BYTES = 16  # of 32 random ones about 30 differ
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A key for exactly one algorithm (RFC 8725 section 3.1)."""
+    """A key for exactly one algorithm (RFC 8725 section 3.1).
+
+    An HS256 key has a `secret`. Any other key has a `public_key`, and a `private_key` unless it
+    only verifies.
+    """
 
     kid: str
     algorithm: str
-    signing: Any = field(repr=False)
-    """What PyJWT signs with: bytes for HS256, else a private key; None in a verify-only ring."""
-    verifying: Any = field(repr=False)
-    """What PyJWT verifies with: the same bytes for HS256, else a public key."""
+    private_key: Any = field(default=None, repr=False)
+    """Signs: an object of the `cryptography` package."""
+    public_key: Any = field(default=None, repr=False)
+    """Verifies: an object of the `cryptography` package."""
+    secret: bytes = field(default=b"", repr=False)
+    """Signs and verifies (RFC 2104)."""
 
     @property
     def is_secret(self) -> bool:
@@ -53,7 +59,7 @@ class SigningKey:
         """Return the public key as a JWK (RFC 7517); a shared secret has none."""
         if self.is_secret:
             raise ValueError("a shared secret is never published")
-        jwk: dict[str, Any] = _JWT_ALGORITHMS[self.algorithm].to_jwk(self.verifying, as_dict=True)
+        jwk: dict[str, Any] = _JWT_ALGORITHMS[self.algorithm].to_jwk(self.public_key, as_dict=True)
         jwk.pop("key_ops", None)
         return jwk | {"kid": self.kid, "alg": self.algorithm, "use": "sig"}
 
@@ -128,14 +134,15 @@ class MasterKey:
         return self._derive(b"refresh tokens")
 
     def encrypt(self, kid: str, secret: bytes) -> bytes:
-        """Seal a key's private part; it opens only under the same `kid`."""
+        """Encrypt the private part of a key; it decrypts only under the same `kid`."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, secret, kid.encode())
 
-    def decrypt(self, kid: str, sealed: bytes) -> bytes:
-        """Open what `encrypt` sealed; raises ConfigError under another master key."""
+    def decrypt(self, kid: str, encrypted: bytes) -> bytes:
+        """Return what `encrypt` was given; raises ConfigError under another master key."""
+        nonce, ciphertext = encrypted[:_NONCE_BYTES], encrypted[_NONCE_BYTES:]
         try:
-            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], kid.encode())
+            return self._cipher.decrypt(nonce, ciphertext, kid.encode())
         except (InvalidTag, ValueError) as error:  # ValueError: cut off before its nonce ends
             raise ConfigError(
                 f"key {kid} was encrypted with another master key; "
@@ -159,7 +166,7 @@ def shared_key(secret: bytes) -> SigningKey:
         raise ConfigError("a shared key must have 256 bits or more")
     jwk = json.dumps({"k": base64url.encode(secret), "kty": "oct"}, separators=(",", ":"))
     kid = base64url.encode(hashlib.sha256(jwk.encode()).digest())
-    return SigningKey(kid=kid, algorithm="HS256", signing=secret, verifying=secret)
+    return SigningKey(kid=kid, algorithm="HS256", secret=secret)
 
 
 def generate_key(algorithm: str) -> SigningKey:
@@ -177,25 +184,25 @@ def generate_key(algorithm: str) -> SigningKey:
             raise ConfigError(f"unknown algorithm {algorithm!r}; one of {', '.join(ALGORITHMS)}")
 
 
-def seal_key(
+def encrypt_key(
     key: SigningKey, master_key: MasterKey, now: datetime, activate_at: datetime
 ) -> StoredKey:
-    """Return the key as it may be stored, to sign from `activate_at` on."""
+    """Return the key as the database stores it; it signs from `activate_at`."""
     secret = (
-        key.signing
+        key.secret
         if key.is_secret
-        else key.signing.private_bytes(
+        else key.private_key.private_bytes(
             serialization.Encoding.DER,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
     )
-    sealed = master_key.encrypt(key.kid, secret)
-    return StoredKey(key.kid, key.algorithm, sealed, now, activate_at)
+    encrypted = master_key.encrypt(key.kid, secret)
+    return StoredKey(key.kid, key.algorithm, encrypted, now, activate_at)
 
 
-def open_key(stored: StoredKey, master_key: MasterKey) -> SigningKey:
-    """Return the key that `seal_key` made fit to be stored."""
+def decrypt_key(stored: StoredKey, master_key: MasterKey) -> SigningKey:
+    """Return the key that `encrypt_key` encrypted; raises ConfigError under another master key."""
     secret = master_key.decrypt(stored.kid, stored.encrypted_secret)
     if stored.algorithm == "HS256":
         return shared_key(secret)

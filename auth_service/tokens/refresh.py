@@ -41,7 +41,7 @@ class RefreshTokens:
 
     def __init__(self, master_key: MasterKey, issuer: str) -> None:
         secret = master_key.refresh_token_key()
-        self._key = SigningKey(kid=_KID, algorithm="HS256", signing=secret, verifying=secret)
+        self._key = SigningKey(kid=_KID, algorithm="HS256", secret=secret)
         self._header = jws.header_segment(self._key, REFRESH_TOKEN_TYPE)
         self._issuer = issuer
 

@@ -5,14 +5,13 @@ service feeds it from PostgreSQL, the client library from a stream.
 """
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from auth_service.clock import Clock
 from auth_service.errors import InactiveReason
 from auth_service.models import Revocation, RevocationKind
-
-Clock = Callable[[], datetime]
 
 
 class RevocableClaims(Protocol):

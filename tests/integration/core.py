@@ -2,12 +2,12 @@
 
 import base64
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from auth_service.clock import Clock
 from auth_service.core.accounts import Accounts
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
 from auth_service.core.session_policy import SessionPolicy
@@ -21,8 +21,6 @@ from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier
 from auth_service.tokens.keys import KeyRing, MasterKey, SigningKey, shared_key
 from auth_service.tokens.refresh import REFRESH_TOKEN_TYPE, RefreshTokens
 from auth_service.tokens.revocation import RevocationList
-
-Clock = Callable[[], datetime]
 
 ISSUER = "https://auth.test"
 PASSWORD = "correct horse battery staple"
@@ -114,7 +112,7 @@ def payload(token: str) -> dict[str, Any]:
 def refresh_token(token: str, **changes: Any) -> str:
     """Sign the claims of a refresh token anew with the genuine key, some of them changed."""
     secret = MASTER_KEY.refresh_token_key()
-    key = SigningKey(kid="refresh", algorithm="HS256", signing=secret, verifying=secret)
+    key = SigningKey(kid="refresh", algorithm="HS256", secret=secret)
     return jws.sign(payload(token) | changes, key, REFRESH_TOKEN_TYPE)
 
 

@@ -574,7 +574,7 @@ def test_a_source_that_fails_does_not_end_the_twin(refusing: str) -> None:
     twin = SyncLocalVerifier(
         issuer=CLAIMS.issuer,
         addresses=[refusing],
-        shared_key=base64url.encode(SHARED.verifying),
+        shared_key=base64url.encode(SHARED.secret),
         access_token=source,
     )
     with ThreadPoolExecutor(1) as executor:

@@ -13,7 +13,7 @@ from auth_service.core.signing_keys import KeyPolicy, SigningKeys, replace_maste
 from auth_service.db.key_store import KeyStore
 from auth_service.errors import AlreadyExists, ConfigError, NotFound
 from auth_service.models import KeyState, StoredKey
-from auth_service.tokens.keys import MasterKey, generate_key, seal_key, shared_key
+from auth_service.tokens.keys import MasterKey, encrypt_key, generate_key, shared_key
 from tests.clock import FakeClock
 
 if TYPE_CHECKING:
@@ -385,7 +385,7 @@ async def test_a_retired_key_gives_way_to_one_that_is_there(
     """No third one is made."""
     keys = replica()
     await keys.start()
-    other = seal_key(generate_key("HS256"), MASTER, clock(), clock() - SECOND)
+    other = encrypt_key(generate_key("HS256"), MASTER, clock(), clock() - SECOND)
     keys.update(await key_store.change(lambda _: [other]))
     signs = keys.ring.active.kid
     await keys.retire(signs)

@@ -417,7 +417,7 @@ async def test_secrets_go_only_to_who_may_have_them(may: bool) -> None:
     keys = {key.kid: key for key in event.key_set.keys}
     assert keys.keys() == ({SECRET.kid, PUBLIC.kid} if may else {PUBLIC.kid})
     if may:
-        assert keys[SECRET.kid].secret == SECRET.verifying
+        assert keys[SECRET.kid].secret == SECRET.secret
         assert not keys[SECRET.kid].public_jwk
 
 

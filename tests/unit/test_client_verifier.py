@@ -45,7 +45,7 @@ from tests.watch_events import (
 )
 
 BOUND = 5 * SECOND
-SECRET = base64url.encode(SHARED.verifying)
+SECRET = base64url.encode(SHARED.secret)
 KEYS = {algorithm: generate_key(algorithm) for algorithm in ("EdDSA", "ES256", "RS256")}
 TOO_LATE = pb.Revocation(token_id="jti")
 TOO_LATE.expires_at.seconds = 1 << 50
@@ -473,7 +473,7 @@ def jwk_of(algorithm: str, **changes: Any) -> str:
 
 def private_jwk(algorithm: str) -> str:
     """Return a private key as a JWK."""
-    key = KEYS[algorithm].signing
+    key = KEYS[algorithm].private_key
     classes: dict[str, Any] = {"EdDSA": OKPAlgorithm, "ES256": ECAlgorithm, "RS256": RSAAlgorithm}
     return str(classes[algorithm].to_jwk(key))
 
@@ -487,7 +487,7 @@ def test_a_public_key_is_read_as_it_was_published(algorithm: str, members: dict[
     """It verifies what the private key signs, and does not sign."""
     ours = KEYS[algorithm]
     key = public_key(ours.kid, algorithm, jwk_of(algorithm, **members))
-    assert (key.kid, key.algorithm, key.signing) == (ours.kid, algorithm, None)
+    assert (key.kid, key.algorithm, key.private_key) == (ours.kid, algorithm, None)
     token = token_of(ours)
     jws.verify_signature(token, token.split(".")[2], key)
 

@@ -17,10 +17,10 @@ from auth_service.tokens.keys import (
     KeyRing,
     MasterKey,
     SigningKey,
+    decrypt_key,
+    encrypt_key,
     generate_key,
-    open_key,
     read_key,
-    seal_key,
     shared_key,
 )
 
@@ -33,36 +33,36 @@ SECRET_MEMBERS = {"k", "d", "p", "q", "dp", "dq", "qi", "oth"}
 
 def stored(key: SigningKey) -> StoredKey:
     """Seal a key as the database would hold it."""
-    return seal_key(key, MASTER, NOW, NOW)
+    return encrypt_key(key, MASTER, NOW, NOW)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_sealed_key_opens_to_itself(algorithm: str) -> None:
+def test_an_encrypted_key_decrypts_to_itself(algorithm: str) -> None:
     """With the same kid, and with its dates kept."""
     key, later = KEYS[algorithm], NOW + timedelta(minutes=30)
-    row = seal_key(key, MASTER, NOW, later)
-    opened = open_key(row, MASTER)
+    row = encrypt_key(key, MASTER, NOW, later)
+    decrypted = decrypt_key(row, MASTER)
     assert (row.created_at, row.activate_at) == (NOW, later)
     assert (row.retire_at, row.remove_at, row.compromised_at) == (None, None, None)
-    assert (opened.kid, opened.algorithm) == (key.kid, algorithm)
+    assert (decrypted.kid, decrypted.algorithm) == (key.kid, algorithm)
     if key.is_secret:
-        assert opened.signing == key.signing == opened.verifying
+        assert decrypted == key
     else:
         assert (
-            opened.signing.private_numbers() == key.signing.private_numbers()
-            if hasattr(key.signing, "private_numbers")
-            else opened.signing.private_bytes_raw() == key.signing.private_bytes_raw()
+            decrypted.private_key.private_numbers() == key.private_key.private_numbers()
+            if hasattr(key.private_key, "private_numbers")
+            else decrypted.private_key.private_bytes_raw() == key.private_key.private_bytes_raw()
         )
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_sealed_key_does_not_open_under_another_master_key(algorithm: str) -> None:
+def test_an_encrypted_key_does_not_decrypt_under_another_master_key(algorithm: str) -> None:
     """The operator is told which setting to mend."""
     with pytest.raises(ConfigError, match="AUTH_MASTER_KEY"):
-        open_key(stored(KEYS[algorithm]), MasterKey(b"n" * 32))
+        decrypt_key(stored(KEYS[algorithm]), MasterKey(b"n" * 32))
 
 
-def test_a_sealed_key_does_not_open_under_another_kid() -> None:
+def test_an_encrypted_key_does_not_decrypt_under_another_kid() -> None:
     """Rows cannot be swapped by whoever can write to the database."""
     with pytest.raises(ConfigError):
         MASTER.decrypt("another", MASTER.encrypt("one", b"secret"))
@@ -194,7 +194,7 @@ def test_a_ring_has_a_new_revision_when_a_key_is_distrusted() -> None:
     assert ring.revision == 0
     ring.replace([second], second.kid)
     assert ring.revision == 1
-    ring.replace([replace(second, verifying=first.verifying)])
+    ring.replace([replace(second, public_key=first.public_key)])
     assert ring.revision == 2
 
 
@@ -248,7 +248,7 @@ def pem(private: Any, password: bytes | None = None, form: Any = PKCS8) -> str:
 @pytest.mark.parametrize("algorithm", PUBLIC)
 def test_a_pem_private_key_is_read(algorithm: str) -> None:
     """Ed25519, P-256 and RSA, each for its one algorithm."""
-    read = read_key(pem(KEYS[algorithm].signing))
+    read = read_key(pem(KEYS[algorithm].private_key))
     assert (read.kid, read.algorithm) == (KEYS[algorithm].kid, algorithm)
 
 
@@ -285,8 +285,8 @@ def test_a_pem_key_of_another_kind_or_size_is_refused(private: Any) -> None:
 
 def test_a_pem_text_that_is_no_open_private_key_is_refused() -> None:
     """Encrypted, cut off, and the public half alone."""
-    private = KEYS["EdDSA"].signing
-    public = KEYS["EdDSA"].verifying.public_bytes(
+    private = KEYS["EdDSA"].private_key
+    public = KEYS["EdDSA"].public_key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     for text in (pem(private, b"password"), pem(private)[:60], public.decode()):
@@ -297,7 +297,7 @@ def test_a_pem_text_that_is_no_open_private_key_is_refused() -> None:
 @pytest.mark.parametrize("ending", ["", "=", "\n", "=\n"])
 def test_a_shared_key_is_read(ending: str) -> None:
     """In base64url, as `keys export` prints it or with padding."""
-    read = read_key(base64url.encode(KEYS["HS256"].signing) + ending)
+    read = read_key(base64url.encode(KEYS["HS256"].secret) + ending)
     assert read == KEYS["HS256"]
 
 

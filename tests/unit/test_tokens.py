@@ -101,7 +101,7 @@ def compact(header: object, payload: object, key: SigningKey) -> str:
     parts = [p if isinstance(p, bytes) else json.dumps(p).encode() for p in (header, payload)]
     signing_input = ".".join(map(base64url.encode, parts))
     algorithm = get_default_algorithms()[key.algorithm]
-    signature = algorithm.sign(signing_input.encode(), key.signing)
+    signature = algorithm.sign(signing_input.encode(), key.secret or key.private_key)
     return f"{signing_input}.{base64url.encode(signature)}"
 
 
@@ -561,7 +561,7 @@ def test_a_public_key_is_no_shared_secret(
 ) -> None:
     """An HMAC made with it is refused under either algorithm's name."""
     key = KEYS[algorithm]
-    forger = SigningKey(key.kid, "HS256", form(key.verifying), None)
+    forger = SigningKey(key.kid, "HS256", secret=form(key.public_key))
     confused = compact(header_of(forger), GOOD, forger)
     honest = compact(header_of(key), GOOD, forger)
     shared = compact(header_of(SHARED), GOOD, forger)
