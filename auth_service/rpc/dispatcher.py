@@ -12,11 +12,12 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 import structlog
 
+from auth_service.authz.admission import Refused
 from auth_service.errors import AuthError, InvalidArgument, Unavailable, Unsupported
 from auth_service.rpc import status
 from auth_service.telemetry import RPC_DURATION, RPC_TOTAL, Successes
 
-__all__ = ["Dispatcher", "in_bytes", "parse"]
+__all__ = ["Context", "Dispatcher", "in_bytes", "parse"]
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,7 @@ _SHAPES = {  # by whether requests and responses are streams
 }
 
 Context = grpc.aio.ServicerContext[Any, Any]
+"""The context of a call, as servicers are given it."""
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
@@ -139,7 +141,7 @@ class _Call:
         if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
             self._record(context, started, _code_name(context))
             raise error
-        if not isinstance(error, AuthError):
+        if not isinstance(error, (AuthError, Refused)):
             log.error("rpc_failed", method=self._method, exc_info=error)
             error = status.INTERNAL
         code, text, trailers = status.of(error)

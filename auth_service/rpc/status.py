@@ -1,9 +1,10 @@
-"""From an error of the core to a gRPC status: the one place where that is decided."""
+"""Maps an error to its gRPC status; the only place where this is decided."""
 
 import grpc
 
 from auth_service import errors
-from auth_service.authz.status import Status, make_status
+from auth_service.authz.admission import Refused
+from auth_service.authz.status import Status, make_status, status_of
 
 __all__ = ["INTERNAL", "Status", "of"]
 
@@ -22,8 +23,10 @@ _CODES: dict[type[errors.AuthError], grpc.StatusCode] = {
 }
 
 
-def of(error: errors.AuthError) -> Status:
-    """Return the status of an error; one of no known class is INTERNAL and says nothing."""
+def of(error: errors.AuthError | Refused) -> Status:
+    """Return the status of an error. An error of an unlisted class is INTERNAL without its text."""
+    if isinstance(error, Refused):
+        return status_of(error)
     for kind in type(error).__mro__:
         if (code := _CODES.get(kind)) is not None:
             break

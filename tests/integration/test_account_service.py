@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from auth_service.models import User
 from auth_service.serving.server import Server
 from tests.acceptance.servers import PASSWORD, USER, Client, eventually, make_user
+from tests.chaos.http2 import Connection, request_headers
 from tests.integration.serving import (
     SERVICE,
     address,
@@ -136,8 +137,30 @@ async def test_a_call_needs_an_access_token(account: Account, user: User, method
     for bad in ("", "nonsense", pair.refresh_token, ended.access_token):
         seen = await refusal(account.call(method, bad))
         assert (seen.code, seen.reason) == (grpc.StatusCode.UNAUTHENTICATED, "INVALID_TOKEN")
-        assert seen.trailers["www-authenticate"] == 'Bearer error="invalid_token"'
+        # RFC 6750 section 3.1: a request without a token gets no error code.
+        challenge = 'Bearer error="invalid_token"' if bad else "Bearer"
+        assert seen.trailers["www-authenticate"] == challenge
     assert (await account.login()).access_token
+
+
+@pytest.mark.parametrize(
+    "form", [b"Bearer \t%s", b"Bearer \xc2\xa0%s", b"Bearer %s\x1c", b"Bearer\t%s"]
+)
+async def test_an_authorization_outside_the_grammar_is_refused(
+    server: Server, account: Account, token: str, form: bytes
+) -> None:
+    """RFC 6750 section 2.1 allows spaces only; gRPC itself lets other characters through."""
+    method = "/authn.v1.AccountService/GetAccount"
+    codes = []
+    for value in (b"Bearer %s", form):
+        authorization = value % token.encode()
+        headers = request_headers(method, [("authorization", authorization)])
+        with capture_logs() as entries:
+            connection = await Connection.open(server.port)
+            await connection.call(headers, b"")
+            await connection.close()
+        codes += [entry["code"] for entry in entries if entry.get("method") == method]
+    assert codes == ["OK", "UNAUTHENTICATED"]
 
 
 @pytest.mark.parametrize("method", METHODS)
