@@ -19,14 +19,13 @@ from auth_service.errors import (
     PermissionDenied,
     Retryable,
 )
-from auth_service.tokens.access import AccessClaims
+from auth_service.tokens.access import SCOPE_TOKEN, AccessClaims
 
 __all__ = ["Admission", "Refused", "Rule", "Verifier", "admit", "claims_of"]
 
 log = logging.getLogger("auth_service.client")
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 section 2.1
-_SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
 _INSUFFICIENT = (InactiveReason.INSUFFICIENT_SCOPE, InactiveReason.INSUFFICIENT_ROLE)
 
 
@@ -66,7 +65,7 @@ class Rule:
             raise ValueError("scope and roles are tuples of strings, not a string")
         # It is quoted in www-authenticate, so that nothing may break out of there.
         for scope in self.scope:
-            if not _SCOPE_TOKEN.fullmatch(scope):
+            if not SCOPE_TOKEN.fullmatch(scope):
                 raise ValueError(f"not a scope (RFC 6749 section 3.3): {scope!r}")
         if self.public and (self.scope or self.roles):
             raise ValueError("a public method asks for no scope and no role")

@@ -4,19 +4,20 @@ Owns the form: google.rpc.ErrorInfo with the stable reason, BadRequest for the f
 wrong, and RetryInfo where trying again may help.
 """
 
+import contextlib
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from auth_service.authz.admission import Refused
 from auth_service.errors import FieldViolation
 
-__all__ = ["Status", "make_status", "status_of"]
+__all__ = ["Details", "Status", "make_status", "read_details", "status_of"]
 
 DOMAIN = "authn"
 DETAILS = "grpc-status-details-bin"
@@ -27,6 +28,14 @@ _CODES = {
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
 }
+
+
+class Details(NamedTuple):
+    """What the details of a status say; a proxy's status has none of it."""
+
+    reason: str = ""
+    violations: tuple[FieldViolation, ...] = ()
+    retry_after: timedelta | None = None
 
 
 class Status(NamedTuple):
@@ -79,3 +88,26 @@ def make_status(
     if challenge:
         trailers += (("www-authenticate", challenge),)
     return Status(code, text, trailers)
+
+
+def read_details(error: grpc.RpcError) -> Details:
+    """Return the details of a status that a gRPC client received.
+
+    Details that cannot be read count as absent, and so does the reason of another domain.
+    """
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    bad = error_details_pb2.BadRequest()
+    reason, retry_after = "", None
+    trailers: Any = error.trailing_metadata() or ()  # a tuple, or on asyncio a Metadata
+    with contextlib.suppress(DecodeError, OverflowError, ValueError):
+        for name, value in trailers:
+            if name == DETAILS:
+                for detail in status_pb2.Status.FromString(value).details:
+                    if detail.Unpack(info) and info.domain == DOMAIN:
+                        reason = info.reason
+                    elif detail.Unpack(retry):
+                        retry_after = retry.retry_delay.ToTimedelta()
+                    else:
+                        detail.Unpack(bad)
+    violations = (FieldViolation(each.field, each.description) for each in bad.field_violations)
+    return Details(reason, tuple(violations), retry_after)

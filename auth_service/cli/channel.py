@@ -1,6 +1,5 @@
 """The connection of the client commands to a server, and its errors in a person's words."""
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from typing import Any
 
 import click
 import grpc
-from google.rpc import error_details_pb2, status_pb2
 
+from auth_service.addresses import is_loopback
+from auth_service.authz.status import read_details
 from auth_service.cli.terminal import Exit, Failure, fail
 
 __all__ = ["Target", "open_stub", "server_options"]
@@ -71,7 +71,7 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if tls is False and ca_file is not None:
             fail(Exit.USAGE, "--plaintext and --ca-file exclude each other", "leave one out")
         if tls is None:
-            tls = ca_file is not None or not _is_local(address)
+            tls = ca_file is not None or not is_loopback(address)
         return command(target=Target(address, tls, ca_file, deadline), **arguments)
 
     return wrapper
@@ -81,7 +81,7 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def open_stub(target: Target, stub: Callable[[grpc.Channel], Any]) -> Iterator[Any]:
     """Give a stub on a channel to the server; what fails becomes a Failure."""
     # A proxy of the environment is for the outside; it cannot reach this machine's loopback.
-    options = [("grpc.enable_http_proxy", 0)] if _is_local(target.address) else []
+    options = [("grpc.enable_http_proxy", 0)] if is_loopback(target.address) else []
     with _channel(target, options) as channel:
         try:
             yield stub(channel)
@@ -99,19 +99,11 @@ def _channel(target: Target, options: list[tuple[str, int]]) -> grpc.Channel:
     return grpc.secure_channel(target.address, grpc.ssl_channel_credentials(roots), options)
 
 
-def _is_local(address: str) -> bool:
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _failure(error: Any, target: Target) -> Failure:
     code, text = error.code(), error.details() or "no details"
-    reason, violations = _details(error)
+    details = read_details(error)
+    reason = details.reason
+    violations = [f"{each.field}: {each.description}" for each in details.violations]
     shown = f"{text} ({code.name}{', ' + reason if reason else ''})"
     if violations and not all(violation in text for violation in violations):
         shown = f"{shown}: {'; '.join(violations)}"
@@ -124,18 +116,3 @@ def _failure(error: Any, target: Target) -> Failure:
         f"no server can be reached at {target.address}: {text}",
         "start one (auth-service serve), or check --address, --tls and --ca-file",
     )
-
-
-def _details(error: Any) -> tuple[str, list[str]]:
-    """Return the reason and the field violations of google.rpc.Status, if there are any."""
-    reason, violations = "", []
-    for name, value in error.trailing_metadata() or ():
-        if name != "grpc-status-details-bin":
-            continue
-        for detail in status_pb2.Status.FromString(value).details:
-            info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-            if detail.Unpack(info):
-                reason = info.reason
-            elif detail.Unpack(bad):
-                violations = [f"{v.field}: {v.description}" for v in bad.field_violations]
-    return reason, violations

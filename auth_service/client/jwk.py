@@ -12,6 +12,7 @@ from jwt import PyJWTError
 from jwt.algorithms import get_default_algorithms
 
 from auth_service import base64url
+from auth_service.tokens import strict_json
 from auth_service.tokens.keys import SigningKey
 
 __all__ = ["key_set", "public_key"]
@@ -115,18 +116,9 @@ def _check_purpose(kid: str, algorithm: str, jwk: dict[str, Any]) -> None:
 
 def _read_object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
-    except RecursionError as error:
-        raise ValueError("is nested too deeply") from error
+        value = strict_json.decode(text)
     except json.JSONDecodeError as error:  # whose text may quote a private key
         raise ValueError(f"is not JSON, at character {error.pos}") from None
     if type(value) is not dict:
         raise ValueError("is not a JSON object")
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("has a member twice")
-    return members

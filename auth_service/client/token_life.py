@@ -4,17 +4,14 @@ Owns the rules that all token sources share. Knows no channel, thread or event l
 what to do, does it, and tells how it went, one call at a time.
 """
 
-import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
 
+from auth_service.authz.status import read_details
 from auth_service.errors import (
     AuthError,
     InvalidCredentials,
@@ -37,7 +34,6 @@ _LONGEST_WAIT = 2.0  # a longer delay ends the renewal, and a later caller begin
 _DOUBLINGS = 10
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _AT_ONCE = datetime.min.replace(tzinfo=UTC)
-_DETAILS = "grpc-status-details-bin"
 _RETRYABLE: dict[grpc.StatusCode, type[Retryable]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
@@ -156,33 +152,20 @@ def reason_of(error: grpc.RpcError) -> AuthError:
 
     A Retryable has the `retry_after` of google.rpc.RetryInfo, zero without one.
     """
-    reason, retry_after = _error_details(error)
+    details = read_details(error)
     code = error.code()
     text = f"the authentication service answered {code.name}: {error.details()}"
     meaning: AuthError
-    if reason == InvalidGrant.reason:
+    if details.reason == InvalidGrant.reason:
         meaning = InvalidGrant()
-    elif reason == InvalidCredentials.reason:
+    elif details.reason == InvalidCredentials.reason:
         meaning = InvalidCredentials()
     elif code in _RETRYABLE:
-        meaning = _RETRYABLE[code](text, retry_after)
+        meaning = _RETRYABLE[code](text, details.retry_after or timedelta(0))
     else:
         meaning = AuthError(text)
     meaning.__cause__ = error
     return meaning
-
-
-def _error_details(error: grpc.RpcError) -> tuple[str, timedelta]:
-    """Return the service's reason and when to retry; a proxy's error has neither."""
-    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-    with contextlib.suppress(DecodeError):
-        trailing: Any = error.trailing_metadata() or ()  # a tuple, or on asyncio a Metadata
-        for key, value in trailing:
-            if key == _DETAILS:
-                for detail in status_pb2.Status.FromString(value).details:
-                    detail.Unpack(info)
-                    detail.Unpack(retry)
-    return info.reason if info.domain == "authn" else "", retry.retry_delay.ToTimedelta()
 
 
 def _no_answer() -> Unavailable:

@@ -15,6 +15,7 @@ import grpc
 from authn.v1 import verifier_service_pb2 as pb
 from authn.v1 import verifier_service_pb2_grpc
 
+from auth_service.addresses import is_loopback
 from auth_service.client.feed import BadEvent, Feed
 from auth_service.errors import Unavailable
 
@@ -33,7 +34,6 @@ _OPTIONS = [
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
 ]
-_LOOPBACK = ("127.", "localhost:", "[::1]:", "ipv4:127.", "ipv6:[::1]", "unix:")
 
 
 class Watch:
@@ -169,7 +169,7 @@ class Watch:
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         options: list[tuple[str, Any]] = list(_OPTIONS)
-        if address.startswith(_LOOPBACK):  # which a proxy of the environment cannot reach
+        if is_loopback(address):  # which a proxy of the environment cannot reach
             options.append(("grpc.enable_http_proxy", 0))
         if self._channel_credentials is None:
             return grpc.aio.insecure_channel(address, options)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from auth_service.addresses import is_loopback
 from auth_service.config.key_files import (
     MAKE_A_KEY,
     decode_key,
@@ -32,7 +33,6 @@ from auth_service.config.types import (
     Origins,
     Positive,
     PublicUrl,
-    is_loopback,
     wrong,
 )
 from auth_service.errors import ConfigError
@@ -300,7 +300,8 @@ class Settings(BaseSettings):
         if self.tls_cert_file is not None or self.allow_plaintext:
             return
         for name in ("grpc_address", "http_address"):
-            if not is_loopback(address := getattr(self, name)):
+            address = getattr(self, name)
+            if address != "off" and not is_loopback(address):
                 raise wrong(
                     f"{variable_of(name)} {address} is not loopback, and passwords and tokens "
                     "would travel in the clear; set AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE, "

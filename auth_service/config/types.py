@@ -3,7 +3,6 @@
 Owns how a text of the environment becomes a value. Knows no setting by name.
 """
 
-import ipaddress
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +28,6 @@ __all__ = [
     "Origins",
     "Positive",
     "PublicUrl",
-    "is_loopback",
     "wrong",
 ]
 
@@ -140,14 +138,3 @@ Origins = Annotated[
     tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
 ]
 Positive = Annotated[int, Field(ge=1)]
-
-
-def is_loopback(address: str) -> bool:
-    """Tell whether only this machine can reach an address."""
-    if address == "off" or address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from auth_service.errors import InvalidArgument
+from auth_service.tokens.access import SCOPE_TOKEN
 
 MAX_IDENTIFIER_LENGTH = 254  # an e-mail address, RFC 5321 section 4.5.3.1.3
 MAX_LABEL_LENGTH = 256
 MAX_ITEMS = 64
+MAX_SCOPE_LENGTH = 128
 
-_SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,128}")  # RFC 6749 section 3.3
 _REQUEST_ID = re.compile(r"[\x21-\x7E]{8,128}")
 
 
@@ -57,7 +58,7 @@ def scope(values: Sequence[str], field: str = "scope") -> tuple[str, ...]:
     if len(values) > MAX_ITEMS:
         raise InvalidArgument(field, f"must have at most {MAX_ITEMS} items")
     for index, value in enumerate(values):
-        if _SCOPE.fullmatch(value) is None:
+        if len(value) > MAX_SCOPE_LENGTH or SCOPE_TOKEN.fullmatch(value) is None:
             raise InvalidArgument(
                 f"{field}[{index}]",
                 'must have 1 to 128 printable ASCII characters other than space, " and \\',

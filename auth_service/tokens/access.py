@@ -5,6 +5,7 @@ Owns what makes an access token good: form, signature, claims, then revocation. 
 """
 
 import contextlib
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Collection
@@ -19,6 +20,8 @@ from auth_service.tokens.keys import KeyRing, SigningKey
 from auth_service.tokens.revocation import RevocationList
 
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068 section 2.1
+SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+"""One scope (RFC 6749 section 3.3)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from jwt.algorithms import get_default_algorithms
 
 from auth_service import base64url
 from auth_service.errors import InactiveReason, InvalidToken
+from auth_service.tokens import strict_json
 from auth_service.tokens.keys import SigningKey
 
 MAX_TOKEN_LENGTH = 4096
@@ -131,23 +132,9 @@ def _decode(segment: str) -> bytes:
 
 def _read_json(segment: str) -> dict[str, Any]:
     try:
-        value = _STRICT_JSON.decode(_decode(segment).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        value = strict_json.decode(_decode(segment).decode("utf-8"))
+    except ValueError as error:
         raise malformed() from error
     if type(value) is not dict:
         raise malformed()
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("duplicate member")
-    return members
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-_STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)

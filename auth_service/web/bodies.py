@@ -4,7 +4,6 @@ A form is that of OAuth (RFC 6749 section 3.2: no parameter more than once); JSO
 known members.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -12,6 +11,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect, Request
 
 from auth_service.errors import InvalidArgument
+from auth_service.tokens import strict_json
 from auth_service.web.responses import Problem
 
 __all__ = ["read_form", "read_json", "words"]
@@ -54,8 +54,8 @@ async def read_json(request: Request, members: Mapping[str, type]) -> dict[str, 
         return {}
     _require_type(request, "application/json")
     try:
-        content = json.loads(body, object_pairs_hook=_each_once)
-    except (ValueError, RecursionError) as error:
+        content = strict_json.decode(body.decode())
+    except ValueError as error:
         raise InvalidArgument("body", "is not JSON, or names a member twice") from error
     if not isinstance(content, dict):
         raise InvalidArgument("body", "must be a JSON object")
@@ -92,13 +92,6 @@ def _require_type(request: Request, wanted: str) -> None:
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != wanted:
         raise Problem(415, "invalid_request", f"the content-type must be {wanted}")
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise ValueError("a member is there twice")
-    return members
 
 
 def _is_text(value: object) -> bool:

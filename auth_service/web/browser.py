@@ -5,7 +5,6 @@ the page to keep in memory. A POST is taken only from a page of this origin or o
 with a header that a form cannot send: each alone defeats CSRF, SameSite being the third bar.
 """
 
-import ipaddress
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
+from auth_service.addresses import is_loopback_host
 from auth_service.authz.admission import Refused, Rule, claims_of
 from auth_service.core import fields
 from auth_service.core.sessions import Sessions
@@ -212,7 +212,6 @@ def _device(request: Request) -> str:
 
 def _is_loopback(host: str) -> bool:
     try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+        return is_loopback_host(urlsplit(f"//{host}").hostname or "")
     except ValueError:
         return False

@@ -5,11 +5,13 @@ from typing import TypeVar
 
 import grpc
 import pytest
+from google.protobuf import duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from auth_service import errors
-from auth_service.errors import AuthError, InactiveReason
+from auth_service.authz.status import make_status, read_details
+from auth_service.errors import AuthError, FieldViolation, InactiveReason
 from auth_service.rpc import status
 
 Detail = TypeVar("Detail", bound=Message)
@@ -169,3 +171,38 @@ def test_a_bad_access_token_is_challenged(reason: InactiveReason) -> None:
 def test_no_other_error_is_challenged(error: AuthError) -> None:
     """A new access token would not help."""
     assert "www-authenticate" not in dict(status.of(error).trailers)
+
+
+def received(trailers: tuple[tuple[str, str | bytes], ...]) -> grpc.aio.AioRpcError:
+    """Return the error that a client gets with these trailers."""
+    metadata = grpc.aio.Metadata(("x-other", "1"), *trailers)
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), metadata)
+
+
+def test_a_client_reads_the_details_that_the_service_sent() -> None:
+    """The reason, the fields and the delay come back as they were given."""
+    violations = (FieldViolation("scope", "is odd"), FieldViolation("audience", "is empty"))
+    sent = make_status(
+        grpc.StatusCode.UNAVAILABLE,
+        "later",
+        "UNAVAILABLE",
+        violations=violations,
+        retry_after=timedelta(seconds=2.5),
+    )
+    assert read_details(received(sent.trailers)) == (
+        "UNAVAILABLE",
+        violations,
+        timedelta(seconds=2.5),
+    )
+
+
+def test_details_that_cannot_be_read_count_as_absent() -> None:
+    """A proxy may send none, its own, bytes that are no message, or a delay out of range."""
+    foreign, endless = status_pb2.Status(), status_pb2.Status()
+    foreign.details.add().Pack(error_details_pb2.ErrorInfo(reason="X", domain="proxy"))
+    endless.details.add().Pack(
+        error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=1 << 62))
+    )
+    for sent in (foreign.SerializeToString(), endless.SerializeToString(), b"\xff\xff"):
+        assert read_details(received((("grpc-status-details-bin", sent),))) == ("", (), None)
+    assert read_details(received(())) == ("", (), None)

@@ -1,0 +1,36 @@
+"""JSON that every reader understands alike (RFC 8259 section 4, RFC 7515 section 4).
+
+Python's own reader takes the last of two members of one name, where another reader may take the
+first, and accepts NaN and Infinity, which are not JSON.
+"""
+
+import json
+from typing import Any
+
+__all__ = ["decode"]
+
+
+def decode(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises json.JSONDecodeError for what is not JSON, and ValueError for a duplicate member, NaN,
+    Infinity and a value that is nested too deeply. Neither error quotes the text.
+    """
+    try:
+        return _DECODER.decode(text)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("has a member twice")
+    return members
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"has {name}, which is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
