@@ -10,6 +10,7 @@ from auth_service.core.shielded import Shielded
 from auth_service.core.validation import Validation
 from auth_service.models import Session, User
 from auth_service.rpc.callers import caller_of
+from auth_service.rpc.timestamps import timestamp
 
 __all__ = ["AccountServicer"]
 
@@ -50,7 +51,7 @@ def _account(user: User) -> Any:
         identifiers=user.identifiers,
         roles=user.roles,
         scope=user.scope,
-        created_at=user.created_at,
+        created_at=timestamp(user.created_at),
     )
 
 
@@ -59,8 +60,8 @@ def _session(session: Session, current: str) -> Any:
         session_id=str(session.id),
         client_id=session.client_id,
         device_label=session.device_label,
-        created_at=session.created_at,
-        refreshed_at=session.refreshed_at,
-        expires_at=session.refresh_expires_at,
+        created_at=timestamp(session.created_at),
+        refreshed_at=timestamp(session.refreshed_at),
+        expires_at=timestamp(session.refresh_expires_at),
         current=str(session.id) == current,
     )

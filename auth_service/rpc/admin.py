@@ -22,6 +22,7 @@ from auth_service.core.validation import Validation
 from auth_service.errors import ConfigError, InvalidArgument
 from auth_service.models import StoredKey, User
 from auth_service.rpc.callers import caller_of
+from auth_service.rpc.timestamps import timestamp
 from auth_service.tokens.access import AccessClaims
 from auth_service.tokens.keys import ALGORITHMS
 
@@ -171,7 +172,7 @@ def _user(user: User) -> Any:
         roles=user.roles,
         scope=user.scope,
         disabled=user.disabled,
-        created_at=user.created_at,
+        created_at=timestamp(user.created_at),
     )
 
 
@@ -180,5 +181,5 @@ def _key(key: StoredKey, now: datetime) -> Any:
         kid=key.kid,
         algorithm=key.algorithm,
         state=key.state(now).value,
-        created_at=key.created_at,
+        created_at=timestamp(key.created_at),
     )

@@ -1,7 +1,7 @@
 """AuthService: takes a request, calls the core, fills the response."""
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from authn.v1 import auth_service_pb2 as pb
@@ -14,6 +14,7 @@ from auth_service.errors import InvalidArgument
 from auth_service.models import TokenPair
 from auth_service.rpc.callers import caller_of
 from auth_service.rpc.dispatcher import in_bytes, parse
+from auth_service.rpc.timestamps import timestamp
 from auth_service.rpc.verdicts import Batch, Verdicts
 
 __all__ = ["AuthServicer"]
@@ -140,20 +141,13 @@ def _max_staleness(request: Any, path: str) -> timedelta | None:
 
 
 def _tokens(pair: TokenPair) -> Any:
-    tokens = pb.TokenPair(
+    expires_at = pair.refresh_expires_at
+    return pb.TokenPair(
         access_token=pair.access_token,
         token_type="Bearer",  # noqa: S106 - RFC 6750
+        access_expires_at=timestamp(pair.access_expires_at),
         refresh_token=pair.refresh_token,
+        refresh_expires_at=None if expires_at is None else timestamp(expires_at),
         scope=pair.scope,
         session_id=pair.session_id,
     )
-    _set_moment(tokens.access_expires_at, pair.access_expires_at)
-    if pair.refresh_expires_at is not None:
-        _set_moment(tokens.refresh_expires_at, pair.refresh_expires_at)
-    return tokens
-
-
-def _set_moment(timestamp: Any, moment: datetime) -> None:
-    """Do as FromDatetime, which takes as long as to sign a token."""
-    timestamp.seconds = int(moment.timestamp())
-    timestamp.nanos = moment.microsecond * 1000

@@ -6,11 +6,13 @@ parser's own text. A client sees the text of our own errors only, never that of 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 import grpc
 import structlog
+from google.protobuf import descriptor_pool
 
 from auth_service.authz.admission import Refused
 from auth_service.errors import AuthError, InvalidArgument, Unavailable, Unsupported
@@ -71,11 +73,18 @@ class Dispatcher(grpc.GenericRpcHandler):
         )
         server.add_generic_rpc_handlers((self,))
 
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Do nothing: generated code also registers the same handlers by name."""
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.ServiceRpcHandler]) -> None:
+        """Add the handlers of generated services, whose descriptors name the methods."""
+        for handler in handlers:
+            service: Any = descriptor_pool.Default().FindServiceByName(handler.service_name())
+            found = {
+                method.name: handler.service(_Method(f"/{service.full_name}/{method.name}"))
+                for method in service.methods
+            }
+            self.add_registered_method_handlers(service.full_name, found)
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Add the handlers of a service, by method name."""
+        """Add the handlers of a service, by method name, as newer generated code does as well."""
         for name, handler in handlers.items():
             method = f"/{service}/{name}"
             self._methods[method] = _wrap(method, handler)
@@ -83,6 +92,12 @@ class Dispatcher(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Return the handler of a method, or one that answers UNIMPLEMENTED."""
         return self._methods.get(handler_call_details.method, self._unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class _Method(grpc.HandlerCallDetails):
+    method: str
+    invocation_metadata: Any = ()
 
 
 class _Call:

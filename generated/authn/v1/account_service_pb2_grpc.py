@@ -5,8 +5,10 @@ import warnings
 
 from authn.v1 import account_service_pb2 as authn_dot_v1_dot_account__service__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.63.0'
 GRPC_VERSION = grpc.__version__
+EXPECTED_ERROR_RELEASE = '1.65.0'
+SCHEDULED_RELEASE_DATE = 'June 25, 2024'
 _version_not_supported = False
 
 try:
@@ -16,16 +18,19 @@ except ImportError:
     _version_not_supported = True
 
 if _version_not_supported:
-    raise RuntimeError(
+    warnings.warn(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in authn/v1/account_service_pb2_grpc.py depends on'
+        + f' but the generated code in authn/v1/account_service_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
+        + f' This warning will become an error in {EXPECTED_ERROR_RELEASE},'
+        + f' scheduled for release on {SCHEDULED_RELEASE_DATE}.',
+        RuntimeWarning
     )
 
 
-class AccountServiceStub:
+class AccountServiceStub(object):
     """AccountService is about the caller's own account and sessions. The caller presents its access
     token in the metadata `authorization: Bearer …`; a service account has no account of this kind
     and gets PERMISSION_DENIED.
@@ -54,7 +59,7 @@ class AccountServiceStub:
                 _registered_method=True)
 
 
-class AccountServiceServicer:
+class AccountServiceServicer(object):
     """AccountService is about the caller's own account and sessions. The caller presents its access
     token in the metadata `authorization: Bearer …`; a service account has no account of this kind
     and gets PERMISSION_DENIED.
@@ -104,11 +109,10 @@ def add_AccountServiceServicer_to_server(servicer, server):
     generic_handler = grpc.method_handlers_generic_handler(
             'authn.v1.AccountService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('authn.v1.AccountService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
-class AccountService:
+class AccountService(object):
     """AccountService is about the caller's own account and sessions. The caller presents its access
     token in the metadata `authorization: Bearer …`; a service account has no account of this kind
     and gets PERMISSION_DENIED.

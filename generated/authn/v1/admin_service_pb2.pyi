@@ -1,12 +1,9 @@
-import datetime
-
 from google.api import annotations_pb2 as _annotations_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -24,7 +21,7 @@ class User(_message.Message):
     scope: _containers.RepeatedScalarFieldContainer[str]
     disabled: bool
     created_at: _timestamp_pb2.Timestamp
-    def __init__(self, user_id: _Optional[str] = ..., identifiers: _Optional[_Iterable[str]] = ..., roles: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., disabled: _Optional[bool] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, user_id: _Optional[str] = ..., identifiers: _Optional[_Iterable[str]] = ..., roles: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., disabled: bool = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class SigningKey(_message.Message):
     __slots__ = ("kid", "algorithm", "state", "created_at")
@@ -36,7 +33,7 @@ class SigningKey(_message.Message):
     algorithm: str
     state: str
     created_at: _timestamp_pb2.Timestamp
-    def __init__(self, kid: _Optional[str] = ..., algorithm: _Optional[str] = ..., state: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, kid: _Optional[str] = ..., algorithm: _Optional[str] = ..., state: _Optional[str] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class CreateUserRequest(_message.Message):
     __slots__ = ("identifiers", "password", "roles", "scope")
@@ -90,7 +87,7 @@ class SetUserDisabledRequest(_message.Message):
     DISABLED_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     disabled: bool
-    def __init__(self, user_id: _Optional[str] = ..., disabled: _Optional[bool] = ...) -> None: ...
+    def __init__(self, user_id: _Optional[str] = ..., disabled: bool = ...) -> None: ...
 
 class SetUserDisabledResponse(_message.Message):
     __slots__ = ()

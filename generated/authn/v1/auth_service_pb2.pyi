@@ -1,5 +1,3 @@
-import datetime
-
 from google.api import annotations_pb2 as _annotations_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -7,8 +5,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -93,7 +90,7 @@ class TokenPair(_message.Message):
     refresh_expires_at: _timestamp_pb2.Timestamp
     scope: _containers.RepeatedScalarFieldContainer[str]
     session_id: str
-    def __init__(self, access_token: _Optional[str] = ..., token_type: _Optional[str] = ..., access_expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., refresh_token: _Optional[str] = ..., refresh_expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scope: _Optional[_Iterable[str]] = ..., session_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, access_token: _Optional[str] = ..., token_type: _Optional[str] = ..., access_expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., refresh_token: _Optional[str] = ..., refresh_expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., scope: _Optional[_Iterable[str]] = ..., session_id: _Optional[str] = ...) -> None: ...
 
 class LoginResponse(_message.Message):
     __slots__ = ("tokens",)
@@ -149,7 +146,7 @@ class ValidateRequest(_message.Message):
     required_scope: _containers.RepeatedScalarFieldContainer[str]
     required_roles: _containers.RepeatedScalarFieldContainer[str]
     max_staleness: _duration_pb2.Duration
-    def __init__(self, access_token: _Optional[str] = ..., audience: _Optional[str] = ..., required_scope: _Optional[_Iterable[str]] = ..., required_roles: _Optional[_Iterable[str]] = ..., max_staleness: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    def __init__(self, access_token: _Optional[str] = ..., audience: _Optional[str] = ..., required_scope: _Optional[_Iterable[str]] = ..., required_roles: _Optional[_Iterable[str]] = ..., max_staleness: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Claims(_message.Message):
     __slots__ = ("issuer", "subject", "audience", "expires_at", "issued_at", "token_id", "session_id", "client_id", "scope", "roles", "auth_time", "authentication_methods")
@@ -177,7 +174,7 @@ class Claims(_message.Message):
     roles: _containers.RepeatedScalarFieldContainer[str]
     auth_time: _timestamp_pb2.Timestamp
     authentication_methods: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, issuer: _Optional[str] = ..., subject: _Optional[str] = ..., audience: _Optional[_Iterable[str]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., issued_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., token_id: _Optional[str] = ..., session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., roles: _Optional[_Iterable[str]] = ..., auth_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., authentication_methods: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, issuer: _Optional[str] = ..., subject: _Optional[str] = ..., audience: _Optional[_Iterable[str]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., issued_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., token_id: _Optional[str] = ..., session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., roles: _Optional[_Iterable[str]] = ..., auth_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., authentication_methods: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ValidateResponse(_message.Message):
     __slots__ = ("active", "inactive_reason", "claims", "revocations_as_of")
@@ -189,7 +186,7 @@ class ValidateResponse(_message.Message):
     inactive_reason: InactiveReason
     claims: Claims
     revocations_as_of: _timestamp_pb2.Timestamp
-    def __init__(self, active: _Optional[bool] = ..., inactive_reason: _Optional[_Union[InactiveReason, str]] = ..., claims: _Optional[_Union[Claims, _Mapping]] = ..., revocations_as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, active: bool = ..., inactive_reason: _Optional[_Union[InactiveReason, str]] = ..., claims: _Optional[_Union[Claims, _Mapping]] = ..., revocations_as_of: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class BatchValidateRequest(_message.Message):
     __slots__ = ("requests",)

@@ -1,12 +1,9 @@
-import datetime
-
 from google.api import annotations_pb2 as _annotations_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -40,7 +37,7 @@ class WatchResponse(_message.Message):
     heartbeat: Heartbeat
     as_of: _timestamp_pb2.Timestamp
     cursor: str
-    def __init__(self, key_set: _Optional[_Union[KeySet, _Mapping]] = ..., revocation_snapshot: _Optional[_Union[RevocationSnapshot, _Mapping]] = ..., revocation: _Optional[_Union[Revocation, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cursor: _Optional[str] = ...) -> None: ...
+    def __init__(self, key_set: _Optional[_Union[KeySet, _Mapping]] = ..., revocation_snapshot: _Optional[_Union[RevocationSnapshot, _Mapping]] = ..., revocation: _Optional[_Union[Revocation, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., as_of: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., cursor: _Optional[str] = ...) -> None: ...
 
 class KeySet(_message.Message):
     __slots__ = ("keys",)
@@ -80,7 +77,7 @@ class Revocation(_message.Message):
     all_tokens: AllTokens
     issued_before: _timestamp_pb2.Timestamp
     expires_at: _timestamp_pb2.Timestamp
-    def __init__(self, token_id: _Optional[str] = ..., session_id: _Optional[str] = ..., subject: _Optional[str] = ..., all_tokens: _Optional[_Union[AllTokens, _Mapping]] = ..., issued_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, token_id: _Optional[str] = ..., session_id: _Optional[str] = ..., subject: _Optional[str] = ..., all_tokens: _Optional[_Union[AllTokens, _Mapping]] = ..., issued_before: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class AllTokens(_message.Message):
     __slots__ = ()
