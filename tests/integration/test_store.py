@@ -13,7 +13,8 @@ import asyncpg
 import pytest
 
 from auth_service.db import pool as pools
-from auth_service.db.store import REVOCATION_PAGE, Store
+from auth_service.db.revocations import REVOCATION_PAGE
+from auth_service.db.store import Store
 from auth_service.errors import (
     AlreadyExists,
     ConfigError,

@@ -1,0 +1,91 @@
+"""Revocations as rows: written, read after a cursor, and hinted at to other replicas.
+
+Owns that no revocation is skipped, however late its transaction commits.
+"""
+
+from collections.abc import AsyncGenerator
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from auth_service.db import rows
+from auth_service.db.executor import Executor
+from auth_service.db.pool import acquire, statements, translated
+from auth_service.models import Revocation
+
+if TYPE_CHECKING:
+    from auth_service.db.pool import Connection
+
+__all__ = ["REVOCATION_PAGE", "RevocationStore", "record_revocation"]
+
+REVOCATION_PAGE = 1000  # takes about ten milliseconds of the event loop
+
+
+class RevocationStore(Executor):
+    """The revocations of access tokens."""
+
+    async def add_revocation(self, revocation: Revocation, now: datetime) -> None:
+        """Record a revocation; of one that is recorded, the later times hold."""
+        async with acquire(self._pool) as connection:
+            await record_revocation(connection, revocation, now)
+
+    async def revocations_since(self, cursor: int) -> tuple[list[Revocation], int]:
+        """Return revocations committed since the answer that gave `cursor`, and the next cursor.
+
+        0 asks for all. No commit is skipped, however late; some may be given more than once.
+        """
+        async with acquire(self._pool) as connection:
+            pages = [page async for page in self.pages_of_revocations(cursor, connection)]
+        return [revocation for found, _ in pages for revocation in found], pages[-1][1]
+
+    async def pages_of_revocations(
+        self, cursor: int, connection: "Connection"
+    ) -> AsyncGenerator[tuple[list[Revocation], int], None]:
+        """Yield the same page by page: a million in one answer outlasts any statement timeout.
+
+        All pages are of one snapshot, and each names the next cursor; there is at least one.
+        What is new since a cursor is mostly little, and comes in one page by one round trip.
+        """
+        sql = self._sql["revocations_since"]
+        with translated():
+            if cursor:
+                # A statement of its own: PostgreSQL's plan for everything would not suit a poll.
+                found = await connection.fetch(sql + " LIMIT $2", cursor, REVOCATION_PAGE)
+                if len(found) < REVOCATION_PAGE:
+                    yield _page(found)
+                    return
+            async with connection.transaction(readonly=True):
+                opened = await connection.cursor(sql, cursor)
+                while found := await opened.fetch(REVOCATION_PAGE):
+                    yield _page(found)
+
+    async def epoch(self, connection: "Connection") -> str:
+        """Return within what the cursors of `revocations_since` can be compared; "" if unknown.
+
+        Another database has another one, and so has this one after a failover or a crash.
+        """
+        try:
+            with translated():
+                found: str | None = await connection.fetchval(self._sql["database_epoch"])
+        except asyncpg.PostgresError:  # not allowed to us, or not that kind of database
+            return ""
+        return found or ""
+
+    async def notify_revocations(self) -> None:
+        """Wake the feeds of all replicas. Takes a lock of the whole database: coalesce."""
+        await self._execute("notify_revocations")
+
+
+async def record_revocation(
+    connection: "Connection", revocation: Revocation, now: datetime
+) -> None:
+    """Write a revocation in the transaction of a connection."""
+    await connection.execute(
+        statements()["add_revocation"], revocation.kind.value, revocation.target,
+        revocation.issued_before, revocation.expires_at, now,
+    )  # fmt: skip
+
+
+def _page(found: list[asyncpg.Record]) -> tuple[list[Revocation], int]:
+    return [rows.revocation(row) for row in found if row["kind"] is not None], found[0]["cursor"]

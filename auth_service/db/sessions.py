@@ -1,0 +1,174 @@
+"""Sessions: one method for each statement or transaction.
+
+Owns which statements make up one change of a session. Knows no rules: the caller decides.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from auth_service.db import rows
+from auth_service.db.batcher import Batcher
+from auth_service.db.executor import Executor
+from auth_service.db.pool import statements
+from auth_service.db.revocations import record_revocation
+from auth_service.errors import InvalidCredentials, NotFound
+from auth_service.models import Revocation, Session
+
+if TYPE_CHECKING:
+    from auth_service.db.pool import Connection, Pool
+
+__all__ = ["SessionStore", "end_user_sessions", "require_user"]
+
+
+class SessionStore(Executor):
+    """The sessions of users."""
+
+    def __init__(self, pool: "Pool") -> None:
+        super().__init__(pool)
+        self._rotations = Batcher(pool, self._sql["rotate_free_session"], ("user_id", "id"))
+
+    async def create_session(
+        self,
+        session: Session,
+        request_id: str | None = None,
+        revoked_before: datetime | None = None,
+        identifier: str | None = None,
+    ) -> Session:
+        """Add a session, or return the one that the same request of the user made before.
+
+        Gives back all login attempts of `identifier`, of which the password was proved. Raises
+        InvalidCredentials where the user was disabled, removed, given another password or signed
+        out everywhere since the caller looked, and saw `revoked_before`.
+        """
+        row = await self._row(
+            "create_session", *rows.session_arguments(session), request_id, revoked_before,
+            identifier,
+        )  # fmt: skip
+        if row is None and request_id is not None:
+            row = await self._row("find_requested_session", session.user_id, request_id)
+        if row is None:
+            raise InvalidCredentials
+        return rows.session(row)
+
+    async def rotate_free_session(
+        self,
+        user_id: UUID,
+        session_id: UUID,
+        generation: int,
+        scope: tuple[str, ...],
+        now: datetime,
+        refresh_expires_at: datetime,
+    ) -> tuple[Session, tuple[str, ...]] | None:
+        """Do as rotate_session, together with all who ask at the same time, whatever their session.
+
+        None as well where somebody else holds the session just now. A caller who is cancelled does
+        not stop it.
+        """
+        row = await self._rotations.row(
+            user_id, session_id, generation, scope, now, refresh_expires_at
+        )
+        return (rows.session(row), tuple(row["roles"])) if row else None
+
+    async def rotate_session(
+        self,
+        user_id: UUID,
+        session_id: UUID,
+        generation: int,
+        scope: tuple[str, ...],
+        now: datetime,
+        refresh_expires_at: datetime,
+    ) -> tuple[Session, tuple[str, ...]] | None:
+        """Step a live session from `generation` to the next, if it was granted all of `scope`.
+
+        Returns the session and its user's roles, or None where nothing was changed.
+        """
+        row = await self._row(
+            "rotate_session", user_id, session_id, generation, scope, now, refresh_expires_at
+        )
+        return (rows.session(row), tuple(row["roles"])) if row else None
+
+    async def adopt_generation(
+        self,
+        user_id: UUID,
+        session_id: UUID,
+        generation: int,
+        scope: tuple[str, ...],
+        now: datetime,
+        refresh_expires_at: datetime,
+    ) -> tuple[Session, tuple[str, ...]] | None:
+        """Step a session that is behind `generation` to the one after it, else as rotate_session.
+
+        For a database that lost its last commits in a failover.
+        """
+        row = await self._row(
+            "adopt_generation", user_id, session_id, generation, scope, now, refresh_expires_at
+        )
+        return (rows.session(row), tuple(row["roles"])) if row else None
+
+    async def get_session(
+        self, user_id: UUID, session_id: UUID
+    ) -> tuple[Session, tuple[str, ...], bool] | None:
+        """Return a session, live or not, its user's roles, and whether the user is disabled."""
+        row = await self._row("get_session", user_id, session_id)
+        return (rows.session(row), tuple(row["roles"]), row["disabled"]) if row else None
+
+    async def find_session(self, session_id: UUID) -> Session | None:
+        """Return a session, live or not, by its id alone."""
+        row = await self._row("find_session", session_id)
+        return rows.session(row) if row else None
+
+    async def list_sessions(
+        self, user_id: UUID, now: datetime, limit: int | None = None
+    ) -> list[Session]:
+        """Return the live sessions of a user, newest first, all of them or so many."""
+        found = await self._rows("list_sessions", user_id, now, limit)
+        return [rows.session(row) for row in found]
+
+    async def revoke_session(
+        self, user_id: UUID, session_id: UUID, revocation: Revocation, now: datetime, event: str
+    ) -> bool:
+        """End a session; False, with nothing written, where it is absent or was ended before."""
+        async with self._transaction() as connection:
+            ended = await connection.fetchrow(self._sql["end_session"], user_id, session_id, now)
+            if ended is None:
+                return False
+            await record_revocation(connection, revocation, now)
+            await connection.execute(self._sql["write_audit"], now, event, user_id, session_id)
+        return True
+
+    async def revoke_user(self, user_id: UUID, revocation: Revocation, now: datetime) -> Revocation:
+        """End all sessions of a user. Raises NotFound; returns the revocation as recorded."""
+        async with self._transaction() as connection:
+            recorded = await end_user_sessions(connection, user_id, revocation, now)
+            await connection.execute(
+                self._sql["write_audit"], now, "user.sessions_revoked", user_id, None
+            )
+        return recorded
+
+
+async def require_user(
+    connection: "Connection", name: str, user_id: UUID, *arguments: object
+) -> None:
+    """Run a statement of a user's row. Raises NotFound if there is no such user."""
+    if await connection.fetchrow(statements()[name], user_id, *arguments) is None:
+        raise NotFound("no such user")
+
+
+async def end_user_sessions(
+    connection: "Connection",
+    user_id: UUID,
+    revocation: Revocation,
+    now: datetime,
+) -> Revocation:
+    """End all sessions of a user in a transaction; return the revocation as it was recorded."""
+    # The user's row first: a login under way holds it, and its session is then seen and ended.
+    await require_user(connection, "lock_user", user_id)
+    await connection.execute(statements()["end_user_sessions"], user_id, now, None)
+    barred = await connection.fetchval(
+        statements()["bar_user"], user_id, revocation.issued_before, now
+    )
+    recorded = replace(revocation, issued_before=barred)
+    await record_revocation(connection, recorded, now)
+    return recorded

@@ -1,0 +1,158 @@
+"""Users, service accounts and login attempts: one method for each statement or transaction.
+
+Owns which statements make up one change of an account. Knows no rules: the caller decides.
+"""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+
+from auth_service.db import rows
+from auth_service.db.executor import Executor
+from auth_service.db.revocations import record_revocation
+from auth_service.db.sessions import end_user_sessions, require_user
+from auth_service.errors import AlreadyExists, InvalidCredentials, NotFound
+from auth_service.models import Revocation, RevocationKind, ServiceAccount, User
+
+__all__ = ["UserStore"]
+
+SHORTEST_WAIT = timedelta(milliseconds=1)
+
+
+class UserStore(Executor):
+    """The accounts of users and services."""
+
+    async def create_user(self, user: User) -> None:
+        """Add a user. Raises AlreadyExists where an identifier is taken."""
+        try:
+            await self._execute(
+                "create_user", user.id, user.password_hash, user.roles, user.scope, user.disabled,
+                user.created_at, user.identifiers,
+            )  # fmt: skip
+        except asyncpg.UniqueViolationError as error:
+            raise AlreadyExists("a user with one of these identifiers exists already") from error
+
+    async def get_user(self, user_id: UUID) -> User | None:
+        """Return a user by id."""
+        row = await self._row("get_user", user_id)
+        return rows.user(row) if row else None
+
+    async def find_user(self, identifier: str) -> User | None:
+        """Return a user by a normalised identifier."""
+        row = await self._row("find_user", identifier)
+        return rows.user(row) if row else None
+
+    async def list_users(self, limit: int, after: UUID | None = None) -> list[User]:
+        """Return a page of users, by id."""
+        return [rows.user(row) for row in await self._rows("list_users", limit, after)]
+
+    async def set_password_hash(
+        self, user_id: UUID, password_hash: str, *, only_if: str | None = None
+    ) -> None:
+        """Store the same password hashed anew; nothing changes where it is not `only_if` now."""
+        changed = await self._row("set_password_hash", user_id, password_hash, only_if)
+        if changed is None and only_if is None:
+            raise NotFound("no such user")
+
+    async def set_user_disabled(
+        self, user_id: UUID, disabled: bool, revocation: Revocation | None, now: datetime
+    ) -> Revocation | None:
+        """Disable a user and end all sessions, or enable the user again (no revocation).
+
+        Returns the revocation as it was recorded.
+        """
+        event = "user.disabled" if disabled else "user.enabled"
+        async with self._transaction() as connection:
+            await require_user(connection, "set_user_disabled", user_id, disabled)
+            if revocation is not None:
+                revocation = await end_user_sessions(connection, user_id, revocation, now)
+            await connection.execute(self._sql["write_audit"], now, event, user_id, None)
+        return revocation
+
+    async def change_password(
+        self,
+        user_id: UUID,
+        password_hash: str,
+        revocation: Revocation,
+        now: datetime,
+    ) -> Revocation:
+        """Store a new password and end all sessions; return the revocation as it was recorded."""
+        async with self._transaction() as connection:
+            await require_user(connection, "set_password_hash", user_id, password_hash, None)
+            recorded = await end_user_sessions(connection, user_id, revocation, now)
+            await connection.execute(
+                self._sql["write_audit"], now, "user.password_changed", user_id, None
+            )
+        return recorded
+
+    async def change_own_password(
+        self,
+        user: User,
+        session_id: UUID,
+        password_hash: str,
+        revocation: Revocation,
+        now: datetime,
+    ) -> list[Revocation]:
+        """Store a new password and end all sessions but one, of which every token stays good.
+
+        So `revocation`, which is of the user, is recorded for each other session instead; returns
+        these. Raises InvalidCredentials where the password is no longer that of `user`.
+        """
+        async with self._transaction() as connection:
+            changed = await connection.fetchrow(
+                self._sql["set_password_hash"], user.id, password_hash, user.password_hash
+            )
+            if changed is None:
+                raise InvalidCredentials
+            ended = await connection.fetch(self._sql["end_user_sessions"], user.id, now, session_id)
+            # Keeps out the login that proved the old password and is about to begin a session.
+            await connection.execute(self._sql["bar_user"], user.id, revocation.issued_before, now)
+            life = revocation.expires_at - now  # of a token, and more
+            recorded = [
+                Revocation(RevocationKind.SESSION, str(row["id"]), revocation.expires_at)
+                for row in ended
+                if row["refreshed_at"] + life > now
+            ]
+            for each in recorded:
+                await record_revocation(connection, each, now)
+            await connection.execute(
+                self._sql["write_audit"], now, "user.password_changed", user.id, session_id
+            )
+        return recorded
+
+    async def create_service_account(self, account: ServiceAccount) -> None:
+        """Add a service account. Raises AlreadyExists where its id is taken."""
+        try:
+            await self._execute(
+                "create_service_account", account.client_id, account.secret_hash, account.roles,
+                account.scope, account.disabled, account.created_at,
+            )  # fmt: skip
+        except asyncpg.UniqueViolationError as error:
+            raise AlreadyExists("a service account with this id exists already") from error
+
+    async def find_service_account(self, client_id: str) -> ServiceAccount | None:
+        """Return a service account by id."""
+        row = await self._row("find_service_account", client_id)
+        return rows.service_account(row) if row else None
+
+    async def list_service_accounts(self) -> list[ServiceAccount]:
+        """Return all service accounts, by id."""
+        return [rows.service_account(row) for row in await self._rows("list_service_accounts")]
+
+    async def reserve_login_attempt(
+        self, identifier: str, now: datetime, burst: int, refill: timedelta
+    ) -> tuple[User | None, timedelta | None]:
+        """Take one of `burst` attempts; one comes back each `refill`.
+
+        Returns the user of the identifier, if there is one, and None; or, where no attempt was
+        left, None and the time until the next.
+        """
+        row = await self._row("reserve_login_attempt", identifier, now, burst, refill)
+        user = rows.user(row) if row and row["id"] else None
+        wait: timedelta | None = row["wait"] if row else None
+        return user, None if wait is None else max(wait, SHORTEST_WAIT)
+
+    async def clear_login_attempts(self, identifier: str) -> None:
+        """Give back all attempts of an identifier."""
+        await self._execute("clear_login_attempts", identifier)
