@@ -49,7 +49,7 @@ def check(database: bool, config_file: Path | None) -> None:
     if database:
         from auth_service.cli.database import run  # noqa: PLC0415 - the rest needs no database
 
-        run(config_file, lambda backend: backend.store.ping())
+        run(config_file, lambda backend: backend.database.store.ping())
     click.echo("the configuration is good", err=True)
 
 

@@ -18,7 +18,7 @@ from auth_service.config.durations import parse_duration
 from auth_service.config.key_files import read_key as read_key_file
 from auth_service.core.signing_keys import SigningKeys, replace_master_key
 from auth_service.models import StoredKey
-from auth_service.serving.key_policy import key_policy
+from auth_service.serving.wiring import key_policy, master_key, signing_keys
 from auth_service.tokens.keys import ALGORITHMS, MasterKey, SigningKey, read_key
 
 __all__ = ["keys"]
@@ -68,7 +68,7 @@ def list_(as_json: bool, config_file: Path | None) -> None:
     """List the signing keys; a configured shared key comes first."""
 
     async def work(backend: Backend) -> list[dict[str, object]]:
-        stored = [_record(key) for key in await backend.key_store.load()]
+        stored = [_record(key) for key in await backend.database.key_store.load()]
         policy = key_policy(backend.settings)
         if policy.configured is None or policy.configured.kid in [key["kid"] for key in stored]:
             return stored
@@ -167,9 +167,9 @@ def replace_master(new_file: Path, config_file: Path | None) -> None:
     """
 
     async def work(backend: Backend) -> int:
-        old = MasterKey(backend.settings.master_key_bytes())
         new = MasterKey(read_key_file(new_file, "--new-file"))
-        return await replace_master_key(backend.key_store, old, new)
+        old = master_key(backend.settings)
+        return await replace_master_key(backend.database.key_store, old, new)
 
     count = run(config_file, work)
     click.echo(f"Encrypted anew: {count} signing keys and the root key of refresh tokens.")
@@ -182,7 +182,7 @@ def export_public(config_file: Path | None) -> None:
     """Print the public keys as a JWK Set (RFC 7517)."""
 
     async def work(backend: Backend) -> str:
-        return (await _started(backend)).ring.jwks()
+        return (await signing_keys(backend.settings, backend.database)).ring.jwks()
 
     click.echo(run(config_file, work))
 
@@ -203,7 +203,7 @@ def export(shared: bool, as_json: bool, config_file: Path | None) -> None:
     """
 
     async def work(backend: Backend) -> SigningKey:
-        ring = (await _started(backend)).ring
+        ring = (await signing_keys(backend.settings, backend.database)).ring
         found = [key for key in ring if key.is_secret]
         active = [key for key in found if key.kid == ring.active_kid]
         if not found:
@@ -222,20 +222,12 @@ def export(shared: bool, as_json: bool, config_file: Path | None) -> None:
         click.echo(text)
 
 
-async def _started(backend: Backend) -> SigningKeys:
-    settings = backend.settings
-    master_key = MasterKey(settings.master_key_bytes())
-    keys = SigningKeys(backend.key_store, master_key, key_policy(settings), utc_now)
-    await keys.start()
-    return keys
-
-
 def _change(
     config_file: Path | None, change: Callable[[SigningKeys], Awaitable[StoredKey]]
 ) -> StoredKey:
     async def work(backend: Backend) -> StoredKey:
-        changed = await change(await _started(backend))
-        await backend.store.notify_revocations()  # wakes the feeds, which read keys too
+        changed = await change(await signing_keys(backend.settings, backend.database))
+        await backend.database.store.notify_revocations()  # wakes the feeds, which read keys too
         return changed
 
     return run(config_file, work)

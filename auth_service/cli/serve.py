@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING
 import click
 import uvloop
 
-from auth_service.cli.database import open_database
 from auth_service.cli.development import prepare
 from auth_service.cli.settings import config_option, settings_of
 from auth_service.cli.terminal import Exit, examples, fail
 from auth_service.config.loading import Settings, load_settings
 from auth_service.db import migrate as migrations
-from auth_service.db.embedded import EmbeddedPostgresError
-from auth_service.errors import ConfigError
 from auth_service.serving.shared_port import prefer_newest
 from auth_service.serving.supervisor import Supervisor, WorkerFailed
+from auth_service.serving.wiring import database_url
 from auth_service.serving.worker import report_serving
 
 if TYPE_CHECKING:
@@ -61,8 +59,6 @@ def serve(dev: bool, workers: int | None, supervised: int | None, config_file: P
             asyncio.run(_supervise(settings, dev, config_file))
         else:
             uvloop.run(_serve(settings, dev))
-    except EmbeddedPostgresError as error:
-        raise ConfigError(str(error)) from error
     except OSError as error:
         fail(Exit.UNAVAILABLE, f"cannot serve: {error}", "is AUTH_GRPC_ADDRESS in use already?")
 
@@ -139,8 +135,8 @@ def migrate(config_file: Path | None) -> None:
     settings = settings_of(config_file)
 
     async def work() -> None:
-        async with open_database(settings) as dsn:
-            await migrations.migrate(dsn)
+        async with database_url(settings, join=True) as url:
+            await migrations.migrate(url)
 
     asyncio.run(work())
     click.echo("the schema is up to date", err=True)

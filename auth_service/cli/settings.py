@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from auth_service.config.loading import Settings, load_settings, unknown_variables
-from auth_service.db.embedded import default_directory
 
 __all__ = ["config_option", "settings_of"]
 
@@ -25,5 +24,7 @@ def settings_of(config_file: Path | None, **overrides: Any) -> Settings:
         click.echo(f"warning: {warning}", err=True)
     settings = load_settings(config_file, **overrides)
     if settings.database_url is None and settings.embedded_dir is None:
-        return settings.model_copy(update={"embedded_dir": default_directory(Path.cwd())})
+        from auth_service.serving.wiring import embedded_directory  # noqa: PLC0415 - slow to load
+
+        return settings.model_copy(update={"embedded_dir": embedded_directory(settings)})
     return settings

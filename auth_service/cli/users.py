@@ -180,7 +180,7 @@ def list_service_accounts(as_json: bool, config_file: Path | None) -> None:
     """List all service accounts; secrets are not kept and cannot be shown."""
 
     async def work(backend: Backend) -> list[ServiceAccount]:
-        return await backend.store.list_service_accounts()
+        return await backend.database.store.list_service_accounts()
 
     table([_service_record(account) for account in run(config_file, work)], as_json=as_json)
 

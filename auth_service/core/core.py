@@ -15,12 +15,12 @@ __all__ = ["Core"]
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """The rules, and what runs them; `keys_made` is to be called once a new key is committed."""
+    """The rules, and what runs them; call `announce_keys` when a new key is committed."""
 
     sessions: Sessions
     accounts: Accounts
     validation: Validation
     keys: SigningKeys
-    keys_made: Callable[[], object]
+    announce_keys: Callable[[], object]
     shielded: Shielded
     clock: Callable[[], datetime]

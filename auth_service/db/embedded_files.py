@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from auth_service.errors import ConfigError
+
 __all__ = [
     "Account",
     "EmbeddedPostgresError",
@@ -30,8 +32,8 @@ __all__ = [
 SOCKETS_PREFIX = "auth-pg-"
 
 
-class EmbeddedPostgresError(Exception):
-    """The embedded PostgreSQL cannot run; the text says why and how to mend it."""
+class EmbeddedPostgresError(ConfigError):
+    """The embedded PostgreSQL cannot run; the text says why and how to fix it."""
 
 
 class Account(NamedTuple):

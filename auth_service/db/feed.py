@@ -58,7 +58,6 @@ class RevocationFeed:
         on_revocations: Callable[[list[Revocation], list[Revocation]], object] = _ignore,
         poll_interval: timedelta = timedelta(seconds=1),
         timeout: timedelta = timedelta(seconds=2),
-        maintenance_interval: timedelta = timedelta(minutes=1),
     ) -> None:
         """`on_revocations` gets all revocations read or made, and those of them that are new."""
         self._store = store
@@ -70,7 +69,6 @@ class RevocationFeed:
         self._on_revocations = on_revocations
         self._poll_interval = poll_interval.total_seconds()
         self._timeout = timeout
-        self._maintenance_interval = maintenance_interval.total_seconds()
         self._connection: DedicatedConnection | None = None
         self._cursor = 0
         self.epoch = ""
@@ -99,7 +97,7 @@ class RevocationFeed:
         except BaseException:
             self._disconnect()
             raise
-        loops = (self._follow, self._notify, self._maintain)
+        loops = (self._follow, self._notify)
         self._tasks = [asyncio.create_task(loop(), name=f"feed{loop.__name__}") for loop in loops]
 
     async def stop(self) -> None:
@@ -220,12 +218,3 @@ class RevocationFeed:
                 await self._store.notify_revocations()
             except Exception as error:  # noqa: BLE001 - a hint; the poll finds the revocation
                 log.warning("revocation_notify_failed", error=repr(error))
-
-    async def _maintain(self) -> None:
-        while True:
-            for work in (self._store.prune, self._store.extend_audit_log):
-                try:
-                    await work(self._clock())
-                except Exception as error:  # noqa: BLE001 - the next round tries again
-                    log.warning("maintenance_failed", work=work.__name__, error=repr(error))
-            await asyncio.sleep(self._maintenance_interval)

@@ -41,14 +41,14 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         self,
         accounts: Accounts,
         keys: SigningKeys,
-        keys_changed: Callable[[], object],
+        announce_keys: Callable[[], object],
         validation: Validation,
         shielded: Shielded,
     ) -> None:
-        """`keys_changed` is called once a new key is committed."""
+        """`announce_keys` is called when a new key is committed."""
         self._accounts = accounts
         self._keys = keys
-        self._keys_changed = keys_changed
+        self._announce_keys = announce_keys
         self._validation = validation
         self._shielded = shielded
 
@@ -119,7 +119,7 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
 
     async def _rotate(self, algorithm: str) -> StoredKey:
         key = await self._keys.rotate(algorithm)
-        self._keys_changed()
+        self._announce_keys()
         return key
 
     def _admin(self, context: Any) -> AccessClaims:

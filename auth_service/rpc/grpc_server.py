@@ -79,7 +79,8 @@ class GrpcServer:
             AccountServicer(core.accounts, validation, shielded), server
         )
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminServicer(core.accounts, core.keys, core.keys_made, validation, shielded), server
+            AdminServicer(core.accounts, core.keys, core.announce_keys, validation, shielded),
+            server,
         )
         if settings.ext_authz:
             ext_authz.add_ext_authz(server, validation)

@@ -15,17 +15,15 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from pathlib import Path
 
 import structlog
 from prometheus_client.multiprocess import mark_process_dead
 
 from auth_service.config.durations import duration_text
 from auth_service.config.loading import GENERATED_KEY, Settings
-from auth_service.db import migrate
-from auth_service.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_directory
 from auth_service.errors import ConfigError
 from auth_service.serving.shared_port import require_free
+from auth_service.serving.wiring import database_url, embedded_directory
 from auth_service.serving.worker import RETIRE
 from auth_service.telemetry import METRICS_DIRECTORY, WORKER_SLOT, configure_logging
 
@@ -164,16 +162,10 @@ class Supervisor:
         return shared
 
     async def _embedded(self, stack: AsyncExitStack) -> dict[str, str]:
-        settings = self._settings
-        directory = settings.embedded_dir or default_directory(Path.cwd())
-        try:
-            postgres = await stack.enter_async_context(EmbeddedPostgres(directory))
-        except EmbeddedPostgresError as error:
-            raise ConfigError(str(error)) from error
-        await migrate.migrate(postgres.dsn)
-        found = {"AUTH_DATABASE_URL": postgres.dsn}
+        settings, directory = self._settings, embedded_directory(self._settings)
+        found = {"AUTH_DATABASE_URL": await stack.enter_async_context(database_url(settings))}
         if settings.master_key is None and settings.master_key_file is None:
-            settings.master_key_bytes(directory)  # made if it is not there
+            settings.master_key_bytes(directory)  # generates it if it is missing
             found["AUTH_MASTER_KEY_FILE"] = str(directory / GENERATED_KEY)
         return found
 

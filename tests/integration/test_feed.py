@@ -205,18 +205,6 @@ async def test_feed_outlives_any_error(start: Start, revoke: Revoke, pool: "Pool
         await until(lambda: len(known) == 1)
 
 
-async def test_maintenance_prunes_and_extends(
-    start: Start, revoke: Revoke, pool: "Pool", clock: FakeClock
-) -> None:
-    """A running server needs no cron job."""
-    await revoke("old")
-    clock.advance(timedelta(days=1))
-    async with start(NEVER):
-        await until_sql(pool, "SELECT count(*) = 0 FROM revocations")
-        month = f"audit_log_{clock.now:%Y%m}"
-        await until_sql(pool, f"SELECT to_regclass('{month}') IS NOT NULL")
-
-
 async def test_stop_gives_back_the_connection(start: Start, pool: "Pool") -> None:
     """Nothing listens after stop()."""
     async with start(NEVER):

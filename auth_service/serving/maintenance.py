@@ -1,0 +1,83 @@
+"""The periodic work of a serving process: metrics, key rotation, and pruning of the database.
+
+Owns when each job runs, and that the failure of one affects neither the others nor its own next
+run. What a job does is defined by what it calls.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from auth_service.clock import utc_now
+from auth_service.core.signing_keys import SigningKeys
+from auth_service.serving.wiring import Database
+from auth_service.telemetry import Successes
+
+__all__ = ["Job", "Maintenance", "jobs"]
+
+log = structlog.get_logger(__name__)
+
+_METRICS_INTERVAL = 0.25  # seconds, like the others
+_ROTATION_INTERVAL = 10.0
+_DATABASE_INTERVAL = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work that runs at once and then `interval` seconds after the end of its last run."""
+
+    name: str
+    interval: float
+    work: Callable[[], Awaitable[object]]
+
+
+class Maintenance:
+    """Runs jobs, each in a task of its own, from `start` to `stop`."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._jobs = tuple(jobs)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start every job."""
+        self._tasks = [
+            asyncio.create_task(_repeat(job), name=f"maintenance {job.name}") for job in self._jobs
+        ]
+
+    async def stop(self) -> None:
+        """Cancel every job, and return once all have ended."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+
+def jobs(database: Database, keys: SigningKeys, announce_keys: Callable[[], object]) -> list[Job]:
+    """Return the jobs of a serving process; `announce_keys` is called after a key rotation."""
+    store, key_store = database.store, database.key_store
+
+    async def count_successes() -> None:
+        Successes.count_all()
+
+    async def rotate_keys() -> None:
+        if await keys.rotate_if_due():
+            announce_keys()
+
+    return [
+        Job("count_successes", _METRICS_INTERVAL, count_successes),
+        Job("rotate_keys", _ROTATION_INTERVAL, rotate_keys),
+        Job("prune", _DATABASE_INTERVAL, lambda: store.prune(utc_now())),
+        Job("prune_keys", _DATABASE_INTERVAL, lambda: key_store.prune(utc_now())),
+        Job("extend_audit_log", _DATABASE_INTERVAL, lambda: store.extend_audit_log(utc_now())),
+    ]
+
+
+async def _repeat(job: Job) -> None:
+    while True:
+        try:
+            await job.work()
+        except Exception as error:  # noqa: BLE001 - any failure is logged, and the job runs again
+            log.warning("maintenance_failed", job=job.name, error=repr(error))
+        await asyncio.sleep(job.interval)

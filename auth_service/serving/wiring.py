@@ -1,0 +1,226 @@
+"""Builds policies, the password hasher, the database and the core from the settings.
+
+The server, its workers and the commands all build from here. This module holds no rule and knows
+no transport, so that the supervisor needs no gRPC.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auth_service.clock import utc_now
+from auth_service.config.loading import Settings
+from auth_service.core.accounts import Accounts
+from auth_service.core.core import Core
+from auth_service.core.passwords import Argon2Profile, PasswordHasher
+from auth_service.core.session_policy import SessionPolicy
+from auth_service.core.sessions import Sessions
+from auth_service.core.shielded import Shielded
+from auth_service.core.signing_keys import KeyPolicy, SigningKeys, root_key
+from auth_service.core.validation import Validation
+from auth_service.db import migrate
+from auth_service.db import pool as pools
+from auth_service.db.embedded import EmbeddedPostgres, default_directory, running_dsn
+from auth_service.db.feed import RevocationFeed
+from auth_service.db.key_store import KeyStore
+from auth_service.db.store import Store
+from auth_service.models import Revocation
+from auth_service.tokens.access import TokenSigner, TokenVerifier
+from auth_service.tokens.keys import MasterKey, shared_key
+from auth_service.tokens.refresh import RefreshTokens
+from auth_service.tokens.revocation import RevocationList
+
+if TYPE_CHECKING:
+    from auth_service.db.pool import Pool
+
+__all__ = [
+    "Database",
+    "accounts",
+    "database_url",
+    "embedded_directory",
+    "key_policy",
+    "master_key",
+    "open_core",
+    "open_database",
+    "password_hasher",
+    "session_policy",
+    "signing_keys",
+]
+
+KEY_MARGIN = timedelta(minutes=1)
+"""How much longer a key is trusted than the last token that it signed."""
+CLOSE_TIMEOUT = 5.0  # seconds for a pool's connections to become free
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """An open database, and the two stores on it."""
+
+    url: str
+    store: Store
+    key_store: KeyStore
+
+
+def session_policy(settings: Settings) -> SessionPolicy:
+    """Return the rules of sessions."""
+    return SessionPolicy(
+        issuer=settings.issuer,
+        default_audience=settings.default_audience,
+        access_ttl=settings.access_token_ttl,
+        refresh_idle_ttl=settings.refresh_token_idle_ttl,
+        refresh_absolute_ttl=settings.refresh_token_absolute_ttl,
+        refresh_grace=settings.refresh_grace,
+        login_burst=settings.login_burst,
+        login_refill=settings.login_refill,
+    )
+
+
+def key_policy(settings: Settings) -> KeyPolicy:
+    """Return the rules of signing keys."""
+    shared = settings.shared_key_bytes()
+    return KeyPolicy(
+        algorithm=settings.signing_algorithm,
+        configured=None if shared is None else shared_key(shared),
+        publish_lead=settings.key_publish_lead,
+        rotation_interval=settings.key_rotation_interval,
+        keep=settings.access_token_ttl + settings.clock_skew + KEY_MARGIN,
+    )
+
+
+def password_hasher(settings: Settings) -> PasswordHasher:
+    """Return a hasher, which the caller closes."""
+    profile = Argon2Profile(
+        settings.argon2_memory_kib, settings.argon2_time_cost, settings.argon2_parallelism
+    )
+    return PasswordHasher(profile, workers=settings.hash_workers, queue=settings.hash_queue)
+
+
+def embedded_directory(settings: Settings) -> Path:
+    """Return the directory of the embedded PostgreSQL. Raises ConfigError if it is unusable."""
+    return settings.embedded_dir or default_directory(Path.cwd())
+
+
+def master_key(settings: Settings) -> MasterKey:
+    """Return the master key. Raises ConfigError if it is missing or unreadable."""
+    own = settings.database_url is not None
+    return MasterKey(settings.master_key_bytes(None if own else embedded_directory(settings)))
+
+
+@asynccontextmanager
+async def database_url(settings: Settings, *, join: bool = False) -> AsyncIterator[str]:
+    """Yield the URL of the database; without one in the settings, start the embedded PostgreSQL.
+
+    The embedded PostgreSQL is migrated, and stops at the end. `join` uses the one that already
+    runs in the directory, if any. Raises ConfigError if the embedded PostgreSQL cannot run.
+    """
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    directory = embedded_directory(settings)
+    if join and (running := running_dsn(directory)) is not None:
+        yield running
+        return
+    async with EmbeddedPostgres(directory) as postgres:
+        await migrate.migrate(postgres.dsn)
+        yield postgres.dsn
+
+
+@asynccontextmanager
+async def open_database(settings: Settings, *, join: bool = False) -> AsyncIterator[Database]:
+    """Connect to the database of `database_url` and check its schema.
+
+    Raises ConfigError for what an operator has to fix, Unavailable if the database is down.
+    """
+    async with database_url(settings, join=join) as url:
+        pool = await pools.connect(
+            url,
+            min_size=settings.database_pool_min,
+            max_size=settings.database_pool_max,
+            statement_timeout=settings.database_statement_timeout,
+            connect_timeout=settings.database_connect_timeout,
+        )
+        try:
+            await migrate.schema_version_ok(pool)
+            yield Database(url, Store(pool), KeyStore(pool))
+        finally:
+            await _close(pool)
+
+
+async def _close(pool: "Pool") -> None:
+    try:
+        await asyncio.wait_for(pool.close(), CLOSE_TIMEOUT)
+    except TimeoutError:  # a statement hangs
+        pool.terminate()
+
+
+async def signing_keys(settings: Settings, database: Database) -> SigningKeys:
+    """Return the signing keys, loaded. Raises ConfigError for a wrong master key."""
+    keys = SigningKeys(database.key_store, master_key(settings), key_policy(settings), utc_now)
+    await keys.start()
+    return keys
+
+
+def accounts(
+    settings: Settings,
+    store: Store,
+    hasher: PasswordHasher,
+    announce: Callable[[Revocation], object],
+) -> Accounts:
+    """Return the rules of accounts; `announce` is called with each committed revocation."""
+    return Accounts(
+        store,
+        hasher,
+        session_policy(settings),
+        announce,
+        utc_now,
+        password_min_length=settings.password_min_length,
+    )
+
+
+@asynccontextmanager
+async def open_core(
+    settings: Settings,
+    database: Database,
+    keys: SigningKeys,
+    revocations: RevocationList,
+    feed: RevocationFeed,
+    announce_keys: Callable[[], object],
+) -> AsyncIterator[Core]:
+    """Yield the core of a serving process; its hasher closes at the end."""
+    root = await root_key(database.key_store, master_key(settings))
+    hasher, shielded = password_hasher(settings), Shielded()
+    verifier = TokenVerifier(
+        keys.ring,
+        revocations,
+        issuer=settings.issuer,
+        clock=utc_now,
+        clock_skew=settings.clock_skew,
+        cache_size=settings.verified_cache_size,
+    )
+    sessions = Sessions(
+        database.store,
+        hasher,
+        TokenSigner(keys.ring),
+        verifier,
+        RefreshTokens(root, settings.issuer),
+        session_policy(settings),
+        feed.announce,
+        shielded,
+        utc_now,
+    )
+    try:
+        yield Core(
+            sessions,
+            accounts(settings, database.store, hasher, feed.announce),
+            Validation(verifier, lambda: feed.as_of, settings.freshness_limit, utc_now),
+            keys,
+            announce_keys,
+            shielded,
+            utc_now,
+        )
+    finally:
+        hasher.close()

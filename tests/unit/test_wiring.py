@@ -1,0 +1,92 @@
+"""The wiring: policies and keys as the settings say."""
+
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from auth_service.config.loading import Settings
+from auth_service.core.session_policy import SessionPolicy
+from auth_service.core.signing_keys import KeyPolicy
+from auth_service.errors import ConfigError
+from auth_service.serving.wiring import (
+    embedded_directory,
+    key_policy,
+    master_key,
+    password_hasher,
+    session_policy,
+)
+
+SECOND = timedelta(seconds=1)
+KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+
+
+def test_every_rule_of_sessions_follows_a_setting() -> None:
+    """No field keeps its default if all settings differ from theirs."""
+    policy = session_policy(
+        Settings(
+            issuer="https://other.test",
+            default_audience=("other",),
+            access_token_ttl=timedelta(minutes=7),
+            refresh_token_idle_ttl=timedelta(days=2),
+            refresh_token_absolute_ttl=timedelta(days=3),
+            refresh_grace=timedelta(seconds=4),
+            login_burst=5,
+            login_refill=timedelta(seconds=6),
+        )
+    )
+    default = SessionPolicy(issuer="", default_audience=())
+    same = [
+        field.name
+        for field in fields(policy)
+        if getattr(policy, field.name) == getattr(default, field.name)
+    ]
+    assert same == []
+
+
+def test_every_rule_of_keys_follows_a_setting() -> None:
+    """A key is trusted for longer than the last token that it signed."""
+    policy = key_policy(
+        Settings(
+            signing_algorithm="ES256",
+            shared_key=KEY,  # type: ignore[arg-type]
+            key_publish_lead=timedelta(minutes=9),
+            key_rotation_interval=timedelta(days=9),
+            access_token_ttl=timedelta(minutes=7),
+        )
+    )
+    default = KeyPolicy()
+    same = [
+        field.name
+        for field in fields(policy)
+        if getattr(policy, field.name) == getattr(default, field.name)
+    ]
+    assert same == []
+    assert policy.keep > timedelta(minutes=7)
+
+
+async def test_the_hasher_has_the_cost_of_the_settings() -> None:
+    """Commands and servers hash alike, so that neither has to rehash what the other wrote."""
+    hasher = password_hasher(
+        Settings(argon2_memory_kib=7168, argon2_time_cost=1, argon2_parallelism=2)
+    )
+    try:
+        made = await hasher.hash("correct horse battery staple")
+        assert "$m=7168,t=1,p=2$" in made
+    finally:
+        hasher.close()
+
+
+def test_the_embedded_directory_holds_the_generated_master_key(tmp_path: Path) -> None:
+    """It is generated at the first use and read afterwards."""
+    settings = Settings(embedded_dir=tmp_path / "data")
+    assert embedded_directory(settings) == tmp_path / "data"
+    first = master_key(settings)
+    assert master_key(settings).refresh_token_key() == first.refresh_token_key()
+
+
+def test_a_configured_database_needs_a_configured_master_key() -> None:
+    """A generated one could be lost without the database."""
+    with pytest.raises(ConfigError, match="AUTH_MASTER_KEY is missing"):
+        master_key(Settings(database_url="postgresql://auth@db/auth"))  # type: ignore[arg-type]
