@@ -1,7 +1,5 @@
 """AccountService: takes a request, calls the core, fills the response."""
 
-from typing import Any
-
 from authn.v1 import account_service_pb2 as pb
 from authn.v1 import account_service_pb2_grpc
 
@@ -10,6 +8,7 @@ from auth_service.core.shielded import Shielded
 from auth_service.core.validation import Validation
 from auth_service.models import Session, User
 from auth_service.rpc.callers import caller_of
+from auth_service.rpc.dispatcher import Context
 from auth_service.rpc.timestamps import timestamp
 
 __all__ = ["AccountServicer"]
@@ -23,12 +22,16 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
         self._validation = validation
         self._shielded = shielded
 
-    async def GetAccount(self, request: Any, context: Any) -> Any:
+    async def GetAccount(
+        self, request: pb.GetAccountRequest, context: Context
+    ) -> pb.GetAccountResponse:
         """Return the caller's account."""
         user = await self._accounts.own_account(caller_of(context, self._validation))
         return pb.GetAccountResponse(account=_account(user))
 
-    async def ListSessions(self, request: Any, context: Any) -> Any:
+    async def ListSessions(
+        self, request: pb.ListSessionsRequest, context: Context
+    ) -> pb.ListSessionsResponse:
         """Return the caller's live sessions."""
         caller = caller_of(context, self._validation)
         found = await self._accounts.own_sessions(caller)
@@ -36,7 +39,9 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
             sessions=[_session(session, caller.session_id) for session in found]
         )
 
-    async def ChangePassword(self, request: Any, context: Any) -> Any:
+    async def ChangePassword(
+        self, request: pb.ChangePasswordRequest, context: Context
+    ) -> pb.ChangePasswordResponse:
         """Replace the caller's password and end its other sessions."""
         caller = caller_of(context, self._validation)
         await self._shielded.run(
@@ -45,7 +50,7 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
         return pb.ChangePasswordResponse()
 
 
-def _account(user: User) -> Any:
+def _account(user: User) -> pb.Account:
     return pb.Account(
         user_id=str(user.id),
         identifiers=user.identifiers,
@@ -55,7 +60,7 @@ def _account(user: User) -> Any:
     )
 
 
-def _session(session: Session, current: str) -> Any:
+def _session(session: Session, current: str) -> pb.Session:
     return pb.Session(
         session_id=str(session.id),
         client_id=session.client_id,

@@ -1,11 +1,10 @@
 """AdminService: takes a request, calls the core, fills the response.
 
-Owns the pages of ListUsers, and that each change is logged with who made it.
+Owns the paging of ListUsers and the log entry of each change, which names the admin.
 """
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import structlog
@@ -22,6 +21,7 @@ from auth_service.core.validation import Validation
 from auth_service.errors import ConfigError, InvalidArgument
 from auth_service.models import StoredKey, User
 from auth_service.rpc.callers import caller_of
+from auth_service.rpc.dispatcher import Context
 from auth_service.rpc.timestamps import timestamp
 from auth_service.tokens.access import AccessClaims
 from auth_service.tokens.keys import ALGORITHMS
@@ -35,7 +35,7 @@ MAX_PAGE_SIZE = 1000
 
 
 class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
-    """Users, service accounts and keys, for callers with the admin role."""
+    """Manages users, service accounts and keys, for callers with the admin role."""
 
     def __init__(
         self,
@@ -45,14 +45,16 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         validation: Validation,
         shielded: Shielded,
     ) -> None:
-        """`announce_keys` is called when a new key is committed."""
+        """`announce_keys` is called after a new key has been committed."""
         self._accounts = accounts
         self._keys = keys
         self._announce_keys = announce_keys
         self._validation = validation
         self._shielded = shielded
 
-    async def CreateUser(self, request: Any, context: Any) -> Any:
+    async def CreateUser(
+        self, request: pb.CreateUserRequest, context: Context
+    ) -> pb.CreateUserResponse:
         """Make an account for a person."""
         caller = self._admin(context)
         user = await self._accounts.create_user(
@@ -61,14 +63,16 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         _log("CreateUser", caller, user_id=str(user.id))
         return pb.CreateUserResponse(user=_user(user))
 
-    async def GetUser(self, request: Any, context: Any) -> Any:
+    async def GetUser(self, request: pb.GetUserRequest, context: Context) -> pb.GetUserResponse:
         """Return one user."""
         self._admin(context)
-        user = await self._accounts.get_user(str(_user_id(request)))
+        user = await self._accounts.get_user(str(_user_id(request.user_id)))
         return pb.GetUserResponse(user=_user(user))
 
-    async def ListUsers(self, request: Any, context: Any) -> Any:
-        """Return a page of users, by id."""
+    async def ListUsers(
+        self, request: pb.ListUsersRequest, context: Context
+    ) -> pb.ListUsersResponse:
+        """Return a page of users, ordered by id."""
         self._admin(context)
         size = _page_size(request)
         found = await self._accounts.list_users(size + 1, _page_start(request))
@@ -76,21 +80,27 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         following = base64url.encode(page[-1].id.bytes) if len(found) > size else ""
         return pb.ListUsersResponse(users=map(_user, page), next_page_token=following)
 
-    async def SetUserDisabled(self, request: Any, context: Any) -> Any:
-        """Disable a user and end its sessions, or enable it."""
-        caller, user_id = self._admin(context), _user_id(request)
+    async def SetUserDisabled(
+        self, request: pb.SetUserDisabledRequest, context: Context
+    ) -> pb.SetUserDisabledResponse:
+        """Disable a user and end its sessions, or enable the user."""
+        caller, user_id = self._admin(context), _user_id(request.user_id)
         await self._shielded.run(self._accounts.set_disabled(user_id, request.disabled))
         _log("SetUserDisabled", caller, user_id=str(user_id), disabled=request.disabled)
         return pb.SetUserDisabledResponse()
 
-    async def SetUserPassword(self, request: Any, context: Any) -> Any:
+    async def SetUserPassword(
+        self, request: pb.SetUserPasswordRequest, context: Context
+    ) -> pb.SetUserPasswordResponse:
         """Replace a user's password and end its sessions."""
-        caller, user_id = self._admin(context), _user_id(request)
+        caller, user_id = self._admin(context), _user_id(request.user_id)
         await self._shielded.run(self._accounts.set_password(user_id, request.password))
         _log("SetUserPassword", caller, user_id=str(user_id))
         return pb.SetUserPasswordResponse()
 
-    async def CreateServiceAccount(self, request: Any, context: Any) -> Any:
+    async def CreateServiceAccount(
+        self, request: pb.CreateServiceAccountRequest, context: Context
+    ) -> pb.CreateServiceAccountResponse:
         """Make an account for a service."""
         caller = self._admin(context)
         client_id = fields.identifier(request.client_id, "client_id")
@@ -100,8 +110,8 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         _log("CreateServiceAccount", caller, client_id=client_id)
         return pb.CreateServiceAccountResponse(client_id=client_id, client_secret=secret)
 
-    async def ListKeys(self, request: Any, context: Any) -> Any:
-        """Return the signing keys, without their secret parts."""
+    async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
+        """Return the signing keys without their private parts."""
         self._admin(context)
         now = utc_now()
         stored = [_key(key, now) for key in await self._keys.stored()]
@@ -110,7 +120,9 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
             stored.insert(0, first)
         return pb.ListKeysResponse(keys=stored)
 
-    async def RotateKeys(self, request: Any, context: Any) -> Any:
+    async def RotateKeys(
+        self, request: pb.RotateKeysRequest, context: Context
+    ) -> pb.RotateKeysResponse:
         """Make a new signing key."""
         caller = self._admin(context)
         key = await self._shielded.run(self._rotate(self._algorithm(request)))
@@ -122,20 +134,20 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         self._announce_keys()
         return key
 
-    def _admin(self, context: Any) -> AccessClaims:
+    def _admin(self, context: Context) -> AccessClaims:
         caller = caller_of(context, self._validation)
         require_admin(caller)
         return caller
 
-    def _algorithm(self, request: Any) -> str:
+    def _algorithm(self, request: pb.RotateKeysRequest) -> str:
         if request.algorithm not in ("", *ALGORITHMS):
             raise InvalidArgument(
                 "algorithm",
-                f"must be one of {', '.join(ALGORITHMS)}, or empty for that of the active key",
+                f"must be one of {', '.join(ALGORITHMS)}, or empty for the active key's algorithm",
             )
         try:
             return self._keys.next_algorithm(request.algorithm)
-        except ConfigError as error:  # its text is for operators, and an admin is one
+        except ConfigError as error:  # its text is for operators; an admin is one
             raise InvalidArgument("algorithm", error.text) from error
 
 
@@ -143,29 +155,29 @@ def _log(call: str, caller: AccessClaims, **what: object) -> None:
     log.info("admin", call=call, by=caller.subject, by_session=caller.session_id or None, **what)
 
 
-def _user_id(request: Any) -> UUID:
-    return fields.uuid(request.user_id, "user_id")
+def _user_id(text: str) -> UUID:
+    return fields.uuid(text, "user_id")
 
 
-def _page_size(request: Any) -> int:
+def _page_size(request: pb.ListUsersRequest) -> int:
     if request.page_size < 0:
         raise InvalidArgument("page_size", f"must be 0 (= {PAGE_SIZE}) or more")
     return min(request.page_size or PAGE_SIZE, MAX_PAGE_SIZE)
 
 
-def _page_start(request: Any) -> UUID | None:
-    """Return the last user of the page before, None for the first page."""
+def _page_start(request: pb.ListUsersRequest) -> UUID | None:
+    """Return the last user of the previous page, None for the first page."""
     if not request.page_token:
         return None
     try:
         return UUID(bytes=base64url.decode(request.page_token))
     except ValueError as error:
         raise InvalidArgument(
-            "page_token", "must be the next_page_token of the page before, or empty"
+            "page_token", "must be the next_page_token of the previous page, or empty"
         ) from error
 
 
-def _user(user: User) -> Any:
+def _user(user: User) -> pb.User:
     return pb.User(
         user_id=str(user.id),
         identifiers=user.identifiers,
@@ -176,7 +188,7 @@ def _user(user: User) -> Any:
     )
 
 
-def _key(key: StoredKey, now: datetime) -> Any:
+def _key(key: StoredKey, now: datetime) -> pb.SigningKey:
     return pb.SigningKey(
         kid=key.kid,
         algorithm=key.algorithm,

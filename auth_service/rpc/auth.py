@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Any
 
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import auth_service_pb2_grpc
@@ -13,14 +12,14 @@ from auth_service.core.validation import Validation
 from auth_service.errors import InvalidArgument
 from auth_service.models import TokenPair
 from auth_service.rpc.callers import caller_of
-from auth_service.rpc.dispatcher import in_bytes, parse
+from auth_service.rpc.dispatcher import Context, in_bytes, parse
 from auth_service.rpc.timestamps import timestamp
 from auth_service.rpc.verdicts import Batch, Verdicts
 
 __all__ = ["AuthServicer"]
 
 MAX_BATCH = 1000
-_BATCH_SLICE = 50  # tokens verified before other calls get their turn
+_BATCH_SLICE = 50  # tokens that are verified before other calls may run
 _MAX_DURATION_SECONDS = 315_576_000_000  # google.protobuf.Duration: about 10,000 years
 
 
@@ -33,7 +32,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         self._shielded = shielded
         self._verdicts = Verdicts(validation)
 
-    async def Login(self, request: Any, context: Any) -> Any:
+    async def Login(self, request: pb.LoginRequest, context: Context) -> pb.LoginResponse:
         """Trade credentials for tokens."""
         match request.WhichOneof("credentials"):
             case "password":
@@ -57,25 +56,25 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                 raise InvalidArgument("credentials", "is required: set password or client")
         return pb.LoginResponse(tokens=_tokens(pair))
 
-    async def Refresh(self, request: Any, context: Any) -> Any:
+    async def Refresh(self, request: pb.RefreshRequest, context: Context) -> pb.RefreshResponse:
         """Trade a refresh token for its successor."""
         token = _required(request.refresh_token, "refresh_token")
         pair = await self._sessions.refresh(token, request.scope)
         return pb.RefreshResponse(tokens=_tokens(pair))
 
-    async def Revoke(self, request: Any, context: Any) -> Any:
+    async def Revoke(self, request: pb.RevokeRequest, context: Context) -> pb.RevokeResponse:
         """End a session, all sessions of a user, or one access token."""
         await self._shielded.run(self._revoke(request, context))
         return pb.RevokeResponse()
 
     @in_bytes
-    def Validate(self, request: bytes, context: Any) -> bytes:
-        """Tell whether an access token is good; a coroutine would take longer than its work."""
+    def Validate(self, request: bytes, context: Context) -> bytes:
+        """Return the verdict on an access token. A coroutine would cost more than the verdict."""
         return self._verdicts.again(request) or self._validate(request)
 
     @in_bytes
-    async def BatchValidate(self, data: bytes, context: Any) -> bytes:
-        """Tell it of many tokens."""
+    async def BatchValidate(self, data: bytes, context: Context) -> bytes:
+        """Return the verdicts on up to MAX_BATCH access tokens, in order."""
         requests = parse(Batch, data).members
         if not 1 <= len(requests) <= MAX_BATCH:
             raise InvalidArgument("requests", f"must have 1 to {MAX_BATCH} items")
@@ -89,7 +88,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         encoded: bytes = Batch(members=responses).SerializeToString()
         return encoded
 
-    async def _revoke(self, request: Any, context: Any) -> None:
+    async def _revoke(self, request: pb.RevokeRequest, context: Context) -> None:
         match request.WhichOneof("target"):
             case "refresh_token":
                 token = _required(request.refresh_token, "refresh_token")
@@ -130,7 +129,7 @@ def _required(value: str, field: str) -> str:
     return value
 
 
-def _max_staleness(request: Any, path: str) -> timedelta | None:
+def _max_staleness(request: pb.ValidateRequest, path: str) -> timedelta | None:
     if not request.HasField("max_staleness"):
         return None
     given = request.max_staleness
@@ -140,7 +139,7 @@ def _max_staleness(request: Any, path: str) -> timedelta | None:
     return timedelta(seconds=given.seconds, microseconds=given.nanos / 1000)
 
 
-def _tokens(pair: TokenPair) -> Any:
+def _tokens(pair: TokenPair) -> pb.TokenPair:
     expires_at = pair.refresh_expires_at
     return pb.TokenPair(
         access_token=pair.access_token,

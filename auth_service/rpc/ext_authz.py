@@ -1,33 +1,36 @@
-"""Envoy's external authorization: a proxy asks, for each request, whether it may pass.
+"""Envoy's external authorization: a proxy asks for each request whether it may pass.
 
-Owns the form of the answer; `rule_texts` has what a route may ask for and `admission` decides. The
-messages are our own, alike on the wire (protos/authn/envoy), so that Envoy's need not be installed;
-the service bears Envoy's name, which is added to the descriptors of this process only.
+Owns the form of the answer. `authz.rules` defines what a route may require, and `authz.admission`
+decides. The messages are our own copies with the same wire format (protos/authn/envoy), so Envoy's
+protos need not be installed. The service has Envoy's name; its descriptor exists in this process
+only.
 
-A route's `context_extensions` are the texts of its rule, and:
+A route's `context_extensions` hold its rule, and optionally:
 
     remove_authorization  "true": the upstream does not see the token
 
-A slip in them refuses every request. An admitted request has the headers of `identity_headers` and
-none of those that the caller sent under their names.
+A mistake in them refuses every request of the route. An admitted request carries the headers of
+`authz.identity_headers`; headers of these names that the caller sent are removed.
 """
 
 import binascii
 import json
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grpc
 import structlog
 from authn.envoy.v1 import check_pb2 as pb
 from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import ServiceDescriptor
 
 from auth_service.authz.admission import Refused, Rule, Verifier, admit
 from auth_service.authz.identity_headers import NAMES, identity_headers
 from auth_service.authz.rules import parse_flag, parse_rule
 from auth_service.authz.status import status_of
 from auth_service.errors import AuthError
-from auth_service.rpc.dispatcher import Dispatcher
+from auth_service.rpc.dispatcher import Context, Dispatcher
 from auth_service.tokens.access import AccessClaims
 
 __all__ = ["SERVICE", "add_descriptor", "add_ext_authz"]
@@ -41,9 +44,9 @@ _FILE = "authn/envoy/v1/authorization.proto"
 _SET = pb.HeaderValueOption.HEADER_APPEND_ACTION_OVERWRITE_IF_EXISTS_OR_ADD
 _OK = pb.Status()
 _REMOVE = "remove_authorization"
-_MAX_ROUTES = 1024  # remembered
-_MAX_ANSWERS = 4096  # remembered
-# CGI and WSGI make the same variable of "-" and "_", so that these would be read as the real ones.
+_MAX_ROUTES = 1024  # cached
+_MAX_ANSWERS = 4096  # cached
+# CGI and WSGI map "-" and "_" to the same variable, so these names would pass for the real ones.
 _LOOK_ALIKES = tuple(
     f"x{first}auth{second}{name.rpartition('-')[2]}"
     for name in NAMES
@@ -53,7 +56,7 @@ _LOOK_ALIKES = tuple(
 
 
 def add_ext_authz(server: Dispatcher, verifier: Verifier) -> None:
-    """Serve Check, and let reflection describe it."""
+    """Serve Check, and add its descriptor for reflection."""
     add_descriptor()
     method = grpc.unary_unary_rpc_method_handler(
         _Authorization(verifier).Check,
@@ -64,13 +67,13 @@ def add_ext_authz(server: Dispatcher, verifier: Verifier) -> None:
 
 
 class _Authorization:
-    """The service; its answer is always OK, and what the proxy shall do is in it."""
+    """The service. Its RPC status is always OK; the response tells the proxy what to do."""
 
     def __init__(self, verifier: Verifier) -> None:
         self._verifier = verifier
 
-    async def Check(self, request: Any, context: Any) -> Any:
-        """Tell whether a request may pass."""
+    async def Check(self, request: pb.CheckRequest, context: Context) -> pb.CheckResponse:
+        """Decide whether a request may pass."""
         attributes = request.attributes
         http = attributes.request.http
         try:
@@ -84,14 +87,14 @@ class _Authorization:
 class _Route(NamedTuple):
     rule: Rule
     removed: tuple[str, ...]
-    """Headers that no request brings to the upstream."""
+    """Names of headers that the proxy removes from every request."""
 
 
-def _route_of(extensions: Any) -> _Route:
+def _route_of(extensions: Mapping[str, str]) -> _Route:
     try:
         return _route(frozenset(extensions.items()))
     except ValueError as error:
-        # The cache keeps no exceptions: each request that this costs is told of.
+        # The cache keeps no exceptions, so each refused request is logged.
         log.error("ext_authz_route_refused", problem=f"context_extensions: {error}")  # noqa: TRY400
         raise Refused(
             500, AuthError.reason, "server_error", "internal error; the log has the cause"
@@ -100,14 +103,14 @@ def _route_of(extensions: Any) -> _Route:
 
 @lru_cache(maxsize=_MAX_ROUTES)
 def _route(extensions: frozenset[tuple[str, str]]) -> _Route:
-    """Return what these ask for; raises ValueError, with the key."""
+    """Return the route that these define; raises ValueError, which names the key."""
     rule = parse_rule(extensions, beside=(_REMOVE,))
     removed = ("authorization",) if parse_flag(dict(extensions), _REMOVE) else ()
     return _Route(rule, _LOOK_ALIKES + removed)
 
 
-def _values(http: Any, name: str) -> list[str]:
-    """Return all values of a header, whichever way the proxy is set to send them."""
+def _values(http: pb.AttributeContext.HttpRequest, name: str) -> list[str]:
+    """Return all values of a header, in both forms in which a proxy may send them."""
     value = http.headers.get(name)
     values = [] if value is None else [value]
     if http.HasField("header_map"):
@@ -119,15 +122,15 @@ def _values(http: Any, name: str) -> list[str]:
     return values
 
 
-def _is_grpc(http: Any) -> bool:
-    """Tell it as Envoy does: "application/grpc-web" is none."""
+def _is_grpc(http: pb.AttributeContext.HttpRequest) -> bool:
+    """Tell whether a request is gRPC, by Envoy's rule; "application/grpc-web" is not."""
     kind = "".join(_values(http, "content-type"))
     return kind == "application/grpc" or kind.startswith("application/grpc+")
 
 
 @lru_cache(maxsize=_MAX_ANSWERS)
-def _admitted(claims: AccessClaims | None, route: _Route) -> Any:
-    """Return the answer, the same for the same token: to make it costs more than to verify."""
+def _admitted(claims: AccessClaims | None, route: _Route) -> pb.CheckResponse:
+    """Return the answer for these claims. It is cached: building it costs more than verifying."""
     identity = identity_headers(claims)
     return pb.CheckResponse(
         status=_OK,
@@ -141,11 +144,11 @@ def _admitted(claims: AccessClaims | None, route: _Route) -> Any:
     )
 
 
-def _denied(refused: Refused, is_grpc: bool) -> Any:
+def _denied(refused: Refused, is_grpc: bool) -> pb.CheckResponse:
     code, text, trailers = status_of(refused)
     if is_grpc:
-        # Envoy makes grpc-message of the body. The status it would guess from that of HTTP is
-        # another one for 500, and clients refuse details that contradict it.
+        # Envoy sends the body as grpc-message. For 500 it would derive a grpc-status that
+        # contradicts the details, which clients reject, so the status is set here.
         headers = {"grpc-status": str(code.value[0])}
         headers |= {name: _text(value) for name, value in trailers}
     else:
@@ -162,23 +165,23 @@ def _denied(refused: Refused, is_grpc: bool) -> Any:
 
 
 def _text(value: str | bytes) -> str:
-    """Return the value of metadata as a header has it: a binary one in unpadded base64."""
+    """Return a metadata value as header text: binary values are in unpadded base64."""
     if isinstance(value, str):
         return value
     return binascii.b2a_base64(value, newline=False).decode().rstrip("=")
 
 
-def _option(name: str, value: str) -> Any:
+def _option(name: str, value: str) -> pb.HeaderValueOption:
     return pb.HeaderValueOption(header=pb.HeaderValue(key=name, value=value), append_action=_SET)
 
 
-def add_descriptor() -> Any:
-    """Return the service's descriptor, which from now on is in this process's default pool."""
+def add_descriptor() -> ServiceDescriptor:
+    """Add the service's descriptor to this process's default pool if needed, and return it."""
     pool = descriptor_pool.Default()
     try:
         return pool.FindServiceByName(SERVICE)
     except KeyError:
-        file: Any = descriptor_pb2.FileDescriptorProto(
+        file = descriptor_pb2.FileDescriptorProto(
             name=_FILE, package=_PACKAGE, syntax="proto3", dependency=[pb.DESCRIPTOR.name]
         )
         file.service.add(name=_NAME).method.add(

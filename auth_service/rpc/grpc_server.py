@@ -1,4 +1,4 @@
-"""The gRPC server: which services it has, its options, and where it listens."""
+"""The gRPC server: its services, its channel options and its address."""
 
 from typing import Any
 
@@ -37,32 +37,32 @@ _HEALTH = "grpc.health.v1.Health"
 
 
 def services(settings: Settings) -> tuple[str, ...]:
-    """Return the names of the services that health and reflection tell of."""
+    """Return the names of the services that health and reflection list."""
     return (*_SERVICES, ext_authz.SERVICE) if settings.ext_authz else _SERVICES
 
 
 class GrpcServer:
-    """One listening gRPC server; `health` says what it is told, and ends with it."""
+    """One listening gRPC server. `health` is served by it and closed with it."""
 
     def __init__(
         self, settings: Settings, core: Core, hub: WatchHub, health: HealthServicer
     ) -> None:
-        """Bind; raises ConfigError where that cannot be, or where the TLS files cannot be used."""
+        """Bind; raises ConfigError if the address or the TLS files cannot be used."""
         self._drain_timeout = settings.drain_timeout
         self._hub = hub
         self._health = health
         self._server = grpc.aio.server(options=_channel_options(settings))
         self._add_services(settings, core)
         self.port = self._bind(settings)
-        """The port that is served; 0 for a Unix socket."""
+        """The TCP port; 0 for a Unix socket."""
 
     async def start(self) -> None:
-        """Begin to serve."""
+        """Start serving."""
         await self._server.start()
 
     async def stop(self) -> None:
-        """Let calls in flight finish, within the drain timeout."""
-        self._health.close()  # ends its Watch streams too, on which stop() would wait
+        """Stop; calls in flight have the drain timeout to finish."""
+        self._health.close()  # ends its Watch streams, for which stop() would wait
         self._hub.close()
         await self._server.stop(self._drain_timeout.total_seconds())
 
@@ -100,7 +100,7 @@ class GrpcServer:
         except RuntimeError as error:
             raise ConfigError(
                 f"AUTH_GRPC_ADDRESS: cannot serve {address}: it is in use, or not an address of "
-                "this machine; stop what serves there, or choose another"
+                "this machine; stop the other server, or choose another address"
             ) from error
 
 
@@ -109,11 +109,11 @@ def _channel_options(settings: Settings) -> list[tuple[str, Any]]:
         ("grpc.so_reuseport", int(settings.grpc_reuse_port)),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
-        # Bounds what a flood of half-open or reset streams on one connection can hold.
+        # Bounds the memory of half-open or reset streams on one connection.
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         ("grpc.max_connection_age_ms", int(settings.max_connection_age.total_seconds() * 1000)),
         ("grpc.max_connection_age_grace_ms", int(settings.drain_timeout.total_seconds() * 1000)),
-        # Proxies ping idle connections, some every few seconds.
+        # Proxies ping idle connections; some do so every few seconds.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
     ]

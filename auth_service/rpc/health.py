@@ -1,7 +1,7 @@
 """Health checking v1 (grpc.health.v1): Check, List and Watch for each service.
 
-Our own servicer, because the stock one has no List, and leaves Watch streams open when the server
-stops, which then waits for them its whole grace.
+Replaces the servicer of grpcio-health-checking, which has no List and does not end its Watch
+streams when the server stops, so that stopping takes the whole drain timeout.
 """
 
 import asyncio
@@ -11,6 +11,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from auth_service.rpc.dispatcher import Context
+
 __all__ = ["HealthServicer"]
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -19,7 +21,7 @@ SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it has no types
-    """The health of the server, under the name of each of its services and under ""."""
+    """The health of the server: one status, under "" and the name of each service."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self._services = ("", *services)
@@ -29,36 +31,36 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
 
     @property
     def serving(self) -> bool:
-        """Whether calls are answered."""
+        """Whether the server accepts calls."""
         return self._serving
 
     def set_serving(self, serving: bool) -> None:
-        """Say whether calls are answered; after `close` it stays NOT_SERVING."""
+        """Set the status; after `close` it stays NOT_SERVING."""
         if serving != self._serving and not self._closed:
             self._serving = serving
             self._wake()
 
     def close(self) -> None:
-        """Say NOT_SERVING for good, and let every Watch stream end."""
+        """Set NOT_SERVING permanently, and end every Watch stream."""
         self._serving, self._closed = False, True
         self._wake()
 
-    async def Check(self, request: Any, context: Any) -> Any:
-        """Answer the health of one service; NOT_FOUND for an unknown one."""
+    async def Check(self, request: Any, context: Context) -> Any:
+        """Return the health of one service; NOT_FOUND if it is unknown."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service; see List")
         return health_pb2.HealthCheckResponse(status=self._status(request.service))
 
-    async def List(self, request: Any, context: Any) -> Any:
-        """Answer the health of every service."""
+    async def List(self, request: Any, context: Context) -> Any:
+        """Return the health of every service."""
         statuses = {
             name: health_pb2.HealthCheckResponse(status=self._status(name))
             for name in self._services
         }
         return health_pb2.HealthListResponse(statuses=statuses)
 
-    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        """Send the health of one service, now and whenever it changes."""
+    async def Watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        """Send the health of one service, now and on every change."""
         last = None
         while True:
             changed = self._changed

@@ -1,12 +1,10 @@
 """Server reflection under both of its names, v1 and v1alpha.
 
-The Python package has v1alpha only, and grpcurl and buf ask for v1 first. The messages of the two
-are the same on the wire, so that the same servicer answers both; v1 needs its descriptor as well,
-or else `grpcurl describe` would not find it.
+The Python package has v1alpha only, but grpcurl and buf ask for v1 first. Both have the same wire
+format, so one servicer answers both. The descriptor of v1 is added for `grpcurl describe`.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -40,7 +38,7 @@ def _add_v1_descriptor() -> None:
     try:
         pool.FindFileByName(_V1_FILE)
     except KeyError:
-        file: Any = descriptor_pb2.FileDescriptorProto()
+        file = descriptor_pb2.FileDescriptorProto()
         reflection_pb2.DESCRIPTOR.CopyToProto(file)
         file.name, file.package = _V1_FILE, _V1
         for message in file.message_type:

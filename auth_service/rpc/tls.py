@@ -1,7 +1,7 @@
-"""TLS: server credentials from files, read again when they change.
+"""TLS: server credentials from files, which are read again when they change.
 
-A certificate is renewed by replacing the files; new connections get the new one, and those that
-stand are not dropped. Files that are broken are logged, and the certificate before them stays.
+Replacing the files renews the certificate for new connections; open connections stay open. If the
+new files are invalid, this is logged and the previous certificate stays in use.
 """
 
 from pathlib import Path
@@ -19,14 +19,14 @@ log = structlog.get_logger(__name__)
 
 
 class _Certificates:
-    """The files of one server, and what they looked like when they were last read."""
+    """The files of one server, and their stamps when they were last read."""
 
     def __init__(self, chain: Path, key: Path, client_authorities: Path | None) -> None:
         self._chain, self._key, self._authorities = chain, key, client_authorities
         self._seen = self._stamp()
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        """Return what the files hold; raises OSError or ValueError."""
+        """Return the contents of the files; raises OSError, ValueError or TypeError."""
         chain, key = self._chain.read_bytes(), self._key.read_bytes()
         private = load_pem_private_key(key, None)
         if x509.load_pem_x509_certificates(chain)[0].public_key() != private.public_key():
@@ -37,7 +37,7 @@ class _Certificates:
         return grpc.ssl_server_certificate_configuration([(key, chain)], authorities)
 
     def read_if_changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return what the files hold now, or None for no change; called at each handshake."""
+        """Return the contents if the files have changed, else None; called at each handshake."""
         try:
             if (stamp := self._stamp()) == self._seen:
                 return None
@@ -59,7 +59,7 @@ def server_credentials(
 ) -> grpc.ServerCredentials:
     """Return credentials from PEM files; with authorities, clients must present a certificate.
 
-    Raises ConfigError where the files cannot be used.
+    Raises ConfigError if the files cannot be used.
     """
     try:
         certificates = _Certificates(chain, key, client_authorities)
@@ -71,6 +71,6 @@ def server_credentials(
         ) from error
     return grpc.dynamic_ssl_server_credentials(
         initial,
-        certificates.read_if_changed,  # type: ignore[arg-type] # None: no change
+        certificates.read_if_changed,  # type: ignore[arg-type] # None means no change
         require_client_authentication=client_authorities is not None,
     )
