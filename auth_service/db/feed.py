@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import structlog
 
+from auth_service.db.cursor import START, Cursor
 from auth_service.db.key_store import KeyStore
 from auth_service.db.pool import open_connection, translated
 from auth_service.db.store import Store
@@ -35,7 +36,7 @@ MAX_BACKOFF = 1.0
 CLOSE_TIMEOUT = 1.0
 
 
-Page = tuple[list[Revocation], int]
+Page = tuple[list[Revocation], Cursor]
 Pages = AsyncGenerator[Page, None]
 
 
@@ -70,7 +71,7 @@ class RevocationFeed:
         self._poll_interval = poll_interval.total_seconds()
         self._timeout = timeout
         self._connection: DedicatedConnection | None = None
-        self._cursor = 0
+        self._cursor = START
         self.epoch = ""
         """Within what cursors are comparable, see Store.epoch; empty where it cannot tell."""
         self._as_of: datetime | None = None
@@ -86,8 +87,8 @@ class RevocationFeed:
         return self._as_of
 
     @property
-    def cursor(self) -> int:
-        """What transactions below this number have revoked is known."""
+    def cursor(self) -> Cursor:
+        """The transactions whose revocations are known."""
         return self._cursor
 
     async def start(self) -> None:
@@ -143,18 +144,18 @@ class RevocationFeed:
         connection = self._connection or await self._connect()
         as_of, since = self._clock(), self._cursor
         cursor = await self._take_in(since, connection)
-        if cursor < since:  # another database answers, with transaction numbers of its own
-            since = 0
+        if cursor.end < since.end:  # another database answers, with transaction ids of its own
+            since = START
             cursor = await self._take_in(since, connection)
         if self._keys is not None:
             async with self._in_time():
                 changed = await self._keys.changed_since(since, connection)
             self._on_keys(changed)
         self._cursor, self._as_of = cursor, as_of
-        if not since:  # a million rows take seconds, of which the next poll makes up at once
+        if since == START:  # a million rows take seconds, of which the next poll makes up at once
             self._poll_now.set()
 
-    async def _take_in(self, since: int, connection: "DedicatedConnection") -> int:
+    async def _take_in(self, since: Cursor, connection: "DedicatedConnection") -> Cursor:
         """Take in what was committed since a cursor; return the next cursor.
 
         Other calls have their turn between two pages, and each page has the whole timeout.
@@ -197,7 +198,7 @@ class RevocationFeed:
             log.warning("revocation_feed_cannot_listen", detail="the poll alone finds revocations")
         epoch = await self._store.epoch(connection)
         if not epoch or epoch != self.epoch:
-            self._cursor = 0
+            self._cursor = START
         self.epoch = epoch
         return connection
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from auth_service.db import rows
+from auth_service.db.cursor import Cursor
 from auth_service.db.pool import acquire, statements, translated
 from auth_service.models import StoredKey
 
@@ -34,10 +35,11 @@ class KeyStore:
         async with acquire(self._pool) as connection:
             return [rows.key(row) for row in await connection.fetch(self._sql["load_keys"])]
 
-    async def changed_since(self, cursor: int, connection: "Connection") -> list[StoredKey]:
-        """Return the keys that changed after a cursor of `Store.revocations_since`."""
+    async def changed_since(self, cursor: Cursor, connection: "Connection") -> list[StoredKey]:
+        """Return the keys that changed after a cursor of `revocations_since`."""
         with translated():
-            return [rows.key(r) for r in await connection.fetch(self._sql["keys_since"], cursor)]
+            found = await connection.fetch(self._sql["keys_since"], cursor.end, cursor.running)
+        return [rows.key(row) for row in found]
 
     async def change(self, decide: Decide) -> list[StoredKey]:
         """Write the keys that `decide` returns, given those that are there; return these.

@@ -203,11 +203,23 @@ SET issued_before = GREATEST(r.issued_before, excluded.issued_before),
     xid = pg_current_xact_id()
 
 -- name: revocations_since
--- Transactions below the snapshot's xmin have ended, and what they wrote is in this answer or in
--- an earlier one. One that commits later has at least this number, whenever it began.
-SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS cursor,
-    r.kind, r.target, r.issued_before, r.expires_at, r.xid::text::bigint AS xid
-FROM (SELECT) AS always LEFT JOIN revocations r ON r.xid >= $1::bigint::text::xid8
+-- What was committed since a snapshot: its end is $1, and $2 were in progress in it. xid is the id of
+-- the top-level transaction, also of rows that a subtransaction wrote, as in the snapshot.
+SELECT pg_current_snapshot() AS snapshot, r.kind, r.target, r.issued_before, r.expires_at, r.xid
+FROM (SELECT) AS always
+LEFT JOIN revocations r ON r.xid >= $1::xid8 OR r.xid = ANY ($2::xid8[])
+
+-- name: first_revocations_since
+-- The same, at most $3 rows. The limits inside make every plan read them from the index of xid: a
+-- poll with nothing new reads no row.
+SELECT pg_current_snapshot() AS snapshot, r.kind, r.target, r.issued_before, r.expires_at, r.xid
+FROM (SELECT) AS always
+LEFT JOIN (
+    (SELECT * FROM revocations WHERE xid >= $1::xid8 ORDER BY xid LIMIT $3)
+    UNION ALL
+    (SELECT * FROM revocations WHERE xid = ANY ($2::xid8[]) ORDER BY xid LIMIT $3)
+) r ON true
+LIMIT $3
 
 -- name: notify_revocations
 SELECT pg_notify('authn_feed', '')
@@ -251,7 +263,7 @@ SELECT create_audit_partition($1), create_audit_partition($1::timestamptz + inte
 SELECT * FROM signing_keys ORDER BY activate_at, created_at, kid
 
 -- name: keys_since
-SELECT * FROM signing_keys WHERE xid >= $1::bigint::text::xid8
+SELECT * FROM signing_keys WHERE xid >= $1::xid8 OR xid = ANY ($2::xid8[])
 
 -- name: lock_keys
 SELECT pg_advisory_xact_lock(hashtext('auth_service.signing_keys'))

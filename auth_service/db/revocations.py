@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from auth_service.db import rows
+from auth_service.db.cursor import START, Cursor
 from auth_service.db.executor import Executor
 from auth_service.db.pool import acquire, statements, translated
 from auth_service.models import Revocation
@@ -30,33 +31,34 @@ class RevocationStore(Executor):
         async with acquire(self._pool) as connection:
             await record_revocation(connection, revocation, now)
 
-    async def revocations_since(self, cursor: int) -> tuple[list[Revocation], int]:
+    async def revocations_since(self, cursor: Cursor = START) -> tuple[list[Revocation], Cursor]:
         """Return revocations committed since the answer that gave `cursor`, and the next cursor.
 
-        0 asks for all. No commit is skipped, however late; some may be given more than once.
+        START asks for all. No commit is skipped, however late, and none is returned twice.
         """
         async with acquire(self._pool) as connection:
             pages = [page async for page in self.pages_of_revocations(cursor, connection)]
         return [revocation for found, _ in pages for revocation in found], pages[-1][1]
 
     async def pages_of_revocations(
-        self, cursor: int, connection: "Connection"
-    ) -> AsyncGenerator[tuple[list[Revocation], int], None]:
-        """Yield the same page by page: a million in one answer outlasts any statement timeout.
+        self, cursor: Cursor, connection: "Connection"
+    ) -> AsyncGenerator[tuple[list[Revocation], Cursor], None]:
+        """Yield the same in pages, since a million rows in one answer exceed a statement timeout.
 
-        All pages are of one snapshot, and each names the next cursor; there is at least one.
-        What is new since a cursor is mostly little, and comes in one page by one round trip.
+        All pages are of one snapshot, and each names the next cursor. There is at least one page.
+        A poll usually finds few rows, which come in one page and one round trip.
         """
-        sql = self._sql["revocations_since"]
+        since = cursor.end, cursor.running
         with translated():
-            if cursor:
-                # A statement of its own: PostgreSQL's plan for everything would not suit a poll.
-                found = await connection.fetch(sql + " LIMIT $2", cursor, REVOCATION_PAGE)
+            if cursor != START:
+                # A statement of its own: the plan for reading everything does not suit a poll.
+                sql = self._sql["first_revocations_since"]
+                found = await connection.fetch(sql, *since, REVOCATION_PAGE)
                 if len(found) < REVOCATION_PAGE:
                     yield _page(found)
                     return
             async with connection.transaction(readonly=True):
-                opened = await connection.cursor(sql, cursor)
+                opened = await connection.cursor(self._sql["revocations_since"], *since)
                 while found := await opened.fetch(REVOCATION_PAGE):
                     yield _page(found)
 
@@ -87,5 +89,6 @@ async def record_revocation(
     )  # fmt: skip
 
 
-def _page(found: list[asyncpg.Record]) -> tuple[list[Revocation], int]:
-    return [rows.revocation(row) for row in found if row["kind"] is not None], found[0]["cursor"]
+def _page(found: list[asyncpg.Record]) -> tuple[list[Revocation], Cursor]:
+    revocations = [rows.revocation(row) for row in found if row["kind"] is not None]
+    return revocations, Cursor.of_snapshot(found[0]["snapshot"])

@@ -5,6 +5,7 @@ what overflows it is replaced by a fresh snapshot. Events are made once for all 
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from datetime import datetime, timedelta
@@ -13,6 +14,8 @@ from typing import Any
 from authn.v1 import verifier_service_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from auth_service.db.cursor import Cursor
+from auth_service.errors import Unavailable
 from auth_service.models import Revocation, RevocationKind
 from auth_service.tokens.keys import KeyRing, SigningKey
 from auth_service.tokens.revocation import RevocationList
@@ -36,7 +39,7 @@ class WatchHub:
         self,
         revocations: RevocationList,
         ring: KeyRing,
-        position: Callable[[], tuple[datetime, str, int]],
+        position: Callable[[], tuple[datetime, str, Cursor]],
         heartbeat: timedelta = timedelta(seconds=1),
     ) -> None:
         """`position` gives up to when revocations are known, and the epoch and cursor of that."""
@@ -46,7 +49,10 @@ class WatchHub:
         self._heartbeat = heartbeat.total_seconds()
         self._streams: set[_Stream] = set()
         self._log: deque[Revocation] = deque(maxlen=MAX_LOGGED)
-        self._log_floor = 0  # every revocation of this transaction or a later one is in the log
+        # The log has every revocation of a transaction from this id on. It also has those of each
+        # transaction that the feed still sees in progress, unless the id is among the dropped.
+        self._log_floor = 0
+        self._dropped: set[int] = set()
         self._unnumbered: dict[tuple[RevocationKind, str], Revocation] = {}
         self._closed = False
 
@@ -120,13 +126,18 @@ class WatchHub:
 
     def _missed(self, cursor: str) -> list[Revocation] | None:
         """Return what was revoked after the cursor; None where only a snapshot has it all."""
-        epoch, _, number = cursor.rpartition(":")
-        if not epoch or epoch != self._position()[1] or not number.isdecimal():
+        epoch, _, text = cursor.rpartition(":")
+        _, own_epoch, own = self._position()
+        after = Cursor.parse(text)
+        if not epoch or epoch != own_epoch or after is None or after.end < self._log_floor:
             return None
-        if len(number) > len(str(2**64)) or int(number) < self._log_floor:
+        if any(xid < self._log_floor and self._may_lack(xid, own) for xid in after.running):
             return None
-        logged = [revocation for revocation in self._log if revocation.xid >= int(number)]
+        logged = [revocation for revocation in self._log if not after.covers(revocation.xid)]
         return logged + list(self._unnumbered.values())
+
+    def _may_lack(self, xid: int, own: Cursor) -> bool:
+        return xid not in own.running or xid in self._dropped
 
     def _resumption(self, missed: Iterable[Revocation]) -> Iterable[pb.WatchResponse]:
         """Return what was missed, of which the end alone says that nothing else was."""
@@ -136,8 +147,14 @@ class WatchHub:
 
     def _append(self, revocation: Revocation) -> None:
         if len(self._log) == MAX_LOGGED:
-            self._log_floor = max(self._log_floor, self._log[0].xid + 1)
+            self._drop(self._log[0].xid)
         self._log.append(revocation)
+
+    def _drop(self, xid: int) -> None:
+        self._log_floor = max(self._log_floor, xid + 1)
+        with contextlib.suppress(Unavailable):  # the feed is reading everything for the first time
+            if xid in self._position()[2].running:
+                self._dropped.add(xid)
 
     def _snapshot(self) -> Iterable[pb.WatchResponse]:
         """Return all revocations in parts, of which the last alone says what is known with it."""

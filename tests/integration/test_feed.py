@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from auth_service.db import pool as pools
+from auth_service.db.cursor import Cursor
 from auth_service.db.feed import RevocationFeed
 from auth_service.db.store import Store
 from auth_service.errors import Unavailable
@@ -159,7 +160,7 @@ async def test_after_a_lost_connection_only_what_is_new_is_read(
     await revoke("known")
     xid = await pool.fetchval("SELECT xid::text::bigint FROM revocations")
     await feed.start()
-    await until(lambda: feed.cursor > xid)
+    await until(lambda: feed.cursor.covers(xid))
     read.clear()
     pid = await pool.fetchval(f"SELECT pid {LISTENERS}")
     await pool.execute("SELECT pg_terminate_backend($1)", pid)
@@ -190,7 +191,7 @@ async def test_outage_stops_as_of_until_the_database_is_back(
 async def test_restored_database_is_read_from_the_start(start: Start, revoke: Revoke) -> None:
     """Where transaction numbers begin anew, rows with low numbers are read all the same."""
     async with start(OFTEN) as (feed, known):
-        feed._cursor += 1_000_000
+        feed._cursor = Cursor(feed.cursor.end + 1_000_000)
         await revoke("a")
         await until(lambda: len(known) == 1)
 

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from auth_service.core.signing_keys import KeyPolicy, SigningKeys, replace_master_key, root_key
+from auth_service.db.cursor import Cursor
 from auth_service.db.key_store import KeyStore
 from auth_service.errors import AlreadyExists, ConfigError, NotFound
 from auth_service.models import KeyState, StoredKey
@@ -637,7 +638,7 @@ async def test_changed_keys_are_read_from_a_cursor_on(
     rows = [StoredKey(f"k{n}", "EdDSA", b"sealed", clock(), clock()) for n in range(2)]
     await key_store.change(lambda _: rows)
     async with pool.acquire() as connection:
-        cursor = int(await connection.fetchval("SELECT pg_current_xact_id()::text"))
+        cursor = Cursor.of_snapshot(await connection.fetchval("SELECT pg_current_snapshot()"))
         assert await key_store.changed_since(cursor, connection) == []
         retired = replace(rows[0], retire_at=clock(), remove_at=clock() + KEEP)
         await key_store.change(lambda _: [retired])

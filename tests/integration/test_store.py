@@ -108,7 +108,7 @@ async def test_disabling_ends_sessions_and_enabling_revives_none(
     found = await store.get_user(user.id)
     assert found == replace(user, disabled=True, revoked_before=revocation.issued_before)
     assert await store.list_sessions(user.id, clock.now) == []
-    assert (await store.revocations_since(0))[0] == [revocation]
+    assert (await store.revocations_since())[0] == [revocation]
     await store.set_user_disabled(user.id, False, None, clock.now)
     found = await store.get_user(user.id)
     assert found is not None
@@ -135,7 +135,7 @@ async def test_password_change_spares_the_session_it_is_made_in(
     assert [(each.kind, each.target) for each in recorded] == [
         (RevocationKind.SESSION, str(other.id))
     ]
-    assert (await store.revocations_since(0))[0] == recorded
+    assert (await store.revocations_since())[0] == recorded
     assert await store.list_sessions(user.id, clock.now) == [kept]
     until = clock.now + WEEK
     assert await store.rotate_session(user.id, kept.id, 0, (), clock.now, until) is not None
@@ -509,7 +509,7 @@ async def test_session_is_revoked_once(
     )
     assert answers.count(True) == 1
     assert (await events(pool)).count("session.reuse_detected") == 1
-    assert (await store.revocations_since(0))[0] == [revocation]
+    assert (await store.revocations_since())[0] == [revocation]
     assert not await store.revoke_session(uuid4(), uuid4(), revocation, clock.now, "x")
 
 
@@ -559,7 +559,7 @@ async def test_sign_out_everywhere(
     assert found.revoked_before == revocation.issued_before
     with pytest.raises(NotFound):
         await store.revoke_user(uuid4(), revocation, clock.now)
-    assert (await store.revocations_since(0))[0] == [revocation]
+    assert (await store.revocations_since())[0] == [revocation]
 
 
 # Revocations
@@ -572,13 +572,13 @@ async def test_revocation_again_keeps_the_later_times_and_is_seen_again(
     first = Revocation(RevocationKind.ALL, "", clock.now + SECOND, clock.now)
     later = Revocation(RevocationKind.ALL, "", clock.now + WEEK, clock.now + SECOND)
     await store.add_revocation(first, clock.now)
-    found, cursor = await store.revocations_since(0)
+    found, cursor = await store.revocations_since()
     assert found == [first]
     await store.add_revocation(later, clock.now)
     found, _ = await store.revocations_since(cursor)
     assert found == [later]
     await store.add_revocation(first, clock.now)
-    assert (await store.revocations_since(0))[0] == [later]
+    assert (await store.revocations_since())[0] == [later]
 
 
 async def test_late_commit_is_not_skipped(store: Store, pool: "Pool", clock: FakeClock) -> None:
@@ -589,7 +589,7 @@ async def test_late_commit_is_not_skipped(store: Store, pool: "Pool", clock: Fak
     )
     late = Revocation(RevocationKind.TOKEN, "late", clock.now)
     early = Revocation(RevocationKind.TOKEN, "early", clock.now)
-    _, cursor = await store.revocations_since(0)
+    _, cursor = await store.revocations_since()
     async with pool.acquire() as connection:
         transaction = connection.transaction()
         await transaction.start()
@@ -607,7 +607,7 @@ async def test_however_much_is_new_comes_page_by_page(
     store: Store, pool: "Pool", clock: FakeClock, count: int
 ) -> None:
     """A replica that was cut off for long catches up, and no row is given twice."""
-    _, cursor = await store.revocations_since(0)
+    _, cursor = await store.revocations_since()
     await pool.execute(
         "INSERT INTO revocations (kind, target, expires_at, created_at) "
         "SELECT 'token', n::text, $1, $1 FROM generate_series(1, $2::int) n",
@@ -635,7 +635,7 @@ async def test_prune_deletes_what_no_longer_matters(
     live = Revocation(RevocationKind.TOKEN, "live", session.expires_at + WEEK)
     await store.add_revocation(live, clock.now)
     assert await store.prune(clock.now) == 2500
-    assert (await store.revocations_since(0))[0] == [live]
+    assert (await store.revocations_since())[0] == [live]
     clock.now = session.expires_at + timedelta(hours=23)
     assert await store.prune(clock.now) == 1
     assert await store.find_session(session.id)
@@ -731,7 +731,7 @@ async def test_transaction_that_a_cancellation_left_is_rolled_back(
     await asyncio.gather(call, return_exceptions=True)
     found = await store.find_session(session.id)
     assert found is not None
-    assert (found.revoked_at is None) == ((await store.revocations_since(0))[0] == [])
+    assert (found.revoked_at is None) == ((await store.revocations_since())[0] == [])
     idle = (
         "SELECT count(*) FROM pg_stat_activity "
         "WHERE datname = current_database() AND state LIKE 'idle in transaction%'"

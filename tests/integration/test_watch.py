@@ -15,6 +15,7 @@ import trustme
 from authn.v1 import auth_service_pb2, verifier_service_pb2_grpc
 from authn.v1 import verifier_service_pb2 as pb
 
+from auth_service.db.cursor import Cursor
 from auth_service.models import Revocation, RevocationKind
 from auth_service.rpc import watch as module
 from auth_service.rpc.watch import MAX_LOGGED, MAX_QUEUED, WatchHub
@@ -51,10 +52,11 @@ class Replica:
         self.ring = KeyRing(keys)
         self.epoch = EPOCH
         self.cursor = 1
+        self.running: tuple[int, ...] = ()
         self.hub = WatchHub(self.revocations, self.ring, self.position, heartbeat)
 
-    def position(self) -> tuple[datetime, str, int]:
-        return self.clock.now, self.epoch, self.cursor
+    def position(self) -> tuple[datetime, str, Cursor]:
+        return self.clock.now, self.epoch, Cursor(self.cursor, self.running)
 
     def revocation(
         self, target: str, xid: int = 0, kind: RevocationKind = RevocationKind.SESSION
@@ -355,6 +357,9 @@ async def test_a_stream_that_breaks_among_what_it_missed_misses_none_of_it(
         f"{EPOCH}:²",
         f"{EPOCH}:{'9' * 5000}",
         f"{EPOCH}:x",
+        f"{EPOCH}:9,",
+        f"{EPOCH}:9" + ",1" * 65,
+        f"{EPOCH}:{2**64}",
         "\x00",
         ":" * 1000,
     ],
@@ -383,6 +388,32 @@ async def test_a_cursor_from_before_the_log_gets_a_snapshot(replica: Replica) ->
     missed = await resumed(replica, replica.at(3))
     assert missed is not None
     assert (missed[0], len(missed)) == ("2", MAX_LOGGED)
+
+
+async def test_a_stream_resumes_past_a_transaction_that_stays_open(replica: Replica) -> None:
+    """A transaction in progress since before the log is no reason for a snapshot until it ends."""
+    replica.cursor, replica.running = 2, (1,)
+    for number in range(2, MAX_LOGGED + 5):
+        replica.read(str(number))
+    cursor = f"{EPOCH}:{Cursor(replica.cursor, (1,))}"
+    replica.read("next")
+    assert await resumed(replica, cursor) == ["next"]
+    replica.announce(replica.revocation("late", 1))
+    assert await resumed(replica, cursor) == ["next", "late"]
+    replica.running = ()
+    assert await resumed(replica, cursor) is None
+
+
+async def test_a_dropped_revocation_of_a_late_transaction_ends_resumption(
+    replica: Replica,
+) -> None:
+    """While a feed reads more than the log holds, its cursor still counts that transaction."""
+    replica.cursor, replica.running = 9, (1,)
+    cursor = f"{EPOCH}:{Cursor(9, (1,))}"
+    replica.announce(replica.revocation("late", 1))
+    assert await resumed(replica, cursor) == ["late"]
+    replica.announce(*(replica.revocation(str(n), 1) for n in range(MAX_LOGGED)))
+    assert await resumed(replica, cursor) is None
 
 
 # Slow readers
