@@ -7,7 +7,8 @@ import asyncio
 import os
 
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
-from benchmarks.load import Generator, Job
+from benchmarks.jobs import Job
+from benchmarks.load import Generator
 from benchmarks.processes import OTHER_CPUS, Serving
 from benchmarks.replicas import Service, another_database, database
 from benchmarks.tables import fill

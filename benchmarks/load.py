@@ -14,43 +14,15 @@ import multiprocessing
 import os
 import selectors
 import statistics
-import time
 from asyncio import wrap_future
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from benchmarks.jobs import PATIENCE, Job, Run
 from benchmarks.wire import Http1, Http2, Link, encoded
-
-CATCH_UP = 0.02  # seconds that a steady rate makes up for at most
-PATIENCE = 60.0  # seconds that the last calls may take
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to send, to whom, how much of it at once, and when to stop."""
-
-    address: str
-    path: str
-    bodies: Sequence[bytes]
-    """Sent in this order, and again from the first; serialised messages for gRPC."""
-    bearers: Sequence[str] = ()
-    """The token in each call's `authorization`, beside `bodies`; none where empty."""
-    calls: int = 0
-    """Stop after so many; 0: after `seconds`."""
-    seconds: float = 1.5
-    connections: int = 2
-    in_flight: int = 16
-    """Calls at once on each connection; of HTTP/1.1 one."""
-    rate: float = 0.0
-    """Calls a second, sent whether or not answers have come; 0: as many as are answered."""
-    expect: bytes = b""
-    """What the answer's message begins with; over HTTP/1.1, what the body has in it."""
-    http1: bool = False
-    """A GET over HTTP/1.1, or a POST of the body where it is not empty."""
-    content_type: str = "application/json"
 
 
 @dataclass
@@ -102,7 +74,7 @@ class Generator:
 
 def drive(job: Job) -> Outcome:
     """Send in this process."""
-    run = Run(job)
+    run = Run(job, encoded(job))
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         links: list[Link] = [(Http1 if job.http1 else Http2)(run) for _ in range(job.connections)]
         for link in links:
@@ -116,8 +88,19 @@ def drive(job: Job) -> Outcome:
             link.fill()
             link.flush()
         while not run.is_over():
-            _receive(selector, run.send_due(turn) if job.rate else PATIENCE)
+            _receive(selector, _send_due(run, turn) if job.rate else PATIENCE)
     return Outcome(len(run.latencies), run.ended - run.started, run.statuses, run.latencies)
+
+
+def _send_due(run: Run, turn: Iterator[Link]) -> float:
+    """Send the calls that are due by the rate; return how many seconds to wait for answers."""
+    for _ in range(run.due()):
+        if not run.may_send():
+            break
+        link = next(turn)
+        link.send_one()
+        link.flush()
+    return run.pause()
 
 
 def _receive(selector: selectors.BaseSelector, seconds: float) -> None:
@@ -132,62 +115,3 @@ def _receive(selector: selectors.BaseSelector, seconds: float) -> None:
 def _pin(cpus: set[int] | None) -> None:
     if cpus and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cpus)
-
-
-class Run:
-    """The calls of all connections."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.statuses: Counter[str] = Counter()
-        self.latencies: list[float] = []
-        self.started = self.ended = self.until = 0.0
-        self.expect = job.expect
-        self._left = job.calls or -1
-        self._sent = self._open = 0
-        self._calls = itertools.cycle(encoded(job))
-
-    def begin(self) -> None:
-        """Start the clock."""
-        self.started = time.perf_counter()
-        self.until = float("inf") if self.job.calls else self.started + self.job.seconds
-
-    def may_send(self) -> bool:
-        """Tell whether another call is to be sent."""
-        return self._left != 0 and time.perf_counter() < self.until
-
-    def is_over(self) -> bool:
-        """Tell whether all calls are sent and answered."""
-        return self._open == 0 and not self.may_send()
-
-    def take(self) -> tuple[bytes, bytes]:
-        """Return the next call: the fields that are its own, and its message."""
-        self._left -= 1
-        self._open += 1
-        return next(self._calls)
-
-    def send_due(self, turn: Iterator[Link]) -> float:
-        """Send what is due by the rate; return how many seconds remain to the next, or to the end.
-
-        To look more often would take CPU time from the server.
-        """
-        rate = self.job.rate
-        due = int((time.perf_counter() - self.started) * rate)
-        # What this process was kept from sending is not sent all at once.
-        self._sent = max(self._sent, due - int(CATCH_UP * rate) - 1)
-        while self._sent < due and self.may_send():
-            link = next(turn)
-            link.send_one()
-            link.flush()
-            self._sent += 1
-        if not self.may_send():
-            return PATIENCE
-        return max(0.0, self.started + (self._sent + 1) / rate - time.perf_counter())
-
-    def done(self, sent_at: float, status: str) -> None:
-        """Note an answer; none is late here: all that were sent are waited for."""
-        self.ended = time.perf_counter()
-        self.statuses[status] += 1
-        if status == "OK":
-            self.latencies.append(self.ended - sent_at)
-        self._open -= 1

@@ -10,7 +10,8 @@ from authn.v1 import auth_service_pb2 as pb
 
 from auth_service.core.passwords import Argon2Profile
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
-from benchmarks.load import Generator, Job
+from benchmarks.jobs import Job
+from benchmarks.load import Generator
 from benchmarks.processes import OTHER_CPUS, SERVER_CPUS, run_on
 from benchmarks.replicas import database
 from benchmarks.tables import PASSWORD, fill

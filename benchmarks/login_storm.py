@@ -14,7 +14,8 @@ from authn.v1 import auth_service_pb2_grpc as rpc
 from google.rpc import error_details_pb2, status_pb2
 
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
-from benchmarks.load import Generator, Job, Outcome
+from benchmarks.jobs import Job
+from benchmarks.load import Generator, Outcome
 from benchmarks.login import LOGIN, login_requests
 from benchmarks.processes import ALL_CPUS, Serving
 from benchmarks.replicas import Service, database

@@ -7,7 +7,8 @@ from authn.v1 import auth_service_pb2 as pb
 
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
 from benchmarks.floor import DATABASE
-from benchmarks.load import Generator, Job
+from benchmarks.jobs import Job
+from benchmarks.load import Generator
 from benchmarks.processes import OTHER_CPUS, Serving, free_address, served
 from benchmarks.refreshing import REFRESH, Refreshing
 from benchmarks.replicas import Service, database

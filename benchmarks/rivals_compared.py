@@ -13,7 +13,8 @@ import jwt
 
 from auth_service import base64url
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
-from benchmarks.load import Generator, Job
+from benchmarks.jobs import Job
+from benchmarks.load import Generator
 from benchmarks.processes import OTHER_CPUS, Serving, free_address, served
 from benchmarks.replicas import Service, database
 from benchmarks.rivals.environment import python

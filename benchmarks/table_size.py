@@ -12,7 +12,8 @@ import asyncpg
 
 from auth_service.clock import utc_now
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
-from benchmarks.load import Generator, Job
+from benchmarks.jobs import Job
+from benchmarks.load import Generator
 from benchmarks.login import LOGIN, argon2, login_requests
 from benchmarks.processes import OTHER_CPUS, Serving
 from benchmarks.refreshing import REFRESH, Refreshing

@@ -5,10 +5,8 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from benchmarks.load import Job, Run
+from benchmarks.jobs import Job, Run
 
 __all__ = ["Http1", "Http2", "Link", "encoded"]
 
@@ -24,7 +22,7 @@ RECEIVED = 2**18  # bytes at once
 class Link:
     """One connection; what both protocols share."""
 
-    def __init__(self, run: "Run") -> None:
+    def __init__(self, run: Run) -> None:
         host, port = run.job.address.rsplit(":", 1)
         self.run = run
         self.socket = socket.create_connection((host, int(port)))
@@ -63,7 +61,7 @@ class Link:
 class Http2(Link):
     """A connection to a gRPC server."""
 
-    def __init__(self, run: "Run") -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._buffer = b""
         self._stream = 1
@@ -159,7 +157,7 @@ class Http2(Link):
 class Http1(Link):
     """A connection to an HTTP server, one call at a time."""
 
-    def __init__(self, run: "Run") -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._buffer = b""
         self._sent_at = 0.0
@@ -196,7 +194,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return HEAD.pack(length >> 16, length & 0xFFFF, kind, flags, stream) + payload
 
 
-def encoded(job: "Job") -> Iterator[tuple[bytes, bytes]]:
+def encoded(job: Job) -> Iterator[tuple[bytes, bytes]]:
     """Yield what is particular to each call: its own fields, and its message."""
     for index, body in enumerate(job.bodies):
         bearer = f"Bearer {job.bearers[index]}".encode() if job.bearers else b""
@@ -208,7 +206,7 @@ def encoded(job: "Job") -> Iterator[tuple[bytes, bytes]]:
             yield b"\x1f\x08" + _text(bearer) if bearer else b"", message
 
 
-def _http1_head(job: "Job", bearer: bytes, body: bytes) -> bytes:
+def _http1_head(job: Job, bearer: bytes, body: bytes) -> bytes:
     lines = [f"{'POST' if body else 'GET'} {job.path} HTTP/1.1".encode()]
     lines.append(f"Host: {job.address}".encode())
     if bearer:
@@ -219,7 +217,7 @@ def _http1_head(job: "Job", bearer: bytes, body: bytes) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def _first_block(job: "Job") -> bytes:
+def _first_block(job: Job) -> bytes:
     """Return a connection's first header block, which teaches the server the fields of all calls.
 
     HPACK (RFC 7541): :method POST and :scheme http from the static table, then four fields that

@@ -22,7 +22,8 @@ from auth_service.tokens.access import TokenVerifier
 from auth_service.tokens.keys import KeyRing, MasterKey, SigningKey, encrypt_key, generate_key
 from auth_service.tokens.revocation import RevocationList
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
-from benchmarks.load import Generator, Job
+from benchmarks.jobs import Job
+from benchmarks.load import Generator
 from benchmarks.processes import ALL_CPUS, Serving, run_on
 from benchmarks.replicas import ISSUER, Service, database
 from benchmarks.validate import (
@@ -123,7 +124,8 @@ def _batch(service: Service, key: SigningKey) -> bytes:
 async def _require_active(server: Serving, batch: bytes) -> None:
     """See that the tokens are good: a no costs less than a yes."""
     async with grpc.aio.insecure_channel(server.address) as channel:
-        answer = await channel.unary_unary(BATCH_VALIDATE)(batch)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(BATCH_VALIDATE)
+        answer = await call(batch, wait_for_ready=True)
     assert all(each.active for each in pb.BatchValidateResponse.FromString(answer).responses)
 
 

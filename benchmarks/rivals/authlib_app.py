@@ -57,7 +57,7 @@ class Token:
 CLIENTS, TOKENS = {Client.client_id: Client()}, {TOKEN: Token()}
 
 
-class Introspection(IntrospectionEndpoint):  # type: ignore[misc]
+class Introspection(IntrospectionEndpoint):
     """The endpoint, with the token looked up in memory."""
 
     CLIENT_AUTH_METHODS = ("client_secret_post",)
@@ -75,7 +75,7 @@ class Introspection(IntrospectionEndpoint):  # type: ignore[misc]
         return {"active": True, "sub": "user", "client_id": "web", "exp": int(token.expires_at)}
 
 
-class Server(AuthorizationServer):  # type: ignore[misc]
+class Server(AuthorizationServer):
     """The server, with the client looked up in memory."""
 
     def query_client(self, client_id: str) -> Client | None:
