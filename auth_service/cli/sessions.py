@@ -54,9 +54,9 @@ def revoke(session_id: UUID | None, user: str | None, config_file: Path | None) 
     async def work(backend: Backend) -> None:
         if user is not None:
             found = await backend.accounts.get_user(user)
-            await backend.accounts.revoke_sessions(found.id)
+            await backend.accounts.end_sessions(found.id)
         elif session_id is not None:
-            await backend.accounts.revoke_session(session_id)
+            await backend.accounts.end_session(session_id)
 
     run(config_file, work)
     click.echo("revoked", err=True)

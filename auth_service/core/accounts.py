@@ -9,10 +9,10 @@ from uuid import UUID, uuid4
 
 from auth_service.clock import Clock
 from auth_service.core import fields
-from auth_service.core.credentials import check_password, secret_hash
+from auth_service.core.credentials import Credentials, secret_hash
 from auth_service.core.passwords import PasswordHasher, check_policy, normalise_password
+from auth_service.core.revocation import ADMIN_ROLE, Announce, Revocations
 from auth_service.core.session_policy import SessionPolicy
-from auth_service.core.sessions import ADMIN_ROLE, Announce
 from auth_service.db.store import Store
 from auth_service.errors import InvalidArgument, NotFound, PermissionDenied
 from auth_service.models import ServiceAccount, Session, User
@@ -43,6 +43,8 @@ class Accounts:
         self._announce = announce
         self._clock = clock
         self._min_length = password_min_length
+        self._credentials = Credentials(store, hasher, policy, clock)
+        self._revocations = Revocations(store, policy, announce, clock)
 
     async def create_user(
         self,
@@ -125,9 +127,7 @@ class Accounts:
         normalise_password(current, "current_password")
         check_policy(new, self._min_length, "new_password")
         identifier = (await self.get_user(str(user_id))).identifiers[0]
-        user = await check_password(
-            self._store, self._hasher, self._policy, self._clock(), identifier, current
-        )
+        user = await self._credentials.check_password(identifier, current)
         await self._store.clear_login_attempts(identifier)
         hashed = await self._hasher.hash(new)
         now = self._clock()
@@ -143,23 +143,16 @@ class Accounts:
         """Return a user's live sessions, the newest first."""
         return await self._store.list_sessions(user_id, self._clock())
 
-    async def revoke_session(self, session_id: UUID) -> None:
-        """End a session; one that has ended already stays so. Raises NotFound."""
+    async def end_session(self, session_id: UUID) -> None:
+        """End a session; one that has ended before stays as it is. Raises NotFound."""
         session = await self._store.find_session(session_id)
         if session is None:
             raise NotFound("no such session")
-        now = self._clock()
-        revocation = self._policy.session_revocation(session_id, now)
-        await self._store.revoke_session(
-            session.user_id, session_id, revocation, now, "session.revoked"
-        )
-        self._announce(revocation)
+        await self._revocations.end_session(session.user_id, session_id, "session.revoked")
 
-    async def revoke_sessions(self, user_id: UUID) -> None:
+    async def end_sessions(self, user_id: UUID) -> None:
         """End every session of a user. Raises NotFound."""
-        now = self._clock()
-        revocation = self._policy.user_revocation(str(user_id), now)
-        self._announce(await self._store.revoke_user(user_id, revocation, now))
+        await self._revocations.end_sessions(user_id)
 
     async def create_service_account(
         self, client_id: str, *, roles: Sequence[str] = (), scope: Sequence[str] = ()

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
+from auth_service.clock import Clock
 from auth_service.core.accounts import Accounts
+from auth_service.core.credentials import Credentials
+from auth_service.core.revocation import Revoker
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
 from auth_service.core.signing_keys import SigningKeys
@@ -17,10 +19,12 @@ __all__ = ["Core"]
 class Core:
     """The rules, and what runs them; call `announce_keys` when a new key is committed."""
 
+    credentials: Credentials
     sessions: Sessions
+    revoker: Revoker
     accounts: Accounts
     validation: Validation
     keys: SigningKeys
     announce_keys: Callable[[], object]
     shielded: Shielded
-    clock: Callable[[], datetime]
+    clock: Clock

@@ -1,47 +1,81 @@
-"""How passwords and the secrets of service accounts are proved: the one way for every caller."""
+"""Proof of identity: the passwords of users and the secrets of service accounts.
 
+Owns that every caller's credentials are proved in the same way, and that a password costs an
+attempt before it is hashed.
+"""
+
+import contextlib
 import hashlib
-from datetime import datetime
+import hmac
 
+from auth_service.clock import Clock
+from auth_service.core import fields
 from auth_service.core.passwords import PasswordHasher
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.db.store import Store
 from auth_service.errors import InvalidCredentials, RateLimited
-from auth_service.models import User
+from auth_service.models import ServiceAccount, User
 
-__all__ = ["check_password", "secret_hash"]
+__all__ = ["Credentials", "secret_hash"]
 
 
-async def check_password(
-    store: Store,
-    hasher: PasswordHasher,
-    policy: SessionPolicy,
-    now: datetime,
-    identifier: str,
-    password: str,
-) -> User:
-    """Return the user whose password this is; the one way in which a password is ever proved.
+class Credentials:
+    """Checks credentials against the accounts in the database."""
 
-    It costs the identifier an attempt: the caller gives them back, along with what it does next.
-    Raises InvalidCredentials, and RateLimited once an identifier's attempts are used up.
-    """
-    # In a flood most are refused here: it costs the database nothing, and no identifier an attempt.
-    hasher.require_room()
-    # The attempt is reserved before the hash, so that parallel guesses cannot race past.
-    user, wait = await store.reserve_login_attempt(
-        identifier, now, policy.login_burst, policy.login_refill
-    )
-    if wait is not None:
-        raise RateLimited("too many login attempts for this identifier; wait", wait)
-    matches = await hasher.verify(user.password_hash if user else None, password)
-    if user is None or not matches or user.disabled:
-        raise InvalidCredentials
-    return user
+    def __init__(
+        self, store: Store, hasher: PasswordHasher, policy: SessionPolicy, clock: Clock
+    ) -> None:
+        self._store = store
+        self._hasher = hasher
+        self._policy = policy
+        self._clock = clock
+
+    async def check_password(self, identifier: str, password: str) -> User:
+        """Return the user with this normalised identifier and this password.
+
+        It takes one of the identifier's attempts; the caller gives them back once it has succeeded.
+        Raises InvalidCredentials, and RateLimited if no attempt is left.
+        """
+        # Most logins of a flood are refused here, without a query and without using an attempt.
+        self._hasher.require_room()
+        # The attempt is reserved before the hash, so that parallel guesses cannot race past.
+        user, wait = await self._store.reserve_login_attempt(
+            identifier, self._clock(), self._policy.login_burst, self._policy.login_refill
+        )
+        if wait is not None:
+            raise RateLimited("too many login attempts for this identifier; wait", wait)
+        matches = await self._hasher.verify(user.password_hash if user else None, password)
+        if user is None or not matches or user.disabled:
+            raise InvalidCredentials
+        return user
+
+    async def renew_hash(self, user: User, password: str) -> None:
+        """Hash the password of a user again if its hash has another profile than today's."""
+        if self._hasher.needs_rehash(user.password_hash):
+            with contextlib.suppress(RateLimited):  # a later login will do it
+                renewed = await self._hasher.hash(password)
+                await self._store.set_password_hash(user.id, renewed, only_if=user.password_hash)
+
+    async def authenticate_client(self, client_id: str, client_secret: str) -> ServiceAccount:
+        """Return the service account with these credentials. Raises InvalidCredentials."""
+        client_id = fields.identifier(client_id, "client.client_id")
+        account = await self._store.find_service_account(client_id)
+        known = account.secret_hash if account else ""
+        matches = hmac.compare_digest(secret_hash(client_secret), known)
+        if account is None or not matches or account.disabled:
+            raise InvalidCredentials
+        return account
+
+    async def require_public_client(self, client_id: str) -> None:
+        """Raise InvalidCredentials if the client is a service account: it must send its secret."""
+        client_id = fields.identifier(client_id, "client_id")
+        if await self._store.find_service_account(client_id) is not None:
+            raise InvalidCredentials
 
 
 def secret_hash(client_secret: str) -> str:
     """Return what is stored of a service account's secret.
 
-    It is 256 random bits: no guessing, so that a fast hash is as good as a slow one.
+    A secret is 256 random bits and cannot be guessed, so a fast hash is as good as a slow one.
     """
     return hashlib.sha256(client_secret.encode(errors="surrogatepass")).hexdigest()

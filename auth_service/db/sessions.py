@@ -19,7 +19,7 @@ from auth_service.models import Revocation, Session
 if TYPE_CHECKING:
     from auth_service.db.pool import Connection, Pool
 
-__all__ = ["SessionStore", "end_user_sessions", "require_user"]
+__all__ = ["SessionStore", "end_all_sessions", "require_user"]
 
 
 class SessionStore(Executor):
@@ -126,7 +126,7 @@ class SessionStore(Executor):
         found = await self._rows("list_sessions", user_id, now, limit)
         return [rows.session(row) for row in found]
 
-    async def revoke_session(
+    async def end_session(
         self, user_id: UUID, session_id: UUID, revocation: Revocation, now: datetime, event: str
     ) -> bool:
         """End a session; False, with nothing written, where it is absent or was ended before."""
@@ -138,10 +138,12 @@ class SessionStore(Executor):
             await connection.execute(self._sql["write_audit"], now, event, user_id, session_id)
         return True
 
-    async def revoke_user(self, user_id: UUID, revocation: Revocation, now: datetime) -> Revocation:
+    async def end_user_sessions(
+        self, user_id: UUID, revocation: Revocation, now: datetime
+    ) -> Revocation:
         """End all sessions of a user. Raises NotFound; returns the revocation as recorded."""
         async with self._transaction() as connection:
-            recorded = await end_user_sessions(connection, user_id, revocation, now)
+            recorded = await end_all_sessions(connection, user_id, revocation, now)
             await connection.execute(
                 self._sql["write_audit"], now, "user.sessions_revoked", user_id, None
             )
@@ -156,7 +158,7 @@ async def require_user(
         raise NotFound("no such user")
 
 
-async def end_user_sessions(
+async def end_all_sessions(
     connection: "Connection",
     user_id: UUID,
     revocation: Revocation,

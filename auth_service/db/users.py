@@ -11,7 +11,7 @@ import asyncpg
 from auth_service.db import rows
 from auth_service.db.executor import Executor
 from auth_service.db.revocations import record_revocation
-from auth_service.db.sessions import end_user_sessions, require_user
+from auth_service.db.sessions import end_all_sessions, require_user
 from auth_service.errors import AlreadyExists, InvalidCredentials, NotFound
 from auth_service.models import Revocation, RevocationKind, ServiceAccount, User
 
@@ -66,7 +66,7 @@ class UserStore(Executor):
         async with self._transaction() as connection:
             await require_user(connection, "set_user_disabled", user_id, disabled)
             if revocation is not None:
-                revocation = await end_user_sessions(connection, user_id, revocation, now)
+                revocation = await end_all_sessions(connection, user_id, revocation, now)
             await connection.execute(self._sql["write_audit"], now, event, user_id, None)
         return revocation
 
@@ -80,7 +80,7 @@ class UserStore(Executor):
         """Store a new password and end all sessions; return the revocation as it was recorded."""
         async with self._transaction() as connection:
             await require_user(connection, "set_password_hash", user_id, password_hash, None)
-            recorded = await end_user_sessions(connection, user_id, revocation, now)
+            recorded = await end_all_sessions(connection, user_id, revocation, now)
             await connection.execute(
                 self._sql["write_audit"], now, "user.password_changed", user_id, None
             )

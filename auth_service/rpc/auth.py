@@ -6,6 +6,7 @@ from datetime import timedelta
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import auth_service_pb2_grpc
 
+from auth_service.core.revocation import Revoker
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
 from auth_service.core.validation import Validation
@@ -26,8 +27,11 @@ _MAX_DURATION_SECONDS = 315_576_000_000  # google.protobuf.Duration: about 10,00
 class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
     """Login, Refresh, Revoke, Validate, BatchValidate."""
 
-    def __init__(self, sessions: Sessions, validation: Validation, shielded: Shielded) -> None:
+    def __init__(
+        self, sessions: Sessions, revoker: Revoker, validation: Validation, shielded: Shielded
+    ) -> None:
         self._sessions = sessions
+        self._revoker = revoker
         self._validation = validation
         self._shielded = shielded
         self._verdicts = Verdicts(validation)
@@ -92,16 +96,16 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         match request.WhichOneof("target"):
             case "refresh_token":
                 token = _required(request.refresh_token, "refresh_token")
-                await self._sessions.revoke_refresh_token(token)
+                await self._revoker.revoke_refresh_token(token)
             case "access_token":
                 token = _required(request.access_token, "access_token")
-                await self._sessions.revoke_access_token(token)
+                await self._revoker.revoke_access_token(token)
             case "session_id":
                 caller = caller_of(context, self._validation)
-                await self._sessions.revoke_session(request.session_id, caller)
+                await self._revoker.revoke_session(request.session_id, caller)
             case "all_sessions":
                 caller = caller_of(context, self._validation)
-                await self._sessions.revoke_all(request.all_sessions.user_id, caller)
+                await self._revoker.revoke_all(request.all_sessions.user_id, caller)
             case _:
                 raise InvalidArgument(
                     "target",

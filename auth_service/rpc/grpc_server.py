@@ -69,7 +69,7 @@ class GrpcServer:
     def _add_services(self, settings: Settings, core: Core) -> None:
         server, validation, shielded = Dispatcher(self._server), core.validation, core.shielded
         auth_service_pb2_grpc.add_AuthServiceServicer_to_server(
-            AuthServicer(core.sessions, validation, shielded), server
+            AuthServicer(core.sessions, core.revoker, validation, shielded), server
         )
         verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(
             VerifierServicer(core.keys.ring, self._hub, validation, settings.verifier_certificates),

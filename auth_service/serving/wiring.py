@@ -16,11 +16,14 @@ from auth_service.clock import utc_now
 from auth_service.config.loading import Settings
 from auth_service.core.accounts import Accounts
 from auth_service.core.core import Core
+from auth_service.core.credentials import Credentials
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
+from auth_service.core.revocation import Revocations, Revoker
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
 from auth_service.core.signing_keys import KeyPolicy, SigningKeys, root_key
+from auth_service.core.token_issuer import TokenIssuer
 from auth_service.core.validation import Validation
 from auth_service.db import migrate
 from auth_service.db import pool as pools
@@ -201,21 +204,16 @@ async def open_core(
         clock_skew=settings.clock_skew,
         cache_size=settings.verified_cache_size,
     )
-    sessions = Sessions(
-        database.store,
-        hasher,
-        TokenSigner(keys.ring),
-        verifier,
-        RefreshTokens(root, settings.issuer),
-        session_policy(settings),
-        feed.announce,
-        shielded,
-        utc_now,
-    )
+    store, policy = database.store, session_policy(settings)
+    tokens = TokenIssuer(TokenSigner(keys.ring), RefreshTokens(root, settings.issuer), policy)
+    credentials = Credentials(store, hasher, policy, utc_now)
+    ended = Revocations(store, policy, feed.announce, utc_now)
     try:
         yield Core(
-            sessions,
-            accounts(settings, database.store, hasher, feed.announce),
+            credentials,
+            Sessions(store, credentials, tokens, ended, policy, shielded, utc_now),
+            Revoker(store, ended, tokens, verifier),
+            accounts(settings, store, hasher, feed.announce),
             Validation(verifier, lambda: feed.as_of, settings.freshness_limit, utc_now),
             keys,
             announce_keys,

@@ -5,10 +5,9 @@ the page to keep in memory. A POST is taken only from a page of this origin or o
 with a header that a form cannot send: each alone defeats CSRF, SameSite being the third bar.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from urllib.parse import urlsplit
 
 from starlette.middleware import Middleware
@@ -20,9 +19,7 @@ from starlette.routing import Mount, Route
 from auth_service.addresses import is_loopback_host
 from auth_service.authz.admission import Refused, Rule, claims_of
 from auth_service.core import fields
-from auth_service.core.sessions import Sessions
-from auth_service.core.shielded import Shielded
-from auth_service.core.validation import Validation
+from auth_service.core.core import Core
 from auth_service.errors import InvalidArgument, InvalidGrant, NotFound, PermissionDenied
 from auth_service.models import TokenPair
 from auth_service.web.app import answering
@@ -76,19 +73,13 @@ class BrowserPolicy:
 class BrowserSessions:
     """The four endpoints."""
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        validation: Validation,
-        shielded: Shielded,
-        policy: BrowserPolicy,
-        clock: Callable[[], datetime],
-    ) -> None:
-        self._sessions = sessions
-        self._validation = validation
-        self._shielded = shielded
+    def __init__(self, core: Core, policy: BrowserPolicy) -> None:
+        self._sessions = core.sessions
+        self._revoker = core.revoker
+        self._validation = core.validation
+        self._shielded = core.shielded
+        self._clock = core.clock
         self._policy = policy
-        self._clock = clock
 
     async def login(self, request: Request) -> Response:
         """Trade a password for a session."""
@@ -134,7 +125,7 @@ class BrowserSessions:
 
     async def _end(self, request: Request) -> None:
         if token := request.cookies.get(REFRESH_COOKIE):
-            await self._sessions.revoke_refresh_token(token)
+            await self._revoker.revoke_refresh_token(token)
         if authorization := self._bearer(request):
             try:
                 claims = claims_of(self._validation, _ANY_GOOD_TOKEN, authorization)
@@ -148,7 +139,7 @@ class BrowserSessions:
                     "is of a service account, which has no session; end it at /oauth2/revoke",
                 )
             with suppress(NotFound):  # a row that is no more has ended as well
-                await self._sessions.revoke_session(claims.session_id, claims)
+                await self._revoker.revoke_session(claims.session_id, claims)
 
     def _bearer(self, request: Request) -> list[str]:
         given = request.headers.getlist("authorization")
@@ -177,15 +168,9 @@ class BrowserSessions:
             )
 
 
-def browser_routes(
-    sessions: Sessions,
-    validation: Validation,
-    shielded: Shielded,
-    policy: BrowserPolicy,
-    clock: Callable[[], datetime],
-) -> Mount:
+def browser_routes(core: Core, policy: BrowserPolicy) -> Mount:
     """Return the routes below /v1, with CORS for the configured origins only."""
-    browser = BrowserSessions(sessions, validation, shielded, policy, clock)
+    browser = BrowserSessions(core, policy)
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(policy.origins),

@@ -14,6 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from auth_service.clock import Clock
+from auth_service.core.credentials import Credentials
+from auth_service.core.revocation import Revoker
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
 from auth_service.core.validation import Validation
@@ -39,12 +42,16 @@ class OAuth:
 
     def __init__(
         self,
+        credentials: Credentials,
         sessions: Sessions,
+        revoker: Revoker,
         validation: Validation,
         shielded: Shielded,
-        clock: Callable[[], datetime],
+        clock: Clock,
     ) -> None:
+        self._credentials = credentials
         self._sessions = sessions
+        self._revoker = revoker
         self._validation = validation
         self._shielded = shielded
         self._clock = clock
@@ -93,7 +100,7 @@ class OAuth:
         client_id = await self._authenticate(request, form)
         token = _required(form, "token")
         try:
-            await self._shielded.run(self._sessions.revoke_token(token, client_id))
+            await self._shielded.run(self._revoker.revoke_token(token, client_id))
         except PermissionDenied as error:
             raise Problem(400, "unauthorized_client", error.text, error.reason) from error
         return Response(status_code=200, headers={"cache-control": "no-store"})
@@ -102,26 +109,28 @@ class OAuth:
         token = _required(form, "refresh_token")
         client_id, secret = _credentials(request, form)
         if not secret:  # an empty one is none (RFC 6749 section 2.3.1)
-            await self._sessions.require_public_client(client_id)
+            await self._credentials.require_public_client(client_id)
         else:
-            client_id = (await self._sessions.authenticate_client(client_id, secret)).client_id
+            client_id = (await self._credentials.authenticate_client(client_id, secret)).client_id
         scope = words(form.get("scope", ""))
         return await self._sessions.refresh(token, scope, client_id=client_id)
 
     async def _authenticate(self, request: Request, form: Form) -> str:
         client_id, secret = _credentials(request, form)
-        account = await self._sessions.authenticate_client(client_id, secret or "")
+        account = await self._credentials.authenticate_client(client_id, secret or "")
         return account.client_id
 
 
 def oauth_routes(
+    credentials: Credentials,
     sessions: Sessions,
+    revoker: Revoker,
     validation: Validation,
     shielded: Shielded,
-    clock: Callable[[], datetime],
+    clock: Clock,
 ) -> list[Route]:
     """Return the routes of the three endpoints."""
-    oauth = OAuth(sessions, validation, shielded, clock)
+    oauth = OAuth(credentials, sessions, revoker, validation, shielded, clock)
     endpoints = {"token": oauth.token, "introspect": oauth.introspect, "revoke": oauth.revoke}
     return [
         Route(f"/oauth2/{name}", _answering(endpoint), methods=["POST"])

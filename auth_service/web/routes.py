@@ -32,8 +32,15 @@ def http_server(settings: Settings, core: Core, ready: Callable[[], bool]) -> Ht
     app = create_app(
         [
             *discovery_routes(core.keys.ring, settings.issuer, settings.public_url, jwks_age),
-            *oauth_routes(core.sessions, core.validation, core.shielded, core.clock),
-            browser_routes(core.sessions, core.validation, core.shielded, policy, core.clock),
+            *oauth_routes(
+                core.credentials,
+                core.sessions,
+                core.revoker,
+                core.validation,
+                core.shielded,
+                core.clock,
+            ),
+            browser_routes(core, policy),
             forward_auth_route(core.validation, settings.access_cookie),
             *probe_routes(ready),
         ]

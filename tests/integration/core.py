@@ -9,10 +9,13 @@ from uuid import UUID
 
 from auth_service.clock import Clock
 from auth_service.core.accounts import Accounts
+from auth_service.core.credentials import Credentials
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
+from auth_service.core.revocation import Revocations, Revoker
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
+from auth_service.core.token_issuer import TokenIssuer
 from auth_service.core.validation import Validation, Verdict
 from auth_service.db.store import Store
 from auth_service.models import TokenPair, User
@@ -36,7 +39,9 @@ class Core:
 
     store: Store
     hasher: PasswordHasher
+    credentials: Credentials
     sessions: Sessions
+    revoker: Revoker
     accounts: Accounts
     validation: Validation
     verifier: TokenVerifier
@@ -84,20 +89,16 @@ def make_core(
     verifier = TokenVerifier(ring, revocations, issuer=ISSUER, clock=clock)
     signer = TokenSigner(ring)
     hasher = PasswordHasher(profile, queue=queue)
-    sessions = Sessions(
-        store,
-        hasher,
-        signer,
-        verifier,
-        RefreshTokens(MASTER_KEY, ISSUER),
-        rules,
-        revocations.add,
-        Shielded(),
-        clock,
-    )
+    tokens = TokenIssuer(signer, RefreshTokens(MASTER_KEY, ISSUER), rules)
+    ended = Revocations(store, rules, revocations.add, clock)
+    credentials = Credentials(store, hasher, rules, clock)
+    sessions = Sessions(store, credentials, tokens, ended, rules, Shielded(), clock)
+    revoker = Revoker(store, ended, tokens, verifier)
     accounts = Accounts(store, hasher, rules, revocations.add, clock, password_min_length=15)
     validation = Validation(verifier, clock, timedelta(seconds=5), clock)
-    return Core(store, hasher, sessions, accounts, validation, verifier, signer)
+    return Core(
+        store, hasher, credentials, sessions, revoker, accounts, validation, verifier, signer
+    )
 
 
 def payload(token: str) -> dict[str, Any]:

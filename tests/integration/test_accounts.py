@@ -231,7 +231,7 @@ async def test_sessions_are_listed_live_and_newest_first(core: Core, clock: Fake
     for _ in range(3):
         pairs.append(await core.login())
         clock.advance(timedelta(minutes=1))
-    await core.sessions.revoke_refresh_token(pairs[1].refresh_token)
+    await core.revoker.revoke_refresh_token(pairs[1].refresh_token)
     listed = await core.accounts.list_sessions(user.id)
     assert [str(session.id) for session in listed] == [pairs[2].session_id, pairs[0].session_id]
     clock.advance(timedelta(days=8))

@@ -169,7 +169,7 @@ class Lives(RuleBasedStateMachine):
     def sign_out(self, number: int, which: int) -> None:
         session = self.pick(number)
         token = session.issued[which % len(session.issued)].pair.refresh_token
-        self.run(self.core.sessions.revoke_refresh_token(token))
+        self.run(self.core.revoker.revoke_refresh_token(token))
         session.revoke(self.clock())
 
     @precondition(lambda self: self.sessions)
@@ -178,7 +178,7 @@ class Lives(RuleBasedStateMachine):
         session = self.pick(number)
         token = session.issued[which % len(session.issued)].pair.access_token
         alive = payload(token)["exp"] > self.clock().timestamp()
-        self.run(self.core.sessions.revoke_access_token(token))
+        self.run(self.core.revoker.revoke_access_token(token))
         if alive:
             self.dead_tokens.add(payload(token)["jti"])
 
@@ -187,7 +187,7 @@ class Lives(RuleBasedStateMachine):
     def sign_out_everywhere(self, number: int) -> None:
         session = self.pick(number)
         caller = self.core.verifier.authenticate(session.current.pair.access_token)
-        self.run(self.core.sessions.revoke_all("", caller))
+        self.run(self.core.revoker.revoke_all("", caller))
         # Tokens may be dated ahead: of logins right after a sign-out, or by a faster clock.
         now = self.clock()
         theirs = [other for other in self.sessions if other.user == session.user]

@@ -469,7 +469,7 @@ class TestLogin:
         if end == "refreshed":
             await core.sessions.refresh(pair.refresh_token)
         elif end == "revoked":
-            await core.sessions.revoke_refresh_token(pair.refresh_token)
+            await core.revoker.revoke_refresh_token(pair.refresh_token)
         else:
             clock.advance(timedelta(days=8))
         with pytest.raises(InvalidArgument) as refused:
@@ -643,7 +643,7 @@ class TestClients:
     async def test_a_secret_authenticates_its_own_client(self, core: Core, secret: str) -> None:
         """However the id is spelled, the account's own spelling is what comes back."""
         for client_id in ("billing", " BILLING "):
-            account = await core.sessions.authenticate_client(client_id, secret)
+            account = await core.credentials.authenticate_client(client_id, secret)
             assert account.client_id == "billing"
 
     async def test_all_failures_of_a_client_look_the_same(
@@ -656,7 +656,7 @@ class TestClients:
         await pool.execute("UPDATE service_accounts SET disabled = true WHERE client_id = 'orders'")
         for client_id, given in [*tries, ("orders", other)]:
             with pytest.raises(InvalidCredentials):
-                await core.sessions.authenticate_client(client_id, given)
+                await core.credentials.authenticate_client(client_id, given)
 
     @pytest.mark.parametrize("client_id", ["", "\0", "\ud800", "a" * 255])
     async def test_a_client_id_that_cannot_be_one_is_bad_input(
@@ -664,19 +664,19 @@ class TestClients:
     ) -> None:
         """PostgreSQL is not asked for what it cannot hold."""
         with pytest.raises(InvalidArgument):
-            await core.sessions.authenticate_client(client_id, "secret")
+            await core.credentials.authenticate_client(client_id, "secret")
         with pytest.raises(InvalidArgument):
-            await core.sessions.require_public_client(client_id)
+            await core.credentials.require_public_client(client_id)
 
     async def test_who_has_a_secret_is_no_public_client(
         self, core: Core, secret: str, pool: Any
     ) -> None:
         """However its id is spelled, and disabled too."""
-        await core.sessions.require_public_client("web")
+        await core.credentials.require_public_client("web")
         for _ in range(2):
             for client_id in ("billing", "Billing", " billing", "\uff42illing"):
                 with pytest.raises(InvalidCredentials):
-                    await core.sessions.require_public_client(client_id)
+                    await core.credentials.require_public_client(client_id)
             await pool.execute("UPDATE service_accounts SET disabled = true")
 
     @pytest.mark.parametrize("other", ["app", "WEB", "", "first-party"])
@@ -719,13 +719,13 @@ class TestClients:
     async def test_a_client_ends_its_own_tokens(self, core: Core, secret: str, pool: Any) -> None:
         """A refresh token with its session, an access token alone."""
         pair = await self.login(core, "billing")
-        await core.sessions.revoke_token(pair.access_token, "billing")
+        await core.revoker.revoke_token(pair.access_token, "billing")
         assert core.verdict(pair.access_token).inactive_reason is InactiveReason.TOKEN_REVOKED
         pair = await core.sessions.refresh(pair.refresh_token)
-        await core.sessions.revoke_token(pair.refresh_token, "billing")
+        await core.revoker.revoke_token(pair.refresh_token, "billing")
         await assert_ended(core, pool, pair)
         own = await core.sessions.login_client("billing", secret)
-        await core.sessions.revoke_token(own.access_token, "billing")
+        await core.revoker.revoke_token(own.access_token, "billing")
         assert not core.active(own.access_token)
 
     async def test_a_client_ends_nobody_elses_tokens(
@@ -736,7 +736,7 @@ class TestClients:
         before = await written(pool)
         for token in (pair.access_token, pair.refresh_token):
             with pytest.raises(PermissionDenied):
-                await core.sessions.revoke_token(token, "billing")
+                await core.revoker.revoke_token(token, "billing")
         assert await written(pool) == before
         assert core.active(pair.access_token)
 
@@ -749,7 +749,7 @@ class TestClients:
         clock.advance(timedelta(days=31))
         before = await written(pool)
         for token in ("", "x", "a.b.c", "\ud800", pair.access_token, pair.refresh_token):
-            await core.sessions.revoke_token(token, "billing")
+            await core.revoker.revoke_token(token, "billing")
         assert await written(pool) == before
 
 
@@ -759,12 +759,12 @@ class TestRevoke:
         await core.user()
         pair = await core.login()
         other = await core.login()
-        await core.sessions.revoke_refresh_token(pair.refresh_token)
+        await core.revoker.revoke_refresh_token(pair.refresh_token)
         await assert_ended(core, pool, pair)
         assert await audited(pool, "session.revoked") == 1
         assert core.active(other.access_token)
         before = await written(pool)
-        await core.sessions.revoke_refresh_token(pair.refresh_token)
+        await core.revoker.revoke_refresh_token(pair.refresh_token)
         assert await written(pool) == before
 
     async def test_by_a_used_refresh_token(self, core: Core, pool: Any) -> None:
@@ -772,14 +772,14 @@ class TestRevoke:
         await core.user()
         first = await core.login()
         second = await core.sessions.refresh(first.refresh_token)
-        await core.sessions.revoke_refresh_token(first.refresh_token)
+        await core.revoker.revoke_refresh_token(first.refresh_token)
         await assert_ended(core, pool, second)
 
     async def test_by_access_token(self, core: Core, clock: FakeClock) -> None:
         """That token alone ends; its session goes on."""
         await core.user()
         pair = await core.login()
-        await core.sessions.revoke_access_token(pair.access_token)
+        await core.revoker.revoke_access_token(pair.access_token)
         assert core.verdict(pair.access_token).inactive_reason is InactiveReason.TOKEN_REVOKED
         clock.advance(SECOND)
         pair = await core.sessions.refresh(pair.refresh_token)
@@ -794,13 +794,13 @@ class TestRevoke:
         clock.advance(timedelta(days=31))
         before = await written(pool)
         for token in ("", "x", "a.b.c", pair.access_token, pair.refresh_token + "A"):
-            await core.sessions.revoke_access_token(token)
-            await core.sessions.revoke_refresh_token(token)
+            await core.revoker.revoke_access_token(token)
+            await core.revoker.revoke_refresh_token(token)
         assert await written(pool) == before
-        await core.sessions.revoke_refresh_token(pair.refresh_token)
+        await core.revoker.revoke_refresh_token(pair.refresh_token)
         await pool.execute("DELETE FROM sessions")
         before = await written(pool)
-        await core.sessions.revoke_refresh_token(pair.refresh_token)
+        await core.revoker.revoke_refresh_token(pair.refresh_token)
         assert await written(pool) == before
 
     async def test_by_id_only_ones_own(self, core: Core, pool: Any) -> None:
@@ -814,17 +814,17 @@ class TestRevoke:
         refusals = []
         for session_id in (ada.session_id, str(uuid4())):
             with pytest.raises(NotFound) as refused:
-                await core.sessions.revoke_session(session_id, bob)
+                await core.revoker.revoke_session(session_id, bob)
             refusals.append(refused.value.text)
         assert len(set(refusals)) == 1
         with pytest.raises(InvalidArgument):
-            await core.sessions.revoke_session("not a UUID", bob)
+            await core.revoker.revoke_session("not a UUID", bob)
         assert core.active(ada.access_token)
-        await core.sessions.revoke_session(ada.session_id, core.claims(ada2.access_token))
+        await core.revoker.revoke_session(ada.session_id, core.claims(ada2.access_token))
         await assert_ended(core, pool, ada)
-        await core.sessions.revoke_session(ada2.session_id, admin)
+        await core.revoker.revoke_session(ada2.session_id, admin)
         await assert_ended(core, pool, ada2)
-        await core.sessions.revoke_session(ada2.session_id, admin)
+        await core.revoker.revoke_session(ada2.session_id, admin)
 
     async def test_all_ends_everything_at_once(
         self, core: Core, clock: FakeClock, pool: Any
@@ -833,7 +833,7 @@ class TestRevoke:
         await core.user()
         pairs = [await core.login() for _ in range(3)]
         clock.advance(timedelta(milliseconds=100))
-        await core.sessions.revoke_all("", core.claims(pairs[0].access_token))
+        await core.revoker.revoke_all("", core.claims(pairs[0].access_token))
         for pair in pairs:
             assert not core.active(pair.access_token)
             assert (await row(pool, pair))["revoked_at"] is not None
@@ -851,14 +851,14 @@ class TestRevoke:
         caller = core.claims((await core.login()).access_token)
         clock.advance(timedelta(milliseconds=100))
         for _ in range(3):
-            await core.sessions.revoke_all("", caller)
+            await core.revoker.revoke_all("", caller)
             pair = await core.login()
             assert core.active(pair.access_token)
         clock.advance(timedelta(seconds=8))
         ahead = await core.login()
         clock.advance(timedelta(seconds=-8))
         assert core.active(ahead.access_token)
-        await core.sessions.revoke_all("", caller)
+        await core.revoker.revoke_all("", caller)
         for token in (pair.access_token, ahead.access_token):
             assert core.verdict(token).inactive_reason is InactiveReason.USER_REVOKED
 
@@ -872,20 +872,20 @@ class TestRevoke:
         admin = core.claims((await core.login("root@example.com")).access_token)
         for target in (str(user.id), str(uuid4())):
             with pytest.raises(PermissionDenied):
-                await core.sessions.revoke_all(target, bob)
+                await core.revoker.revoke_all(target, bob)
         with pytest.raises(NotFound):
-            await core.sessions.revoke_all(str(uuid4()), admin)
+            await core.revoker.revoke_all(str(uuid4()), admin)
         with pytest.raises(InvalidArgument):
-            await core.sessions.revoke_all("not a UUID", admin)
+            await core.revoker.revoke_all("not a UUID", admin)
         assert core.active(pair.access_token)
-        await core.sessions.revoke_all(str(user.id).upper(), admin)
+        await core.revoker.revoke_all(str(user.id).upper(), admin)
         assert not core.active(pair.access_token)
 
     async def test_all_of_a_service_account(self, core: Core, clock: FakeClock) -> None:
         """It has no sessions, but its tokens end."""
         secret = await core.accounts.create_service_account("billing")
         pair = await core.sessions.login_client("billing", secret)
-        await core.sessions.revoke_all("", core.claims(pair.access_token))
+        await core.revoker.revoke_all("", core.claims(pair.access_token))
         assert core.verdict(pair.access_token).inactive_reason is InactiveReason.USER_REVOKED
         clock.advance(SECOND)
         assert core.active((await core.sessions.login_client("billing", secret)).access_token)
@@ -908,7 +908,7 @@ class TestRevoke:
 
         results = await asyncio.gather(
             *(login() for _ in range(8)),
-            core.sessions.revoke_all(str(user.id), admin),
+            core.revoker.revoke_all(str(user.id), admin),
             *(login() for _ in range(8)),
         )
         # Each pair either knows of the sign-out (issued at or after it) or is ended with it.

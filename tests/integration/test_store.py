@@ -297,7 +297,7 @@ async def test_no_session_for_who_may_not_log_in(
     user = await add_user("anna")
     begun = new_session(user.id)
     await store.create_session(begun, "request")
-    await store.revoke_user(user.id, of_user(user.id, clock), clock.now)
+    await store.end_user_sessions(user.id, of_user(user.id, clock), clock.now)
     with pytest.raises(InvalidCredentials):
         await store.create_session(new_session(user.id), None)
     clock.advance(SECOND)
@@ -371,7 +371,7 @@ async def test_a_replica_whose_clock_is_behind_dates_no_session_back(
     rotated = await rotate(user.id, session.id, generation, (), clock.now, clock.now + WEEK)
     assert rotated[0].refreshed_at == session.refreshed_at - dated * SECOND
     if not dated:
-        ended = await store.revoke_user(user.id, of_user(user.id, clock), clock.now)
+        ended = await store.end_user_sessions(user.id, of_user(user.id, clock), clock.now)
         assert ended.issued_before is not None
         assert ended.issued_before > session.refreshed_at
 
@@ -484,7 +484,7 @@ async def test_sessions_are_listed_live_and_newest_first(
     await add_session(await add_user("bert"))
     old = await add_session(user)
     ended = await add_session(user)
-    await store.revoke_session(
+    await store.end_session(
         user.id, ended.id, of_session(ended.id, clock), clock.now, "session.revoked"
     )
     clock.advance(SECOND)
@@ -501,7 +501,7 @@ async def test_session_is_revoked_once(
     revocation = of_session(session.id, clock)
     answers = await asyncio.gather(
         *(
-            store.revoke_session(
+            store.end_session(
                 session.user_id, session.id, revocation, clock.now, "session.reuse_detected"
             )
             for _ in range(20)
@@ -510,7 +510,7 @@ async def test_session_is_revoked_once(
     assert answers.count(True) == 1
     assert (await events(pool)).count("session.reuse_detected") == 1
     assert (await store.revocations_since())[0] == [revocation]
-    assert not await store.revoke_session(uuid4(), uuid4(), revocation, clock.now, "x")
+    assert not await store.end_session(uuid4(), uuid4(), revocation, clock.now, "x")
 
 
 async def test_a_users_sessions_are_found_without_reading_those_of_others(
@@ -551,14 +551,14 @@ async def test_sign_out_everywhere(
     await add_session(user)
     spared = await add_session(other)
     revocation = of_user(user.id, clock)
-    assert await store.revoke_user(user.id, revocation, clock.now) == revocation
+    assert await store.end_user_sessions(user.id, revocation, clock.now) == revocation
     assert await store.list_sessions(user.id, clock.now) == []
     assert await store.list_sessions(other.id, clock.now) == [spared]
     found = await store.get_user(user.id)
     assert found is not None
     assert found.revoked_before == revocation.issued_before
     with pytest.raises(NotFound):
-        await store.revoke_user(uuid4(), revocation, clock.now)
+        await store.end_user_sessions(uuid4(), revocation, clock.now)
     assert (await store.revocations_since())[0] == [revocation]
 
 
@@ -723,7 +723,7 @@ async def test_transaction_that_a_cancellation_left_is_rolled_back(
     session = await add_session(await add_user("anna"))
     revocation = of_session(session.id, clock)
     call = asyncio.create_task(
-        store.revoke_session(session.user_id, session.id, revocation, clock.now, "x")
+        store.end_session(session.user_id, session.id, revocation, clock.now, "x")
     )
     for _ in range(5):
         await asyncio.sleep(0)

@@ -526,7 +526,9 @@ async def test_introspection_on_old_knowledge_is_refused(database_url: str) -> N
     token = (await core.sessions.login_client(BILLING, secret)).access_token
     as_of, limit = clock.now, timedelta(seconds=5)
     validation = Validation(core.verifier, lambda: as_of, limit, clock)
-    app = create_app(oauth_routes(core.sessions, validation, Shielded(), clock))
+    app = create_app(
+        oauth_routes(core.credentials, core.sessions, core.revoker, validation, Shielded(), clock)
+    )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         sent: Any = {"url": "/oauth2/introspect", "data": {"token": token}}

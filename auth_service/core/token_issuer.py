@@ -1,0 +1,89 @@
+"""Issues tokens: what a session or a service account gets, and what a refresh token says.
+
+Owns how the claims of tokens follow from a row. Knows no database.
+"""
+
+from datetime import datetime
+
+from auth_service.core.session_policy import SessionPolicy
+from auth_service.models import ServiceAccount, Session, TokenPair
+from auth_service.tokens.access import AccessClaims, TokenSigner, new_token_id
+from auth_service.tokens.refresh import RefreshClaims, RefreshTokens, access_token_id
+
+__all__ = ["TokenIssuer"]
+
+
+class TokenIssuer:
+    """Makes access and refresh tokens; without I/O."""
+
+    def __init__(
+        self, signer: TokenSigner, refresh_tokens: RefreshTokens, policy: SessionPolicy
+    ) -> None:
+        self._signer = signer
+        self._refresh_tokens = refresh_tokens
+        self._policy = policy
+
+    def read_refresh_token(self, token: str) -> RefreshClaims:
+        """Return the claims of a refresh token that this service signed, expired or not.
+
+        Raises InvalidGrant.
+        """
+        return self._refresh_tokens.read(token)
+
+    def for_session(
+        self, session: Session, roles: tuple[str, ...], scope: tuple[str, ...]
+    ) -> TokenPair:
+        """Return the tokens of a session's current generation: equal rows give equal tokens."""
+        issued_at = session.refreshed_at
+        expires_at = min(issued_at + self._policy.access_ttl, session.expires_at)
+        claims = AccessClaims(
+            issuer=self._policy.issuer,
+            subject=str(session.user_id),
+            audience=session.audience,
+            expires_at=int(expires_at.timestamp()),
+            issued_at=int(issued_at.timestamp()),
+            token_id=access_token_id(session.seed, session.generation),
+            session_id=str(session.id),
+            client_id=session.client_id,
+            scope=scope,
+            roles=roles,
+            auth_time=int(session.auth_time.timestamp()),
+            amr=session.amr,
+        )
+        return TokenPair(
+            access_token=self._signer.sign(claims),
+            access_expires_at=_whole_second(expires_at),
+            scope=scope,
+            refresh_token=self._refresh_tokens.current(session),
+            refresh_expires_at=session.refresh_expires_at,
+            session_id=str(session.id),
+        )
+
+    def for_service(
+        self,
+        account: ServiceAccount,
+        audience: tuple[str, ...],
+        scope: tuple[str, ...],
+        now: datetime,
+    ) -> TokenPair:
+        """Return the access token of a service account; it gets no refresh token."""
+        expires_at = now + self._policy.access_ttl
+        claims = AccessClaims(
+            issuer=self._policy.issuer,
+            subject=account.client_id,
+            audience=audience,
+            expires_at=int(expires_at.timestamp()),
+            issued_at=int(now.timestamp()),
+            token_id=new_token_id(),
+            session_id="",
+            client_id=account.client_id,
+            scope=scope,
+            roles=account.roles,
+            auth_time=int(now.timestamp()),
+            amr=(),
+        )
+        return TokenPair(self._signer.sign(claims), _whole_second(expires_at), scope)
+
+
+def _whole_second(moment: datetime) -> datetime:
+    return moment.replace(microsecond=0)
