@@ -219,14 +219,14 @@ def _access_claims(claims: dict[str, Any]) -> AccessClaims:
     audience = claims.get("aud")
     issued_at = jws.seconds(claims, "iat")
     return AccessClaims(
-        issuer=jws.text(claims, "iss"),
-        subject=jws.text(claims, "sub"),
+        issuer=jws.name(claims, "iss"),
+        subject=jws.name(claims, "sub"),
         audience=(jws.text(claims, "aud"),) if type(audience) is str else jws.texts(claims, "aud"),
         expires_at=jws.seconds(claims, "exp"),
         issued_at=issued_at,
-        token_id=jws.text(claims, "jti"),
-        session_id=jws.text(claims, "sid", ""),
-        client_id=jws.text(claims, "client_id"),
+        token_id=jws.name(claims, "jti"),
+        session_id=jws.name(claims, "sid") if "sid" in claims else "",
+        client_id=jws.name(claims, "client_id"),
         scope=tuple(jws.text(claims, "scope", "").split()),
         roles=jws.texts(claims, "roles"),
         auth_time=jws.seconds(claims, "auth_time", issued_at),

@@ -19,7 +19,11 @@ from auth_service.tokens import strict_json
 from auth_service.tokens.keys import SigningKey
 
 MAX_TOKEN_LENGTH = 4096
-"""Longer tokens do not fit in gRPC metadata (8 KiB in all); checked before anything else."""
+"""Bytes. Longer tokens do not fit in gRPC metadata (8 KiB in all); checked before anything else."""
+MAX_NAME_LENGTH = 256
+"""Characters of a claim that names something: issuer, subject, client, session or token."""
+LATEST_TIME = (1 << 32) - 1
+"""Seconds since the epoch: a time fits in 32 bits, which lasts until the year 2106."""
 
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _HEADER_PARAMETERS = {"typ", "alg", "kid"}
@@ -107,6 +111,14 @@ def text(claims: dict[str, Any], name: str, default: str | None = None) -> str:
     return value
 
 
+def name(claims: dict[str, Any], name: str) -> str:
+    """Return a claim that must be printable text, not empty and not too long."""
+    value = claims.get(name)
+    if type(value) is not str or not 0 < len(value) <= MAX_NAME_LENGTH or not value.isprintable():
+        raise malformed()
+    return value
+
+
 def texts(claims: dict[str, Any], name: str) -> tuple[str, ...]:
     """Return a claim that must be a list of printable texts; absent is empty."""
     values = claims.get(name, [])
@@ -117,8 +129,15 @@ def texts(claims: dict[str, Any], name: str) -> tuple[str, ...]:
 
 def seconds(claims: dict[str, Any], name: str, default: int | None = None) -> int:
     """Return a claim that must be whole seconds since the epoch; raises InvalidToken."""
+    return whole_number(claims, name, LATEST_TIME, default)
+
+
+def whole_number(
+    claims: dict[str, Any], name: str, largest: int, default: int | None = None
+) -> int:
+    """Return a claim that must be an integer from 0 to `largest`; raises InvalidToken."""
     value = claims.get(name, default)
-    if type(value) is not int or not 0 <= value < 1 << 40:
+    if type(value) is not int or not 0 <= value <= largest:
         raise malformed()
     return value
 

@@ -21,6 +21,8 @@ from auth_service.tokens.keys import MasterKey, SigningKey
 REFRESH_TOKEN_TYPE = "rt+jwt"  # noqa: S105 - a media type, not a secret
 
 _KID = "refresh"
+_LARGEST_GENERATION = (1 << 40) - 1  # fits in a bigint, and no session comes near it
+_TOKEN_ID = re.compile(r"[A-Za-z0-9_-]{22}", re.ASCII)
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
@@ -71,8 +73,8 @@ class RefreshTokens:
             return RefreshClaims(
                 user_id=_uuid(jws.text(claims, "sub")),
                 session_id=_uuid(jws.text(claims, "sid")),
-                generation=jws.seconds(claims, "gen"),
-                token_id=jws.text(claims, "jti"),
+                generation=jws.whole_number(claims, "gen", _LARGEST_GENERATION),
+                token_id=_token_id(jws.text(claims, "jti")),
                 issued_at=jws.seconds(claims, "iat"),
                 expires_at=jws.seconds(claims, "exp"),
             )
@@ -89,6 +91,18 @@ def token_id(seed: bytes, generation: int) -> str:
 def access_token_id(seed: bytes, generation: int) -> str:
     """Return the `jti` of the access token that comes with a generation."""
     return base64url.encode(hmac.digest(seed, b"access %d" % generation, hashlib.sha256)[:16])
+
+
+def is_genuine(claims: RefreshClaims, session: Session) -> bool:
+    """Tell whether a token was made from this session's row, whatever its generation."""
+    expected = token_id(session.seed, claims.generation)
+    return hmac.compare_digest(expected.encode(), claims.token_id.encode())
+
+
+def _token_id(text: str) -> str:
+    if _TOKEN_ID.fullmatch(text) is None:
+        raise InvalidGrant
+    return text
 
 
 def _uuid(text: str) -> UUID:

@@ -341,9 +341,22 @@ def test_a_claim_of_several_texts_is_a_list_of_printable_texts(value: object) ->
     assert refusal(jws.texts, {"roles": value}, "roles") is InactiveReason.MALFORMED
 
 
-@pytest.mark.parametrize("value", [0, 1, (1 << 40) - 1])
+@pytest.mark.parametrize("value", ["a", "\u00e4lice b", "x" * 256])
+def test_a_name_is_read(value: str) -> None:
+    """Any printable text of 1 to 256 characters."""
+    assert jws.name({"sub": value}, "sub") == value
+
+
+@pytest.mark.parametrize("value", ["", "x" * 257, None, 1, ["a"], *UNPRINTABLE], ids=ascii)
+def test_a_name_is_printable_text_of_bounded_length(value: object) -> None:
+    """Absent, it is malformed."""
+    assert refusal(jws.name, {"sub": value}, "sub") is InactiveReason.MALFORMED
+    assert refusal(jws.name, {}, "sub") is InactiveReason.MALFORMED
+
+
+@pytest.mark.parametrize("value", [0, 1, jws.LATEST_TIME])
 def test_a_time_is_whole_seconds(value: int) -> None:
-    """From the epoch to some tens of thousands of years after it; absent, it is its default."""
+    """From the epoch to the year 2106. Absent, it is its default."""
     assert jws.seconds({"exp": value}, "exp") == value
     assert jws.seconds({}, "exp", value) == value
     assert refusal(jws.seconds, {}, "exp") is InactiveReason.MALFORMED
@@ -362,7 +375,8 @@ def test_a_time_is_whole_seconds(value: int) -> None:
         float("inf"),
         float("nan"),
         -1,
-        1 << 40,
+        1 << 32,
+        253402300799,
         10**30,
         [1],
         {},

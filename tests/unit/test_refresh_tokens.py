@@ -141,7 +141,7 @@ def test_a_token_counts_whole_seconds() -> None:
     assert TOKENS.current(session) == TOKEN
 
 
-MOMENTS = st.integers(0, 1 << 37).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
+MOMENTS = st.integers(0, jws.LATEST_TIME).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
 SEEDS = st.binary(min_size=32, max_size=32)
 GENERATIONS = st.integers(0, (1 << 40) - 1)
 
@@ -276,6 +276,22 @@ NOT_NUMBERS: list[object] = [
 def test_a_number_is_whole_and_within_reason(name: str, value: object) -> None:
     """What reaches a query fits its column."""
     refuse(compact(HEADER, CLAIMS | {name: value}))
+
+
+@pytest.mark.parametrize("value", [1 << 32, 253402300799])
+@pytest.mark.parametrize("name", ["iat", "exp"])
+def test_a_time_is_of_a_sane_year(name: str, value: int) -> None:
+    """Before the year 2106."""
+    refuse(compact(HEADER, CLAIMS | {name: value}))
+
+
+NOT_TOKEN_IDS = ["", "a", "A" * 21, "A" * 23, "\u00e9" * 22, "A" * 21 + "=", "A" * 21 + "+"]
+
+
+@pytest.mark.parametrize("value", NOT_TOKEN_IDS, ids=ascii)
+def test_a_token_id_is_128_bits_in_base64url(value: str) -> None:
+    """Whatever else a token names, no row made it."""
+    refuse(compact(HEADER, CLAIMS | {"jti": value}))
 
 
 NOT_TEXTS: list[object] = [None, 1, True, [], {}, ["a"], "a\0", "a\n", "\ud800", "\u202e"]

@@ -138,7 +138,7 @@ PAST = st.integers(0, EPOCH)
         issuer=st.just(CLAIMS.issuer),
         subject=WORDS,
         audience=LISTS,
-        expires_at=st.integers(EPOCH + 1, (1 << 40) - 1),
+        expires_at=st.integers(EPOCH + 1, jws.LATEST_TIME),
         issued_at=PAST,
         token_id=WORDS,
         session_id=WORDS | st.just(""),
@@ -173,11 +173,11 @@ def test_a_ring_that_only_verifies_signs_nothing() -> None:
 
 def test_a_token_that_no_verifier_would_take_is_not_issued(verifier: TokenVerifier) -> None:
     """The longest one is; past it, the caller is told what to ask less of."""
-    room = jws.MAX_TOKEN_LENGTH - len(token_of(replace(CLAIMS, client_id="")))
+    room = jws.MAX_TOKEN_LENGTH - len(token_of(replace(CLAIMS, audience=("",))))
     enough = room * 3 // 4  # base64 makes four characters of three
     issued = set()
     for length in range(enough - 4, enough + 5):
-        claims = replace(CLAIMS, client_id="x" * length)
+        claims = replace(CLAIMS, audience=("x" * length,))
         if len(jws.sign(claims.as_jwt(), SHARED, "at+jwt")) <= jws.MAX_TOKEN_LENGTH:
             assert verifier.verify(token_of(claims)) == claims
             issued.add(length)
@@ -235,7 +235,7 @@ def test_another_type_of_token_is_refused(verifier: TokenVerifier, typ: str) -> 
     assert refusal(verifier.verify, token) is InactiveReason.WRONG_TYPE
 
 
-@pytest.mark.parametrize("issuer", ["", "https://auth.test/", "HTTPS://auth.test", "https://x"])
+@pytest.mark.parametrize("issuer", ["https://auth.test/", "HTTPS://auth.test", "https://x"])
 def test_another_issuer_is_refused(verifier: TokenVerifier, issuer: str) -> None:
     """Issuers are compared letter by letter (RFC 9068 section 4)."""
     token = token_of(replace(CLAIMS, issuer=issuer))
@@ -718,7 +718,7 @@ def test_a_refresh_token_is_no_access_token(verifier: TokenVerifier) -> None:
     payload = base64url.decode(token.split(".")[1])
     resigned = compact(header_of(SHARED, typ="rt+jwt"), payload, SHARED)
     assert refusal(verifier.verify, resigned) is InactiveReason.WRONG_TYPE
-    retyped = SigningKey("refresh", "HS256", master_key.refresh_token_key(), None)
+    retyped = SigningKey("refresh", "HS256", secret=master_key.refresh_token_key())
     relabelled = compact(header_of(retyped), GOOD, retyped)
     assert refusal(verifier.verify, relabelled) is InactiveReason.UNKNOWN_KEY
     assert refusal(verifier.verify, ours(payload)) is InactiveReason.MALFORMED
@@ -740,7 +740,9 @@ NOT_TIMES = [
     float("-inf"),
     10**30,
     10**400,
+    1 << 32,
     1 << 40,
+    253402300799,  # the last second of the year 9999
     -1,
     -(10**30),
     EPOCH + 900.0,
@@ -761,7 +763,7 @@ NOT_TIMES = [
 def test_a_time_is_whole_seconds_within_reason(
     verifier: TokenVerifier, name: str, value: object
 ) -> None:
-    """No NaN, no infinity, no float, no text, no boolean, nothing beyond what a date can hold."""
+    """NaN, infinity, floats, texts, booleans and years after 2106 are refused."""
     assert refusal(verifier.verify, ours(GOOD | {name: value})) is InactiveReason.MALFORMED
 
 
@@ -791,6 +793,28 @@ def test_a_claim_of_another_type_is_malformed(
 ) -> None:
     """Nothing is converted."""
     assert refusal(verifier.verify, ours(GOOD | {name: value})) is InactiveReason.MALFORMED
+
+
+@pytest.mark.parametrize("value", ["", "a" * 257, "\u00e9" * 257, "a" * 2700], ids=len)
+@pytest.mark.parametrize("name", ["iss", "sub", "jti", "sid", "client_id"])
+def test_a_name_is_not_empty_and_not_too_long(
+    verifier: TokenVerifier, name: str, value: str
+) -> None:
+    """A revocation stores these claims, and an index entry of PostgreSQL has 2,704 bytes at most."""
+    assert refusal(verifier.verify, ours(GOOD | {name: value})) is InactiveReason.MALFORMED
+    assert refusal(verifier.authenticate, ours(GOOD | {name: value})) is InactiveReason.MALFORMED
+
+
+@pytest.mark.parametrize("name", ["sub", "jti", "sid", "client_id"])
+def test_the_longest_name_is_taken(verifier: TokenVerifier, name: str) -> None:
+    """256 characters, however many bytes they have in UTF-8."""
+    payload = json.dumps(GOOD | {name: "\U0001f511" * 256}, ensure_ascii=False)
+    verifier.verify(compact(header_of(SHARED), payload.encode(), SHARED))
+
+
+def test_the_latest_time_is_taken(verifier: TokenVerifier) -> None:
+    """It is what 32 bits hold, in the year 2106."""
+    assert verifier.verify(ours(GOOD | {"exp": (1 << 32) - 1})).expires_at == (1 << 32) - 1
 
 
 @pytest.mark.parametrize("name", ["roles", "amr"])
