@@ -1,6 +1,6 @@
-# Everything a contributor types. `make` alone lists the targets; `make check` is
-# exactly what CI runs. Paths are relative and quoted, so a checkout may live in a
-# directory with a space; nothing is installed outside .venv.
+# All commands of a contributor. `make` alone lists the targets. CI (.ci/run) runs `make ci`,
+# which is `make check`, `make test` and `make interop`. Paths are relative and quoted, so that a
+# checkout may be in a directory with a space. Nothing is installed outside the checkout.
 
 PYTHON ?= python3
 TESTS ?=
@@ -28,11 +28,14 @@ run: $(STAMP) ## Start a development server on an embedded PostgreSQL
 	@$(PY) -m auth_service serve --dev
 
 .PHONY: test
-test: $(STAMP) ## Run the tests with branch coverage (TESTS=path to narrow)
+test: $(STAMP) ## Run the tests with branch coverage (TESTS=path for some, without coverage)
 	@$(PY) -m pytest -n $(PYTEST_WORKERS) $(if $(TESTS),--no-cov $(TESTS),--cov=auth_service --cov-branch --cov-report=term)
 
 .PHONY: check
-check: lint types imports protos generated ## Run every static check, as CI does
+check: lint types imports protos generated ## Run every static check (lint, types, imports, protos, generated code)
+
+.PHONY: ci
+ci: check test interop ## Run everything that CI runs
 
 .PHONY: lint
 lint: $(STAMP)
@@ -41,7 +44,7 @@ lint: $(STAMP)
 
 .PHONY: types
 types: $(STAMP)
-	$(PY) -m mypy auth_service tests examples
+	$(PY) -m mypy
 
 .PHONY: imports
 imports: $(STAMP)
@@ -67,11 +70,11 @@ format: $(STAMP) ## Apply the formatter and the safe lint fixes
 	$(PY) -m ruff format .
 
 .PHONY: bench
-bench: $(STAMP) ## Run the benchmarks (BENCH=name to narrow, WRITE=1 to renew docs/benchmarks)
+bench: $(STAMP) ## Run the benchmarks (BENCH=name for one, WRITE=1 to update docs/benchmarks)
 	@$(PY) -m benchmarks $(if $(WRITE),--write) $(BENCH)
 
 .PHONY: interop
-interop: $(STAMP) ## Drive a live server with real clients, Envoy, nginx and Chromium
+interop: $(STAMP) ## Test a running server with real clients, Envoy, nginx and Chromium
 	@bash tests/interop/run.sh
 
 .PHONY: user-password
@@ -79,11 +82,11 @@ user-password: $(STAMP) ## Set a new password for the first user (FIRST_USER=nam
 	@$(PY) -m auth_service users set-password "$(FIRST_USER)"
 
 .PHONY: lock
-lock: ## Resolve requirements.lock anew (UPGRADE=1 for the newest versions)
+lock: ## Resolve requirements.lock again (UPGRADE=1 for the newest versions)
 	@bash .ci/lock $(if $(UPGRADE),--upgrade)
 
 .PHONY: clean
-clean: ## Remove the environment, caches and build output (never data)
+clean: ## Remove the environment, caches and build output; keeps data
 	@rm -rf .venv .tools .interop build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov
 	@find auth_service tests generated benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
