@@ -1,7 +1,19 @@
-"""Base64url without padding, canonical only (RFC 4648 section 5, RFC 7515 section 2)."""
+"""Base64url without padding, canonical only, and the shared secrets that are written in it.
+
+The encoding is that of RFC 4648 section 5 and RFC 7515 section 2. A secret of HMAC-SHA256 has 256
+bits or more (RFC 7518 section 3.2).
+"""
 
 import base64
 import binascii
+
+__all__ = ["MAKE_A_SECRET", "SECRET_BYTES", "check_secret", "decode", "decode_secret", "encode"]
+
+SECRET_BYTES = 32
+MAKE_A_SECRET = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"  # noqa: S105
+
+_FEWEST_DISTINCT_BYTES = 16  # 32 random bytes have about 30 distinct ones
+_LONGEST_PATTERN = 64  # bytes
 
 
 def encode(raw: bytes) -> str:
@@ -10,9 +22,9 @@ def encode(raw: bytes) -> str:
 
 
 def decode(text: str) -> bytes:
-    """Return the bytes of a text; raises ValueError for any text that `encode` never makes.
+    """Return the bytes of a text. Raises ValueError for any text that `encode` never makes.
 
-    Python's own decoder skips foreign characters, and takes a last character with stray bits.
+    Python's own decoder skips foreign characters and ignores stray bits of the last character.
     """
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -21,3 +33,27 @@ def decode(text: str) -> bytes:
     if encode(raw) != text:
         raise ValueError("is not base64url in its one canonical form (A-Z a-z 0-9 - _)")
     return raw
+
+
+def decode_secret(text: str) -> bytes:
+    """Return the bytes of a secret; padding and blanks around it are optional.
+
+    Raises ValueError with what is wrong, which never quotes the secret.
+    """
+    secret = decode(text.strip().rstrip("="))
+    check_secret(secret)
+    return secret
+
+
+def check_secret(secret: bytes) -> None:
+    """Raise ValueError for a secret that is too short, or that is plainly not random."""
+    if len(secret) < SECRET_BYTES:
+        bits = len(secret) * 8
+        raise ValueError(f"has {bits} bits and needs 256 bits or more; make one: {MAKE_A_SECRET}")
+    if len(set(secret)) < _FEWEST_DISTINCT_BYTES or _has_pattern(secret):
+        raise ValueError(f"is not random; make one: {MAKE_A_SECRET}")
+
+
+def _has_pattern(secret: bytes) -> bool:
+    periods = range(1, min(len(secret) // 2, _LONGEST_PATTERN) + 1)
+    return any(secret[period:] == secret[:-period] for period in periods)

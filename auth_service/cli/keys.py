@@ -118,10 +118,10 @@ def rotate(
 @config_option
 def import_(activate_in: timedelta | None, as_json: bool, config_file: Path | None) -> None:
     """Publish a key from standard input: a PEM private key, or a shared key in base64url."""
-    text = sys.stdin.read()
+    content = sys.stdin.buffer.read()
 
     async def work(keys: SigningKeys) -> StoredKey:
-        return await keys.add(read_key(text), activate_in)
+        return await keys.add(read_key(content), activate_in)
 
     show(_record(_change(config_file, work)), as_json=as_json)
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from authn.v1 import verifier_service_pb2 as pb
 
+from auth_service.base64url import check_secret
 from auth_service.client.jwk import public_key
 from auth_service.models import Revocation, RevocationKind
-from auth_service.tokens.keys import ALGORITHMS, SHARED_KEY_BYTES, KeyRing, SigningKey
+from auth_service.tokens.keys import ALGORITHMS, KeyRing, SigningKey
 from auth_service.tokens.revocation import RevocationList
 
 __all__ = ["BadEvent", "Feed"]
@@ -135,7 +136,8 @@ def _key(message: pb.VerificationKey) -> SigningKey | None:
         return None
     if material == "public_jwk":
         return public_key(message.kid, message.algorithm, message.public_jwk)
-    if message.algorithm != "HS256" or len(message.secret) < SHARED_KEY_BYTES or not message.kid:
+    check_secret(message.secret)
+    if message.algorithm != "HS256" or not message.kid:
         raise ValueError(f"the secret of key {message.kid!r} is not one of HS256")
     return SigningKey(message.kid, message.algorithm, secret=message.secret)
 

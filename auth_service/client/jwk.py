@@ -14,11 +14,9 @@ from jwt.algorithms import get_default_algorithms
 from auth_service import base64url
 from auth_service.tokens import strict_json
 from auth_service.tokens.keys import SigningKey
+from auth_service.tokens.rsa_strength import check_rsa_key
 
 __all__ = ["key_set", "public_key"]
-
-MIN_RSA_BITS = 2048
-"""RFC 7518 section 3.3."""
 
 _ALGORITHMS = get_default_algorithms()
 _FORM = {"EdDSA": ("OKP", "Ed25519"), "ES256": ("EC", "P-256"), "RS256": ("RSA", None)}
@@ -74,8 +72,8 @@ def _public_key(kid: str, algorithm: str, jwk: dict[str, Any]) -> SigningKey:
         key: Any = _ALGORITHMS[algorithm].from_jwk(jwk)
     except (PyJWTError, UnsupportedAlgorithm, ValueError) as error:
         raise ValueError(f"is not a usable key: {error}") from error
-    if algorithm == "RS256" and key.key_size < MIN_RSA_BITS:
-        raise ValueError(f"an RSA key must have {MIN_RSA_BITS} bits or more")
+    if algorithm == "RS256":
+        check_rsa_key(key)
     return SigningKey(kid=kid, algorithm=algorithm, public_key=key)
 
 
@@ -96,9 +94,11 @@ def _check_form(algorithm: str, jwk: dict[str, Any]) -> None:
         if type(jwk.get(name)) is not str:
             raise ValueError(f"needs {name!r} as text")
         try:
-            base64url.decode(jwk[name])
+            number = base64url.decode(jwk[name])
         except ValueError as error:
             raise ValueError(f"{name!r} {error}") from error
+        if algorithm == "RS256" and number.startswith(b"\0"):  # RFC 7518 section 6.3.1
+            raise ValueError(f"{name!r} begins with a zero byte")
 
 
 def _check_purpose(kid: str, algorithm: str, jwk: dict[str, Any]) -> None:

@@ -225,7 +225,7 @@ def _static_keys(shared_key: str, jwks: str) -> list[SigningKey]:
     static_keys: list[SigningKey] = []
     if shared_key:
         try:
-            secret = base64url.decode(shared_key.strip().rstrip("="))
+            secret = base64url.decode_secret(shared_key)
         except ValueError as error:
             raise ConfigError(f"shared_key {error}") from None
         static_keys.append(keys.shared_key(secret))

@@ -5,20 +5,8 @@ import secrets
 import stat
 from pathlib import Path
 
-from auth_service import base64url
+from auth_service.base64url import MAKE_A_SECRET, SECRET_BYTES, decode_secret
 from auth_service.errors import ConfigError
-
-KEY_BYTES = 32
-"""256 bits: RFC 7518 section 3.2 asks no less of an HS256 key."""
-MAKE_A_KEY = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
-
-
-def decode_key(text: str) -> bytes:
-    """Decode base64url, padding optional. Raises ValueError with the value's problem."""
-    key = base64url.decode(text.strip().rstrip("="))
-    if len(key) < KEY_BYTES:
-        raise ValueError(f"has {len(key) * 8} bits and needs 256 or more; make one: {MAKE_A_KEY}")
-    return key
 
 
 def refuse_open_file(path: Path, what: str, forbidden: int) -> None:
@@ -48,9 +36,9 @@ def read_key(path: Path, variable: str) -> bytes:
     """Return the key in a file that only its owner can read. Raises ConfigError."""
     refuse_open_file(path, variable, 0o077)
     try:
-        return decode_key(path.read_text(encoding="ascii"))
+        return decode_secret(path.read_text(encoding="ascii"))
     except UnicodeDecodeError:
-        raise ConfigError(f"{variable}: {path} is not text; make one: {MAKE_A_KEY}") from None
+        raise ConfigError(f"{variable}: {path} is not text; make one: {MAKE_A_SECRET}") from None
     except ValueError as error:
         raise ConfigError(f"{variable}: the key in {path} {error}") from None
 
@@ -65,7 +53,7 @@ def generated_key(path: Path) -> bytes:
         draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(KEY_BYTES) + "\n")
+            file.write(secrets.token_urlsafe(SECRET_BYTES) + "\n")
             file.flush()
             os.fsync(file.fileno())
         try:

@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from auth_service.base64url import MAKE_A_SECRET
 from auth_service.config.durations import duration_text
-from auth_service.config.key_files import MAKE_A_KEY
 from auth_service.config.loading import Settings, example_of, value_text, variable_of
 
 __all__ = ["masked", "reference"]
@@ -37,12 +37,13 @@ in a TOML file that `--config` or `AUTH_CONFIG_FILE` names; a variable wins over
 are a number with `ms`, `s`, `m`, `h` or `d`. `auth-service config show` prints what is in force,
 `auth-service config check` tells whether the service would start with it.
 
-Refused at start: a key below 256 bits; a key file that others can read (`chmod 600`); no TLS on an
-address that is not loopback, unless `AUTH_ALLOW_PLAINTEXT=true`; a database of your own without a
-master key; a key given both as a variable and as a file; an unknown key in the TOML file. An
-unknown `AUTH_*` variable gets a warning.
+Refused at start: a key below 256 bits, or one that is plainly not random; a key file that others
+can read (`chmod 600`); no TLS on an address that is not loopback, unless
+`AUTH_ALLOW_PLAINTEXT=true`; a database of your own without a master key; a key given both as a
+variable and as a file; an unknown key in the TOML file. An unknown `AUTH_*` variable gets a
+warning.
 
-Make a key: `{MAKE_A_KEY}`
+Make a key: `{MAKE_A_SECRET}`
 
 The commands exit with 0 (done, or the token is active), 1 (refused, or not active), 2 (wrong
 usage), 3 (wrong configuration) or 4 (a server or database is not available; try again). The client

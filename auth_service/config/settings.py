@@ -13,9 +13,8 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from auth_service.addresses import is_loopback
+from auth_service.base64url import MAKE_A_SECRET, decode_secret
 from auth_service.config.key_files import (
-    MAKE_A_KEY,
-    decode_key,
     generated_key,
     read_key,
     refuse_open_file,
@@ -81,7 +80,7 @@ class Settings(BaseSettings):
         None,
         "The key that encrypts signing keys at rest and signs refresh tokens: base64url of 32 "
         "bytes or more. Never leaves the server. Generated with the embedded PostgreSQL only.",
-        f"$({MAKE_A_KEY})",
+        f"$({MAKE_A_SECRET})",
     )
     master_key_file: File | None = _field(
         None,
@@ -92,7 +91,7 @@ class Settings(BaseSettings):
         None,
         "The HS256 key that signs access tokens, and with which other services verify them: "
         "base64url of 32 bytes or more. Generated and kept in the database if unset.",
-        f"$({MAKE_A_KEY})",
+        f"$({MAKE_A_SECRET})",
     )
     shared_key_file: File | None = _field(
         None,
@@ -313,7 +312,9 @@ class Settings(BaseSettings):
         """Return the configured shared key; None where the server makes its own."""
         if self.shared_key_file is not None:
             return read_key(self.shared_key_file, "AUTH_SHARED_KEY_FILE")
-        return None if self.shared_key is None else decode_key(self.shared_key.get_secret_value())
+        return (
+            None if self.shared_key is None else decode_secret(self.shared_key.get_secret_value())
+        )
 
     def master_key_bytes(self, embedded_directory: Path | None = None) -> bytes:
         """Return the master key; with the embedded PostgreSQL made at first use, mode 0600.
@@ -323,13 +324,13 @@ class Settings(BaseSettings):
         if self.master_key_file is not None:
             return read_key(self.master_key_file, "AUTH_MASTER_KEY_FILE")
         if self.master_key is not None:
-            return decode_key(self.master_key.get_secret_value())
+            return decode_secret(self.master_key.get_secret_value())
         directory = self.embedded_dir or embedded_directory
         if self.database_url is not None or directory is None:
             raise ConfigError(
                 "AUTH_MASTER_KEY is missing: a database of your own needs a master key that "
-                f"outlives it; make one with {MAKE_A_KEY} and set AUTH_MASTER_KEY, or put it in a "
-                "file of mode 0600 and set AUTH_MASTER_KEY_FILE"
+                f"outlives it; make one with {MAKE_A_SECRET} and set AUTH_MASTER_KEY, or put it in "
+                "a file of mode 0600 and set AUTH_MASTER_KEY_FILE"
             )
         return generated_key(directory / GENERATED_KEY)
 

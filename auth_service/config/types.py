@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
+from auth_service import base64url
 from auth_service.config.durations import parse_duration
-from auth_service.config.key_files import decode_key
 
 __all__ = [
     "Address",
@@ -109,14 +109,17 @@ def _database_url(value: SecretStr) -> SecretStr:
 
 def _key(value: SecretStr) -> SecretStr:
     try:
-        decode_key(value.get_secret_value())
+        base64url.decode_secret(value.get_secret_value())
     except ValueError as error:
         raise wrong(str(error)) from None
     return value
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration), Field(gt=timedelta(0))]
-DurationOrZero = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0))]
+_LONGEST = timedelta(days=3650)  # no token may name a time that others refuse as too late
+Duration = Annotated[timedelta, BeforeValidator(_duration), Field(gt=timedelta(0), le=_LONGEST)]
+DurationOrZero = Annotated[
+    timedelta, BeforeValidator(_duration), Field(ge=timedelta(0), le=_LONGEST)
+]
 Names = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],
     NoDecode,

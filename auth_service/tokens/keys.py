@@ -21,16 +21,12 @@ from jwt.algorithms import get_default_algorithms
 from auth_service import base64url
 from auth_service.errors import ConfigError
 from auth_service.models import StoredKey
-
-SHARED_KEY_BYTES = 32
-"""RFC 7518 section 3.2: an HS256 key has at least the size of the hash, 256 bits."""
+from auth_service.tokens.rsa_strength import check_rsa_key
 
 ALGORITHMS = ("HS256", "EdDSA", "ES256", "RS256")
 
 _JWT_ALGORITHMS = get_default_algorithms()
 _NONCE_BYTES = 12  # NIST SP 800-38D section 8.2
-_SMALLEST_RSA_KEY = 2048  # bits; RFC 7518 section 3.3
-_FEWEST_DISTINCT_BYTES = 16  # of 32 random ones about 30 differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +117,7 @@ class MasterKey:
     """The key that never leaves the server; what it protects is derived from it (RFC 5869)."""
 
     def __init__(self, secret: bytes) -> None:
-        if len(secret) < SHARED_KEY_BYTES:
-            raise ConfigError("the master key must have 256 bits or more")
+        _require_strong(secret, "the master key")
         self._secret = secret
         self._cipher = AESGCM(self._derive(b"signing-keys at rest"))
 
@@ -162,8 +157,7 @@ def shared_key(secret: bytes) -> SigningKey:
     Its `kid` follows from the secret, so that whoever holds the secret knows the `kid` too
     (RFC 7638, key type oct). The thumbprint is of a 256-bit random value and tells nothing of it.
     """
-    if len(secret) < SHARED_KEY_BYTES:
-        raise ConfigError("a shared key must have 256 bits or more")
+    _require_strong(secret, "the shared key")
     jwk = json.dumps({"k": base64url.encode(secret), "kty": "oct"}, separators=(",", ":"))
     kid = base64url.encode(hashlib.sha256(jwk.encode()).digest())
     return SigningKey(kid=kid, algorithm="HS256", secret=secret)
@@ -173,7 +167,7 @@ def generate_key(algorithm: str) -> SigningKey:
     """Make a fresh key for one of `ALGORITHMS`."""
     match algorithm:
         case "HS256":
-            return shared_key(secrets.token_bytes(SHARED_KEY_BYTES))
+            return shared_key(secrets.token_bytes(base64url.SECRET_BYTES))
         case "EdDSA":
             return _asymmetric_key(algorithm, ed25519.Ed25519PrivateKey.generate())
         case "ES256":
@@ -209,19 +203,17 @@ def decrypt_key(stored: StoredKey, master_key: MasterKey) -> SigningKey:
     return _asymmetric_key(stored.algorithm, serialization.load_der_private_key(secret, None))
 
 
-def read_key(text: str) -> SigningKey:
+def read_key(content: bytes) -> SigningKey:
     """Return the key of a PEM private key, or of a shared secret in base64url.
 
-    Raises ConfigError for what is neither, or too weak: RFC 7518 sections 3.2, 3.3 and 3.4.
+    Raises ConfigError for anything else, and for a weak key: RFC 7518 sections 3.2, 3.3 and 3.4.
     """
-    if "-----BEGIN" in text:
-        return _pem_key(text.encode())
+    if b"-----BEGIN" in content:
+        return _pem_key(content)
     try:
-        secret = base64url.decode(text.strip().rstrip("="))
+        secret = base64url.decode(content.decode("ascii").strip().rstrip("="))
     except ValueError as error:
         raise ConfigError("a key is either PEM or, for HS256, base64url") from error
-    if len(set(secret)) < _FEWEST_DISTINCT_BYTES <= len(secret):
-        raise ConfigError("this shared key is not random; make one: openssl rand 32")
     return shared_key(secret)
 
 
@@ -235,9 +227,20 @@ def _pem_key(pem: bytes) -> SigningKey:
             return _asymmetric_key("EdDSA", private)
         case ec.EllipticCurvePrivateKey(curve=ec.SECP256R1()):
             return _asymmetric_key("ES256", private)
-        case rsa.RSAPrivateKey(key_size=size) if size >= _SMALLEST_RSA_KEY:
+        case rsa.RSAPrivateKey():
+            try:
+                check_rsa_key(private.public_key())
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
             return _asymmetric_key("RS256", private)
     raise ConfigError("a private key is Ed25519, EC P-256, or RSA of 2048 bits or more")
+
+
+def _require_strong(secret: bytes, name: str) -> None:
+    try:
+        base64url.check_secret(secret)
+    except ValueError as error:
+        raise ConfigError(f"{name} {error}") from None
 
 
 def _asymmetric_key(algorithm: str, private: Any) -> SigningKey:

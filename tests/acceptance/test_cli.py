@@ -44,6 +44,7 @@ def command(*arguments: str, stdin: str = "", **variables: str) -> subprocess.Co
         env=environment(**variables),
         capture_output=True,
         text=True,
+        errors="surrogateescape",
         timeout=START_SECONDS,
         check=False,
     )
@@ -351,9 +352,10 @@ def test_an_imported_key_signs_and_its_public_half_verifies(served: Served) -> N
     token = signed_by(served, kid)["access_token"]
     keys = {key.key_id: key for key in jwt.PyJWKSet.from_json(served.ok("keys", "export-public"))}
     jwt.decode(token, keys[kid], algorithms=["EdDSA"], audience="internal", leeway=10)
-    refused = served.run("keys", "import", stdin="no key!")
-    assert refused.returncode == 3
-    assert refused.stderr.startswith("error: a key is either PEM")
+    for content in ("no key!", "\udcff\udcfe\0"):  # the latter is sent as bytes that are not UTF-8
+        refused = served.run("keys", "import", stdin=content)
+        assert refused.returncode == 3
+        assert refused.stderr.startswith("error: a key is either PEM")
 
 
 def test_the_exported_public_keys_hold_no_secret(served: Served) -> None:

@@ -977,7 +977,7 @@ async def test_another_master_key_is_named_with_its_setting(database_url: str) -
     """The stored keys tell that they were sealed with another, before anything is served."""
     async with running(make_settings(database_url, shared_key=None)):
         pass
-    other = base64.urlsafe_b64encode(bytes(32)).decode()
+    other = base64.urlsafe_b64encode(bytes(range(64, 96))).decode()
     error = await start_error(make_settings(database_url, shared_key=None, master_key=other))
     assert "AUTH_MASTER_KEY" in error.text
     assert other not in error.text

@@ -20,8 +20,8 @@ from tests.clock import FakeClock
 if TYPE_CHECKING:
     from auth_service.db.pool import Pool
 
-MASTER = MasterKey(b"m" * 32)
-OTHER_MASTER = MasterKey(b"n" * 32)
+MASTER = MasterKey(bytes(range(100, 132)))
+OTHER_MASTER = MasterKey(bytes(range(132, 164)))
 POLICY = KeyPolicy()
 CONFIGURED = shared_key(bytes(range(32)))
 LEAD, INTERVAL, KEEP = POLICY.publish_lead, POLICY.rotation_interval, POLICY.keep
@@ -554,7 +554,7 @@ async def test_a_wrong_old_master_key_replaces_nothing(
     await root_key(key_store, MASTER)
     await replica().start()
     with pytest.raises(ConfigError, match="AUTH_MASTER_KEY"):
-        await replace_master_key(key_store, OTHER_MASTER, MasterKey(b"o" * 32))
+        await replace_master_key(key_store, OTHER_MASTER, MasterKey(bytes(range(164, 196))))
     await root_key(key_store, MASTER)
     await replica().start()
 

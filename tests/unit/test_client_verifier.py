@@ -172,6 +172,7 @@ def test_the_clock_of_a_verifier_is_the_time_in_utc() -> None:
         ({"addresses": [""]}, "must be a list"),
         ({"issuer": ""}, "issuer"),
         ({"shared_key": base64url.encode(b"k" * 31)}, "256 bits"),
+        ({"shared_key": base64url.encode(b"k" * 32)}, "not random"),
         ({"shared_key": "no base64url!" * 9}, "shared_key is"),
         ({"shared_key": "é" * 43}, "shared_key is"),
         ({"jwks": "{"}, "jwks: is not JSON"),
@@ -301,7 +302,9 @@ def test_a_key_given_by_hand_is_not_displaced(feed: Feed, ring: KeyRing) -> None
     feed.apply(
         event(
             key_set=pb.KeySet(
-                keys=[pb.VerificationKey(kid=SHARED.kid, algorithm="HS256", secret=b"x" * 32)]
+                keys=[
+                    pb.VerificationKey(kid=SHARED.kid, algorithm="HS256", secret=bytes(range(32)))
+                ]
             )
         )
     )
@@ -406,13 +409,16 @@ def test_a_stream_resumes_after_the_last_event_that_completes_it(feed: Feed) -> 
 
 def secret_key(**changes: Any) -> pb.VerificationKey:
     """Return a shared key as it is sent, some of it changed."""
-    return pb.VerificationKey(**({"kid": "k", "algorithm": "HS256", "secret": b"s" * 32} | changes))
+    return pb.VerificationKey(
+        **({"kid": "k", "algorithm": "HS256", "secret": bytes(range(32))} | changes)
+    )
 
 
 @pytest.mark.parametrize(
     "keys",
     [
-        [secret_key(secret=b"s" * 31)],
+        [secret_key(secret=bytes(range(31)))],
+        [secret_key(secret=b"s" * 32)],
         [secret_key(kid="")],
         [secret_key(algorithm="EdDSA")],
         [pb.VerificationKey(kid="k", algorithm="EdDSA", public_jwk="{}")],
@@ -531,6 +537,8 @@ def test_a_key_for_anything_else_is_refused(
         ("ES256", {"x": base64url.encode(b"\1" * 32)}, "not a usable key"),
         ("RS256", {"n": "A"}, "cut off"),
         ("RS256", {"e": "Ag"}, "not a usable key"),
+        ("RS256", {"e": "Aw"}, "65537"),
+        ("RS256", {"e": "AAEAAQ"}, "zero byte"),
     ],
 )
 def test_a_malformed_key_is_refused(algorithm: str, members: dict[str, Any], text: str) -> None:

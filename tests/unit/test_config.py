@@ -60,6 +60,8 @@ def test_settings_are_frozen() -> None:
         ("AUTH_ACCESS_TOKEN_TTL", "soon"),
         ("AUTH_ACCESS_TOKEN_TTL", "0s"),
         ("AUTH_ACCESS_TOKEN_TTL", "9" * 30 + "d"),
+        ("AUTH_REFRESH_TOKEN_ABSOLUTE_TTL", "3651d"),
+        ("AUTH_KEY_ROTATION_INTERVAL", "3651d"),
         ("AUTH_REFRESH_GRACE", "-1s"),
         ("AUTH_GRPC_ADDRESS", "50051"),
         ("AUTH_GRPC_ADDRESS", "::1:50051"),
@@ -244,13 +246,22 @@ def test_shared_key_is_base64url_padded_or_not(monkeypatch: pytest.MonkeyPatch, 
         ("", "0 bits"),
         ("a" * 45, "cut off"),
         ("+/" * 30, "not base64url"),
+        (base64.urlsafe_b64encode(bytes(32)).decode(), "not random"),
+        (base64.urlsafe_b64encode(bytes(range(16)) * 2).decode(), "not random"),
     ],
 )
+@pytest.mark.parametrize("name", ["AUTH_SHARED_KEY", "AUTH_MASTER_KEY"])
 def test_bad_key_is_refused_with_its_problem(
-    monkeypatch: pytest.MonkeyPatch, key: str, problem: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, key: str, problem: str
 ) -> None:
-    """A key that is short, cut off or of another alphabet is refused for just that."""
-    monkeypatch.setenv("AUTH_SHARED_KEY", key)
+    """A short, cut off, foreign or plainly not random key is refused for just that."""
+    monkeypatch.setenv(name, key)
+    assert problem in refusal()
+    monkeypatch.delenv(name)
+    path = tmp_path / "key"
+    path.write_text(key)
+    path.chmod(0o600)
+    monkeypatch.setenv(f"{name}_FILE", str(path))
     assert problem in refusal()
 
 

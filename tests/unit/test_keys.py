@@ -1,5 +1,6 @@
 """Signing keys: made, published without secrets, sealed at rest, chosen for signing."""
 
+import hashlib
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa, x25519
+from hypothesis import given
+from hypothesis import strategies as st
 
 from auth_service import base64url
 from auth_service.errors import ConfigError
@@ -23,9 +26,11 @@ from auth_service.tokens.keys import (
     read_key,
     shared_key,
 )
+from auth_service.tokens.rsa_strength import check_rsa_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-MASTER = MasterKey(b"m" * 32)
+MASTER_SECRET, OTHER_SECRET = bytes(range(32)), bytes(range(32, 64))
+MASTER = MasterKey(MASTER_SECRET)
 KEYS = {algorithm: generate_key(algorithm) for algorithm in ALGORITHMS}
 PUBLIC = [algorithm for algorithm in ALGORITHMS if algorithm != "HS256"]
 SECRET_MEMBERS = {"k", "d", "p", "q", "dp", "dq", "qi", "oth"}
@@ -59,7 +64,7 @@ def test_an_encrypted_key_decrypts_to_itself(algorithm: str) -> None:
 def test_an_encrypted_key_does_not_decrypt_under_another_master_key(algorithm: str) -> None:
     """The operator is told which setting to mend."""
     with pytest.raises(ConfigError, match="AUTH_MASTER_KEY"):
-        decrypt_key(stored(KEYS[algorithm]), MasterKey(b"n" * 32))
+        decrypt_key(stored(KEYS[algorithm]), MasterKey(OTHER_SECRET))
 
 
 def test_an_encrypted_key_does_not_decrypt_under_another_kid() -> None:
@@ -83,8 +88,9 @@ def test_sealing_twice_gives_two_texts() -> None:
 def test_nothing_shows_a_secret() -> None:
     """Neither the master key, a signing key nor a stored key prints what it protects."""
     assert repr(MASTER) == str(MASTER) == "MasterKey(…)"
-    key = shared_key(b"s" * 32)
-    assert "sss" not in repr(key)
+    secret = b"The quick brown fox jumps over it"
+    key = shared_key(secret)
+    assert "quick" not in repr(key)
     assert "encrypted_secret" not in repr(stored(key))
 
 
@@ -92,16 +98,16 @@ def test_nothing_shows_a_secret() -> None:
 def test_a_weak_key_is_refused(length: int) -> None:
     """RFC 7518 section 3.2 wants 256 bits."""
     with pytest.raises(ConfigError, match="256 bits"):
-        shared_key(b"s" * length)
+        shared_key(MASTER_SECRET[:length])
     with pytest.raises(ConfigError, match="256 bits"):
-        MasterKey(b"m" * length)
+        MasterKey(MASTER_SECRET[:length])
 
 
 def test_the_refresh_key_is_the_master_keys_own() -> None:
     """It is derived, stable, and tells nothing of the master key."""
     key = MASTER.refresh_token_key()
-    assert key == MasterKey(b"m" * 32).refresh_token_key()
-    assert key not in (MasterKey(b"n" * 32).refresh_token_key(), b"m" * 32)
+    assert key == MasterKey(MASTER_SECRET).refresh_token_key()
+    assert key not in (MasterKey(OTHER_SECRET).refresh_token_key(), MASTER_SECRET)
     assert len(key) == 32
 
 
@@ -114,8 +120,8 @@ def test_an_unknown_algorithm_is_a_configuration_error() -> None:
 
 def test_the_kid_follows_from_the_key() -> None:
     """Whoever holds the shared key knows its kid, and two keys have two."""
-    assert shared_key(b"s" * 32).kid == shared_key(b"s" * 32).kid
-    assert shared_key(b"s" * 32).kid != shared_key(b"t" * 32).kid
+    assert shared_key(MASTER_SECRET).kid == shared_key(MASTER_SECRET).kid
+    assert shared_key(MASTER_SECRET).kid != shared_key(OTHER_SECRET).kid
     assert generate_key("EdDSA").kid != generate_key("EdDSA").kid
 
 
@@ -234,7 +240,7 @@ def test_a_key_without_an_end_stays_active() -> None:
 PKCS8 = serialization.PrivateFormat.PKCS8
 
 
-def pem(private: Any, password: bytes | None = None, form: Any = PKCS8) -> str:
+def pem(private: Any, password: bytes | None = None, form: Any = PKCS8) -> bytes:
     """Return a private key as OpenSSL writes it."""
     encryption = (
         serialization.BestAvailableEncryption(password)
@@ -242,7 +248,7 @@ def pem(private: Any, password: bytes | None = None, form: Any = PKCS8) -> str:
         else serialization.NoEncryption()
     )
     text: bytes = private.private_bytes(serialization.Encoding.PEM, form, encryption)
-    return text.decode()
+    return text
 
 
 @pytest.mark.parametrize("algorithm", PUBLIC)
@@ -279,7 +285,7 @@ def test_a_key_in_the_older_pem_form_is_read(private: Any, algorithm: str) -> No
 )
 def test_a_pem_key_of_another_kind_or_size_is_refused(private: Any) -> None:
     """RFC 7518 sections 3.3 and 3.4; the operator is told which keys are taken."""
-    with pytest.raises(ConfigError, match="Ed25519, EC P-256, or RSA of 2048 bits or more"):
+    with pytest.raises(ConfigError, match="2048 bits or more"):
         read_key(pem(private))
 
 
@@ -289,7 +295,7 @@ def test_a_pem_text_that_is_no_open_private_key_is_refused() -> None:
     public = KEYS["EdDSA"].public_key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    for text in (pem(private, b"password"), pem(private)[:60], public.decode()):
+    for text in (pem(private, b"password"), pem(private)[:60], public):
         with pytest.raises(ConfigError, match="unencrypted PEM"):
             read_key(text)
 
@@ -297,22 +303,79 @@ def test_a_pem_text_that_is_no_open_private_key_is_refused() -> None:
 @pytest.mark.parametrize("ending", ["", "=", "\n", "=\n"])
 def test_a_shared_key_is_read(ending: str) -> None:
     """In base64url, as `keys export` prints it or with padding."""
-    read = read_key(base64url.encode(KEYS["HS256"].secret) + ending)
+    read = read_key((base64url.encode(KEYS["HS256"].secret) + ending).encode())
     assert read == KEYS["HS256"]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("content", "told"),
     [
-        ("", "256 bits"),
-        (base64url.encode(bytes(range(31))), "256 bits"),
-        ("a key!", "either PEM or"),
-        ("ключ", "either PEM or"),
-        (base64url.encode(b"s" * 32), "not random"),
-        (base64url.encode(b"change me " * 8), "not random"),
+        (b"", "256 bits"),
+        (base64url.encode(bytes(range(31))).encode(), "256 bits"),
+        (b"a key!", "either PEM or"),
+        ("ключ".encode(), "either PEM or"),
+        (b"\xff\xfe\x00", "either PEM or"),
+        (b"-----BEGIN \xff", "unencrypted PEM"),
+        (base64url.encode(b"s" * 32).encode(), "not random"),
+        (base64url.encode(b"change me " * 8).encode(), "not random"),
     ],
 )
-def test_a_weak_or_garbled_shared_key_is_refused(text: str, told: str) -> None:
-    """Short, not base64url, or what nobody has drawn by lot."""
+def test_a_weak_or_garbled_shared_key_is_refused(content: bytes, told: str) -> None:
+    """It is too short, not base64url, not even text, or plainly not random."""
     with pytest.raises(ConfigError, match=told):
-        read_key(text)
+        read_key(content)
+
+
+NOT_RANDOM = {
+    "zeros": bytes(32),
+    "one byte": b"\xff" * 40,
+    "few bytes": b"change me " * 8,
+    "16 bytes twice": bytes(range(16)) * 2,
+    "20 bytes, cut off": (bytes(range(20)) * 4)[:50],
+}
+
+
+@pytest.mark.parametrize("secret", NOT_RANDOM.values(), ids=NOT_RANDOM.keys())
+def test_no_key_is_made_of_a_pattern(secret: bytes) -> None:
+    """A shared key and the master key pass the same check, whatever way they come in."""
+    for make in (shared_key, MasterKey):
+        with pytest.raises(ConfigError, match="not random"):
+            make(secret)
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_a_key_drawn_by_lot_is_taken(salt: bytes) -> None:
+    """A digest looks as random as a random key, and passes."""
+    digest = hashlib.sha256(salt).digest()
+    assert shared_key(digest).secret == digest
+
+
+ROCA_PRIMES = (
+    0xC3A1512BA8424D7152F43B1F8BB454756EF57A1DB5AA02BC66CA26422948DB248D21C21B5E6DDE0FFE6CA1E07949A04F3ED3CB7541E3824513B1FABA2C6E4C596D7E2CA2DF1BDE69B778AE655E6F982E1D9BEA89CE19103FB211E88E8A91A9C27EF8E272D9635ABBAE8AA3702778AD83308420163B5D6B4C3006DBB65AD4B51B,
+    0xDA1D8CC0F0EA615BC6EF337DBF4B944D743F5D902C34067C871EF835EF68B90DCCF777FA4C9085CAC221E7695F3826A809F8AF3FDBB5CF85D28AFC97FCF8DE8A5C154F403F25A3840BF2390F3D9FB1980E1E0688EFDD79AC97694C5FA646E0CCE20E455DF38A6B5A71D04587EDFC688DA5933F1B065A05BAC729159698B2D307,
+)
+
+
+def rsa_key(p: int, q: int, exponent: int = 65537) -> rsa.RSAPrivateKey:
+    """Return the RSA key of two primes."""
+    d = pow(exponent, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(exponent, p * q)
+    return rsa.RSAPrivateNumbers(
+        p, q, d, rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q), public
+    ).private_key()
+
+
+def test_a_key_that_can_be_factored_is_refused() -> None:
+    """Chips of Infineon made primes of a form that can be found (CVE-2017-15361)."""
+    key = rsa_key(*ROCA_PRIMES)
+    assert key.key_size == 2048
+    with pytest.raises(ConfigError, match="ROCA"):
+        read_key(pem(key))
+    with pytest.raises(ValueError, match="ROCA"):
+        check_rsa_key(key.public_key())
+
+
+def test_an_rsa_key_with_a_small_exponent_is_refused() -> None:
+    """FIPS 186-5 section A.1.1 asks for 65537 or more."""
+    with pytest.raises(ConfigError, match="65537"):
+        read_key(pem(rsa.generate_private_key(3, 2048)))

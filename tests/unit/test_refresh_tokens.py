@@ -23,7 +23,8 @@ from auth_service.tokens.refresh import RefreshClaims, RefreshTokens, access_tok
 START = datetime(2026, 1, 1, tzinfo=UTC)
 EPOCH = int(START.timestamp())
 ISSUER = "https://auth.test"
-MASTER = MasterKey(b"m" * 32)
+MASTER_SECRET = bytes(range(32))
+MASTER = MasterKey(MASTER_SECRET)
 TOKENS = RefreshTokens(MASTER, ISSUER)
 SESSION = Session(
     user_id=UUID("00000000-0000-4000-8000-00000000000a"),
@@ -89,7 +90,7 @@ def refuse(token: str) -> InvalidGrant:
 
 def test_an_equal_row_has_an_equal_token() -> None:
     """On every replica and after every restart, from the same master key."""
-    assert RefreshTokens(MasterKey(b"m" * 32), ISSUER).current(replace(SESSION)) == TOKEN
+    assert RefreshTokens(MasterKey(MASTER_SECRET), ISSUER).current(replace(SESSION)) == TOKEN
 
 
 def test_the_token_of_a_row_is_the_same_in_every_release() -> None:
@@ -100,7 +101,7 @@ def test_the_token_of_a_row_is_the_same_in_every_release() -> None:
         "MDAwMDAwMDAwYSIsInNpZCI6IjAwMDAwMDAwLTAwMDAtNDAwMC04MDAwLTAwMDAwMDAwMDAwYiIsImdl"
         "biI6MywianRpIjoiV0d1amp5Vi1yYTZSdkFOSmc5TGRmQSIsImlhdCI6MTc2NzIyNTYwMCwiZXhwIjox"
         "NzY3ODMwNDAwfQ"
-        ".tSOQBJNXUZIWWrsCLbsGy8Th7enytoLev4BlIGnuQ50"
+        ".EEuEBHVguiip2YTlktL2Vc1t-fJXS3W2zEr24pIrfDY"
     )
 
 
@@ -193,7 +194,7 @@ def test_a_token_id_is_half_an_hmac() -> None:
 
 def test_the_token_of_another_master_key_is_refused() -> None:
     """Only who holds the master key can make one."""
-    refuse(RefreshTokens(MasterKey(b"n" * 32), ISSUER).current(SESSION))
+    refuse(RefreshTokens(MasterKey(bytes(range(32, 64))), ISSUER).current(SESSION))
 
 
 @pytest.mark.parametrize("issuer", ["", "https://auth.test/", "https://another.test"])
@@ -213,7 +214,7 @@ def test_an_access_token_is_no_refresh_token() -> None:
     refuse(jws.sign(ACCESS.as_jwt(), refresh_key, "rt+jwt"))
 
 
-@pytest.mark.parametrize("secret", [b"k" * 32, b"m" * 32, b"", b"\0" * 32])
+@pytest.mark.parametrize("secret", [b"k" * 32, MASTER_SECRET, b"", b"\0" * 32])
 def test_no_other_secret_makes_a_refresh_token(secret: bytes) -> None:
     """Not the shared key, not the master key itself, and no blank one."""
     refuse(compact(HEADER, CLAIMS, secret))

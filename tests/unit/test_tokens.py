@@ -696,7 +696,7 @@ def test_the_twin_of_an_eddsa_signature_is_refused(verifier: TokenVerifier) -> N
 
 def test_a_refresh_token_is_no_access_token(verifier: TokenVerifier) -> None:
     """Under its own key, or were it signed with a key of the ring."""
-    master_key = MasterKey(b"m" * 32)
+    master_key = MasterKey(bytes(range(32)))
     session = Session(
         user_id=UUID(int=1),
         id=UUID(int=2),
@@ -800,7 +800,7 @@ def test_a_claim_of_another_type_is_malformed(
 def test_a_name_is_not_empty_and_not_too_long(
     verifier: TokenVerifier, name: str, value: str
 ) -> None:
-    """A revocation stores these claims, and an index entry of PostgreSQL has 2,704 bytes at most."""
+    """A revocation stores such a claim, and an index entry has 2,704 bytes at most."""
     assert refusal(verifier.verify, ours(GOOD | {name: value})) is InactiveReason.MALFORMED
     assert refusal(verifier.authenticate, ours(GOOD | {name: value})) is InactiveReason.MALFORMED
 
