@@ -9,7 +9,7 @@ import pytest
 from tests.acceptance.servers import Client, Proxy, ServerProcess
 
 StartServer = Callable[..., ServerProcess]
-MakeClient = Callable[[str], Client]
+MakeClient = Callable[[str], Awaitable[Client]]
 MakeProxy = Callable[[tuple[str, int] | str], Awaitable[Proxy]]
 
 
@@ -31,12 +31,12 @@ def start_server(database_url: str, tmp_path: Path) -> Iterator[StartServer]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[MakeClient]:
-    """Makes clients, and closes them."""
+    """Makes connected clients, and closes them."""
     clients: list[Client] = []
 
-    def make(address: str) -> Client:
+    async def make(address: str) -> Client:
         clients.append(Client(address))
-        return clients[-1]
+        return await clients[-1].ready()
 
     yield make
     await asyncio.gather(*(made.channel.close() for made in clients))

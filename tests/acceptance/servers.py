@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
@@ -26,6 +26,7 @@ from auth_service.core.passwords import Argon2Profile, PasswordHasher
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.db.store import Store
 from auth_service.models import Revocation, User
+from tests.channels import RECONNECT, connected
 from tests.clock import FakeClock
 
 T = TypeVar("T")
@@ -119,18 +120,14 @@ class Client:
     """The calls of the tests, on one channel."""
 
     def __init__(self, address: str) -> None:
-        # Pools of subchannels are shared in a process: a channel of its own shares no fate.
-        self.channel = grpc.aio.insecure_channel(
-            address,
-            options=[
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 500),
-            ],
-        )
+        self.channel = grpc.aio.insecure_channel(address, options=RECONNECT)
         self.auth = rpc.AuthServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    async def ready(self) -> Self:
+        """Return once the channel is connected."""
+        await connected(self.channel)
+        return self
 
     async def login(self) -> pb.TokenPair:
         """Log the user in."""
@@ -279,7 +276,7 @@ async def make_user(
 
 
 async def eventually(
-    probe: Callable[[], Awaitable[T | None]], *, within: float = 20.0, what: str = "condition"
+    probe: Callable[[], Awaitable[T | None]], *, within: float = 60.0, what: str = "condition"
 ) -> T:
     """Return the first true answer of a probe; fail when the time is up."""
     deadline = time.monotonic() + within

@@ -25,7 +25,7 @@ async def over_grpc(address: str, method: str, token: str) -> str:
     async with grpc.aio.insecure_channel(address) as channel:
         try:
             call: Any = channel.unary_unary(f"/orders.v1.Orders/{method}")
-            answer: bytes = await call(b"", metadata=metadata, timeout=10)
+            answer: bytes = await call(b"", metadata=metadata, timeout=10, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             return error.code().name
     return answer.decode()
@@ -85,7 +85,7 @@ async def test_an_example_verifies_and_hears_of_revocations(
     user = await make_user(database_url)
     server = await asyncio.to_thread(start_server)
     address = run_example(name, server.address)
-    auth = client(server.address)
+    auth = await client(server.address)
     pair = await auth.login()
 
     async def verdict(*wanted: str) -> str | None:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from auth_service.rpc.ext_authz import add_descriptor
 from tests.acceptance.conftest import StartServer
 from tests.acceptance.servers import PASSWORD, USER, ServerProcess, make_user
+from tests.channels import READY_TIMEOUT
 
 SERVICES = [
     *(
@@ -135,6 +136,7 @@ class Target:
     def __init__(self, server: ServerProcess) -> None:
         self.server = server
         self.channel = grpc.insecure_channel(server.address)
+        grpc.channel_ready_future(self.channel).result(READY_TIMEOUT)
         login = pb.LoginRequest(password=pb.PasswordCredentials(identifier=USER, password=PASSWORD))
         reply = self.call(METHODS[0], login.SerializeToString(), [])
         assert isinstance(reply, bytes)

@@ -26,7 +26,7 @@ async def test_the_retry_of_a_refresh_that_a_kill_cut_off_gets_the_successor(
     server = await asyncio.to_thread(start_server, **grace)
     host, port = server.address.split(":")
     between = await proxy((host, int(port)))
-    lost = client(f"127.0.0.1:{between.port}")
+    lost = await client(f"127.0.0.1:{between.port}")
     first = await lost.login()
 
     between.withhold()
@@ -57,7 +57,7 @@ async def test_the_retry_of_a_refresh_that_a_kill_cut_off_gets_the_successor(
             await call
         assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
 
-        after = client((await asyncio.to_thread(start_server, **grace)).address)
+        after = await client((await asyncio.to_thread(start_server, **grace)).address)
         second = await after.refresh(first.refresh_token)
         assert await generation() == 1
         assert (await after.validate(second.access_token)).active

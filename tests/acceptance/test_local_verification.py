@@ -183,7 +183,7 @@ async def test_what_is_revoked_at_one_replica_is_refused_by_a_verifier_at_anothe
     """Each kind of revocation, in a program with an event loop and in one without."""
     await make_user(database_url)
     a, b = await pair_of_replicas(start_server, **EDDSA)
-    there = client(a.address)
+    there = await client(a.address)
     tokens = await there.login()
     access = tokens.access_token
     requests = {
@@ -214,10 +214,10 @@ async def test_a_verifier_that_comes_later_knows_what_was_revoked_before(
     """From its first verdict on: it does not start before it knows."""
     await make_user(database_url)
     a, b = await pair_of_replicas(start_server, **EDDSA)
-    there = client(a.address)
+    there = await client(a.address)
     revoked, kept = await there.login(), await there.login()
     await revoke(there, revoked)
-    here = client(b.address)
+    here = await client(b.address)
 
     async def known_at_b() -> bool:
         return not (await here.validate(revoked.access_token)).active
@@ -237,7 +237,7 @@ async def test_a_cut_feed_is_borne_for_exactly_max_staleness(
     """Then deny refuses, allow judges by what is known; healed, nothing is missing."""
     await make_user(database_url)
     server = await started(start_server, **EDDSA)
-    there = client(server.address)
+    there = await client(server.address)
     kept, known, missed = [await there.login() for _ in range(3)]
     between, clock = await proxy(port_of(server)), Clock()
     async with LocalVerifier(
@@ -280,7 +280,7 @@ async def test_when_its_replica_is_killed_a_verifier_goes_on_at_another(
     await make_user(database_url)
     a, b = await pair_of_replicas(start_server, **EDDSA)
     to_a, to_b = await proxy(port_of(a)), await proxy(port_of(b))
-    there = client(b.address)
+    there = await client(b.address)
     before, between, after, kept = [await there.login() for _ in range(4)]
     await to_b.cut()  # so that it is A which is followed
     async with LocalVerifier(issuer=ISSUER, addresses=[at(to_a), at(to_b)]) as verifier:
@@ -306,7 +306,7 @@ async def test_a_replica_without_its_database_leaves_its_verifiers_stale(
         started(start_server, **EDDSA),
         started(start_server, url=through(database_url, between), **EDDSA),
     )
-    there = client(a.address)
+    there = await client(a.address)
     revoked, kept = await there.login(), await there.login()
     async with LocalVerifier(
         issuer=ISSUER, addresses=[b.address], max_staleness=timedelta(seconds=3)
@@ -335,7 +335,7 @@ async def test_no_revocation_is_lost_however_the_feed_is_cut(
     random = Random(CUTS)
     await make_user(database_url)
     a, b = await pair_of_replicas(start_server, **EDDSA)
-    clients = client(a.address), client(b.address)
+    clients = await client(a.address), await client(b.address)
     proxies = [await proxy(port_of(server)) for server in (a, b)]
     kept = await clients[0].login()
     revoked: list[pb.TokenPair] = []
@@ -420,7 +420,7 @@ async def test_keys_rotate_and_migrate_under_load_without_a_failure(
     """From the shared key to EdDSA, to another key of it: every token is good everywhere."""
     await make_user(database_url)
     a, b = await pair_of_replicas(start_server)
-    clients = client(a.address), client(b.address)
+    clients = await client(a.address), await client(b.address)
     token = await service_tokens(clients[0], database_url)
     async with (
         LocalVerifier(issuer=ISSUER, addresses=[a.address], access_token=token) as one,
@@ -445,7 +445,7 @@ async def test_a_compromised_key_is_refused_everywhere_and_sessions_go_on(
     """Its tokens are worth nothing at both replicas and locally; a refresh gives a good one."""
     await make_user(database_url)
     a, b = await pair_of_replicas(start_server)
-    clients = client(a.address), client(b.address)
+    clients = await client(a.address), await client(b.address)
     token = await service_tokens(clients[0], database_url)
     async with (
         LocalVerifier(issuer=ISSUER, addresses=[a.address], access_token=token) as one,

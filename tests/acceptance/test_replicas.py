@@ -54,7 +54,7 @@ async def test_a_revocation_at_one_replica_reaches_the_other(
     """Whatever is revoked at A is soon refused at B, and at once at A."""
     await make_user(database_url)
     servers = await asyncio.gather(started(start_server), started(start_server))
-    a, b = (client(server.address) for server in servers)
+    a, b = [await client(server.address) for server in servers]
     pair = await a.login()
     token = pair.access_token
     assert (await a.validate(token)).active
@@ -89,7 +89,7 @@ async def test_replicas_share_sessions(
     """A retry at another replica gets the same answer; a token of one is good at the other."""
     await make_user(database_url)
     servers = await asyncio.gather(started(start_server), started(start_server))
-    a, b = (client(server.address) for server in servers)
+    a, b = [await client(server.address) for server in servers]
     first = await a.login()
     answers = await asyncio.gather(
         *(side.refresh(first.refresh_token) for side in (a, b) for _ in range(20))
@@ -105,7 +105,7 @@ async def test_the_database_gone_and_back(
     await make_user(database_url)
     between = await proxy(database_target(database_url))
     server = await started(start_server, url=through(database_url, between))
-    a = client(server.address)
+    a = await client(server.address)
     pair = await a.login()
 
     await between.cut()
@@ -158,7 +158,7 @@ async def test_a_revocation_made_while_a_replica_was_cut_off_is_not_missed(
     servers = await asyncio.gather(
         started(start_server), started(start_server, url=through(database_url, between))
     )
-    a, b = (client(server.address) for server in servers)
+    a, b = [await client(server.address) for server in servers]
     pair = await a.login()
     assert (await b.validate(pair.access_token)).active
     await between.cut()
@@ -186,7 +186,7 @@ async def test_calls_in_flight_finish_at_a_stop(
     """SIGTERM: no new work, what runs is answered, exit status 0."""
     await make_user(database_url)
     server = await started(start_server, AUTH_DATABASE_STATEMENT_TIMEOUT="30s")
-    a = client(server.address)
+    a = await client(server.address)
     pair = await a.login()
     connection: Any = await asyncpg.connect(database_url)
     try:
@@ -204,12 +204,13 @@ async def test_calls_in_flight_finish_at_a_stop(
 
             await eventually(both_wait, what="two calls are in the database")
             server.terminate()
-            other = client(server.address)
+            other = Client(server.address)  # it may never connect
 
             async def refuses() -> bool:
                 return not await other.serving()
 
             await eventually(refuses, what="nothing new is taken")
+            await other.channel.close()
             assert server.process.poll() is None
         for answer in await calls:
             assert answer.access_token

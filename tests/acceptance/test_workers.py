@@ -82,9 +82,9 @@ async def test_workers_share_clients_and_metrics_and_one_that_is_killed_is_repla
     )
     url = f"http://{address}"
     pids = await all_started(server)
-    token = (await client(server.address).login()).access_token
+    token = (await (await client(server.address)).login()).access_token
     for _ in range(40):
-        assert (await client(server.address).validate(token)).active
+        assert (await (await client(server.address)).validate(token)).active
 
     [directory] = tmp_path.glob("auth-service-metrics-*")
     shares = sorted(directory.glob("counter_*.db"))
@@ -100,7 +100,7 @@ async def test_workers_share_clients_and_metrics_and_one_that_is_killed_is_repla
 
     async def replaced() -> bool:
         with contextlib.suppress(grpc.aio.AioRpcError):  # of the connections that it had
-            assert (await client(server.address).validate(token)).active
+            assert (await (await client(server.address)).validate(token)).active
         return bool(logged(server, "worker_replaced"))
 
     await eventually(replaced, within=40, what="a killed worker is replaced")
@@ -108,7 +108,7 @@ async def test_workers_share_clients_and_metrics_and_one_that_is_killed_is_repla
     assert entry["pid"] == pids[0]
     assert alive(entry["by"])
     for _ in range(40):
-        assert (await client(server.address).validate(token)).active
+        assert (await (await client(server.address)).validate(token)).active
 
     async def counted_on() -> bool:
         return await metric(url, *validated) >= 80
@@ -126,7 +126,7 @@ async def test_a_stop_lets_the_calls_of_every_worker_finish(
         start_server, AUTH_WORKERS="2", AUTH_DATABASE_STATEMENT_TIMEOUT="30s"
     )
     pids = await all_started(server)
-    clients = [client(server.address) for _ in range(8)]
+    clients = [await client(server.address) for _ in range(8)]
     connection: Any = await asyncpg.connect(database_url)
     try:
         async with connection.transaction():
@@ -203,7 +203,7 @@ async def test_a_restart_under_load_refuses_no_call(
         start_server, AUTH_WORKERS="2", AUTH_MAX_CONNECTION_AGE="500ms"
     )
     pids = await all_started(server)
-    token = (await client(server.address).login()).access_token
+    token = (await (await client(server.address)).login()).access_token
     stop = asyncio.Event()
     load = [
         asyncio.create_task(kind(server.address, token, stop))
@@ -263,7 +263,7 @@ async def test_workers_on_the_embedded_postgresql_end_with_a_supervisor_that_is_
             password = text.split("Password")[1].split()[0]
             credentials = pb.PasswordCredentials(identifier=FIRST_USER, password=password)
             for _ in range(8):
-                auth = client(server.address).auth
+                auth = (await client(server.address)).auth
                 reply = await auth.Login(pb.LoginRequest(password=credentials), timeout=30)
                 assert reply.tokens.access_token
             for pid in (server.process.pid, *pids):

@@ -19,15 +19,10 @@ from auth_service.db.store import Store
 from auth_service.models import Revocation
 from auth_service.serving.server import Server
 from tests.acceptance.servers import KEYS, PASSWORD, USER, Proxy, make_user
+from tests.channels import open_channel, open_sync_channel
 from tests.clock import FakeClock
 
 ACCOUNT = "batch"
-RECONNECT = [
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-]
 
 
 class Line(Proxy):
@@ -96,9 +91,15 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def running(
-        self, database_url: str = "", certificate: tuple[Path, Path] | None = None
+        self,
+        database_url: str = "",
+        certificate: tuple[Path, Path] | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> AsyncIterator["Service"]:
-        """Serve, from another URL of the same database if one is given."""
+        """Serve, from another URL of the same database if one is given.
+
+        `credentials` are those of clients, for a server with a certificate.
+        """
         await make_user(self._database_url)
         self.secret = await _make_account(self._database_url)
         names = ("tls_cert_file", "tls_key_file")
@@ -121,22 +122,17 @@ class Service:
         try:
             await self.line.open()
             self.address = f"127.0.0.1:{self.line.port}"
-            self.channel = self.new_channel([self.calls])
-            own = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=RECONNECT)
-            self.stub = rpc.AuthServiceStub(own)
-            with grpc.insecure_channel(self.address, options=RECONNECT) as channel:
-                self.plain_sync_channel = channel
-                self.sync_channel = grpc.intercept_channel(channel, self.sync_calls)
+            async with (
+                open_channel(self.address, credentials, [self.calls]) as self.channel,
+                open_channel(f"127.0.0.1:{server.port}", credentials) as own,
+                open_sync_channel(self.address, credentials) as self.plain_sync_channel,
+            ):
+                self.stub = rpc.AuthServiceStub(own)
+                self.sync_channel = grpc.intercept_channel(self.plain_sync_channel, self.sync_calls)
                 yield self
-            await self.channel.close()
-            await own.close()
         finally:
             await self.line.cut()
             await server.stop()
-
-    def new_channel(self, interceptors: list[grpc.aio.ClientInterceptor]) -> grpc.aio.Channel:
-        """Return another channel to the service."""
-        return grpc.aio.insecure_channel(self.address, options=RECONNECT, interceptors=interceptors)
 
     async def login(self) -> str:
         """Return the refresh token of a new session."""

@@ -83,7 +83,7 @@ async def serving(
                 base_url=f"http://127.0.0.1:{server.http_port}", timeout=TIMEOUT, trust_env=False
             ) as http,
         ):
-            rpc = Client(address(server))
+            rpc = await Client(address(server)).ready()
             yield Edge(server, http, rpc, database_url, dict(secrets or {}))
             await rpc.channel.close()
     finally:

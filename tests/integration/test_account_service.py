@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Self
 
 import asyncpg
 import grpc
@@ -51,6 +51,11 @@ class Account:
     def __init__(self, server: Server) -> None:
         self.client = Client(address(server))
         self.stub = AccountServiceStub(self.client.channel)
+
+    async def ready(self) -> Self:
+        """Return once the channel is connected."""
+        await self.client.ready()
+        return self
 
     def call(self, method: str, token: str, request: Any = None) -> Any:
         """Call a method; an empty token stands for none."""
@@ -101,7 +106,7 @@ async def server(database_url: str) -> AsyncIterator[Server]:
 @pytest.fixture
 async def account(server: Server) -> AsyncIterator[Account]:
     """The calls to the server."""
-    account = Account(server)
+    account = await Account(server).ready()
     yield account
     await account.client.channel.close()
 
@@ -220,7 +225,7 @@ async def test_a_password_change_ends_the_other_sessions_and_spares_the_present_
 ) -> None:
     """At this replica at once, at the other soon; the old password opens nothing any more."""
     async with running(make_settings(database_url)) as second:
-        other = Account(second)
+        other = await Account(second).ready()
         mine, stolen = await account.login(), await other.login()
         await account.change(mine.access_token)
 
@@ -287,7 +292,7 @@ async def test_an_access_token_is_no_way_to_try_passwords(database_url: str, use
     """Wrong ones use up the attempts of Login, and then not even the right one is tried."""
     settings = make_settings(database_url, login_burst=3, login_refill="1h")
     async with running(settings) as server:
-        account = Account(server)
+        account = await Account(server).ready()
         token = (await account.login()).access_token
         assert (await refusal(account.change(token, new="short"))).reason == "WEAK_PASSWORD"
         for _ in range(3):
@@ -307,7 +312,7 @@ async def test_parallel_guesses_are_counted_one_by_one(database_url: str, user: 
     """An attempt is reserved before it is tried."""
     settings = make_settings(database_url, login_burst=3, login_refill="1h")
     async with running(settings) as server:
-        account = Account(server)
+        account = await Account(server).ready()
         token = (await account.login()).access_token
         guesses = (refusal(account.change(token, current=f"{WRONG} {n}")) for n in range(20))
         reasons = [seen.reason for seen in await asyncio.gather(*guesses)]
@@ -320,7 +325,7 @@ async def test_the_right_password_gives_the_attempts_back(database_url: str, use
     """Who mistyped is not held up."""
     settings = make_settings(database_url, login_burst=3, login_refill="1h")
     async with running(settings) as server:
-        account = Account(server)
+        account = await Account(server).ready()
         token = (await account.login()).access_token
         for current, new in ((PASSWORD, NEW_PASSWORD), (NEW_PASSWORD, PASSWORD)):
             for _ in range(2):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 import grpc
@@ -56,6 +56,11 @@ class Admin:
         self.client = Client(address(server))
         self.stub = AdminServiceStub(self.client.channel)
         self.token = token
+
+    async def ready(self) -> Self:
+        """Return once the channel is connected."""
+        await self.client.ready()
+        return self
 
     def call(self, method: str, request: Any = None) -> Any:
         """Call a method."""
@@ -114,7 +119,7 @@ async def server(database_url: str) -> AsyncIterator[Server]:
 @pytest.fixture
 async def admin(server: Server, root: User) -> AsyncIterator[Admin]:
     """The calls to the server, by an admin."""
-    admin = Admin(server)
+    admin = await Admin(server).ready()
     admin.token = (await admin.login(ROOT)).access_token
     yield admin
     await admin.client.channel.close()
@@ -357,7 +362,7 @@ async def test_a_new_key_is_told_to_every_replica(database_url: str, root: User,
     """Whoever watches any of them has it before it signs; tokens of the key before stay good."""
     settings = make_settings(database_url, shared_key=None)
     async with running(settings) as first, running(settings) as second:
-        one, other = Admin(first), Admin(second)
+        one, other = await Admin(first).ready(), await Admin(second).ready()
         pair = await one.login(ROOT)
         one.token = other.token = pair.access_token
         secret = await one.create_service("gate", roles=["verifier"])
@@ -383,7 +388,7 @@ async def test_without_an_algorithm_it_is_that_of_the_key_before(
 ) -> None:
     """And a key that is to come counts as that."""
     async with running(make_settings(database_url, shared_key=None)) as server:
-        admin = Admin(server)
+        admin = await Admin(server).ready()
         admin.token = (await admin.login(ROOT)).access_token
         for given, made in (("", "HS256"), ("ES256", "ES256"), ("", "ES256")):
             reply = await admin.call("RotateKeys", pb.RotateKeysRequest(algorithm=given))
@@ -413,7 +418,7 @@ async def test_an_algorithm_that_the_settings_rule_out_is_refused(
 ) -> None:
     """The refusal names the setting."""
     async with running(make_settings(database_url, signing_algorithm="EdDSA")) as server:
-        admin = Admin(server)
+        admin = await Admin(server).ready()
         admin.token = (await admin.login(ROOT)).access_token
         seen = await refusal(admin.call("RotateKeys", pb.RotateKeysRequest(algorithm="ES256")))
         assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["algorithm"])

@@ -29,8 +29,9 @@ from auth_service.client.token_sources import (
 )
 from auth_service.errors import AuthError, InvalidCredentials, InvalidGrant, Unavailable
 from tests.acceptance.servers import eventually
+from tests.channels import open_channel, open_sync_channel
 from tests.clock import FakeClock
-from tests.integration.client_side import ACCOUNT, RECONNECT, Service
+from tests.integration.client_side import ACCOUNT, Service
 
 T = TypeVar("T")
 Calling = Callable[[Callable[[], T]], Any]
@@ -229,16 +230,16 @@ def sync_call(channel: grpc.Channel, shape: str, **options: Any) -> str:
 @pytest.fixture
 async def channel(echo: Server, source: ServiceAccountTokens) -> AsyncIterator[grpc.aio.Channel]:
     """A plaintext channel to the echo, with the interceptors."""
-    async with grpc.aio.insecure_channel(
-        echo.plain, interceptors=bearer_interceptors(source)
-    ) as channel:
+    async with open_channel(echo.plain, interceptors=bearer_interceptors(source)) as channel:
         yield channel
 
 
 @pytest.fixture
-def sync_channel(echo: Server, sync_source: SyncServiceAccountTokens) -> Iterator[grpc.Channel]:
+async def sync_channel(
+    echo: Server, sync_source: SyncServiceAccountTokens
+) -> AsyncIterator[grpc.Channel]:
     """The same for threads."""
-    with grpc.insecure_channel(echo.plain) as channel:
+    async with open_sync_channel(echo.plain) as channel:
         yield grpc.intercept_channel(channel, SyncBearerInterceptor(sync_source))
 
 
@@ -332,7 +333,7 @@ async def test_a_refusal_that_overtakes_the_requests_is_seen(
         watch.call._cython_call.set_internal_error("sent too late")
         yield b""
 
-    async with grpc.aio.insecure_channel(
+    async with open_channel(
         echo.plain, interceptors=[*bearer_interceptors(source), watch]
     ) as channel:
         token = await source.access_token()
@@ -392,9 +393,7 @@ async def test_after_a_refusal_that_ends_the_session_the_refusal_stands(
     await source.access_token()
     await service.revoke(saved[0])
     echo.refuse_all()
-    async with grpc.aio.insecure_channel(
-        echo.plain, interceptors=bearer_interceptors(source)
-    ) as channel:
+    async with open_channel(echo.plain, interceptors=bearer_interceptors(source)) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await call(channel, "unary_unary")
         assert not isinstance(raised.value, NoAccessToken)
@@ -409,9 +408,7 @@ async def test_after_a_refusal_that_ends_the_session_the_refusal_stands(
 async def test_without_a_token_no_call_is_made(service: Service, echo: Server, shape: str) -> None:
     """The status tells whether time may help; the cause is the source's error."""
     source = ServiceAccountTokens(service.channel, ACCOUNT, "wrong")
-    async with grpc.aio.insecure_channel(
-        echo.plain, interceptors=bearer_interceptors(source)
-    ) as channel:
+    async with open_channel(echo.plain, interceptors=bearer_interceptors(source)) as channel:
         with pytest.raises(NoAccessToken, match="credentials") as raised:
             await call(channel, shape)
     assert raised.value.code() is Code.UNAUTHENTICATED
@@ -424,9 +421,7 @@ async def test_a_request_for_a_token_that_is_wrong_is_nothing_of_the_callers(
 ) -> None:
     """INTERNAL: the program is set up wrongly."""
     source = ServiceAccountTokens(service.channel, ACCOUNT, service.secret, scope=["\n"])
-    async with grpc.aio.insecure_channel(
-        echo.plain, interceptors=bearer_interceptors(source)
-    ) as channel:
+    async with open_channel(echo.plain, interceptors=bearer_interceptors(source)) as channel:
         with pytest.raises(NoAccessToken, match="INVALID_ARGUMENT") as raised:
             await call(channel, "unary_unary")
     assert raised.value.code() is Code.INTERNAL
@@ -464,16 +459,15 @@ async def test_a_source_may_share_its_channel_with_other_calls(
 
     late = Late()
 
-    channel = service.new_channel(bearer_interceptors(late))
-    late.source = source = SessionTokens(
-        channel, first, on_refresh_token=lambda _: None, clock=clock
-    )
-    everything = pb.RevokeRequest(all_sessions=pb.AllSessions())
-    await rpc.AuthServiceStub(channel).Revoke(everything, timeout=TIMEOUT)
-    source.invalidate(await source.access_token())
-    with pytest.raises(InvalidGrant):
-        await source.access_token()
-    await channel.close()
+    async with open_channel(service.address, interceptors=bearer_interceptors(late)) as channel:
+        late.source = source = SessionTokens(
+            channel, first, on_refresh_token=lambda _: None, clock=clock
+        )
+        everything = pb.RevokeRequest(all_sessions=pb.AllSessions())
+        await rpc.AuthServiceStub(channel).Revoke(everything, timeout=TIMEOUT)
+        source.invalidate(await source.access_token())
+        with pytest.raises(InvalidGrant):
+            await source.access_token()
 
 
 # Threads
@@ -538,7 +532,7 @@ async def test_a_stream_that_has_ended_already_is_judged_too(
 ) -> None:
     """Another interceptor may have waited for it."""
     echo.refuse_first()
-    with grpc.insecure_channel(echo.plain) as plain:
+    async with open_sync_channel(echo.plain) as plain:
         channel = grpc.intercept_channel(plain, SyncBearerInterceptor(sync_source), Held())
 
         with pytest.raises(grpc.RpcError):
@@ -612,7 +606,7 @@ async def test_after_a_refusal_that_ends_the_session_the_refusal_stands_for_thre
     await in_thread(source.access_token)
     await service.revoke(saved[0])
     echo.refuse_all()
-    with grpc.insecure_channel(echo.plain) as plain:
+    async with open_sync_channel(echo.plain) as plain:
         channel = grpc.intercept_channel(plain, SyncBearerInterceptor(source))
         with pytest.raises(grpc.RpcError) as raised:
             await in_thread(lambda: sync_call(channel, "unary_unary"))
@@ -657,9 +651,9 @@ async def test_credentials_carry_the_token_on_every_channel(
     credentials = call_credentials(source if kind == "asyncio" else sync_source)
     both = grpc.composite_channel_credentials(tls, credentials)
     for shape in SHAPES:
-        async with grpc.aio.secure_channel(echo.tls, both) as channel:
+        async with open_channel(echo.tls, both) as channel:
             first = await call(channel, shape)
-        with grpc.secure_channel(echo.tls, both) as sync:
+        async with open_sync_channel(echo.tls, both) as sync:
             assert await in_thread(lambda sync=sync, shape=shape: sync_call(sync, shape)) == first
     assert first.startswith("Bearer ey")
     assert len(set(echo.seen)) == 1
@@ -676,7 +670,7 @@ async def test_credentials_without_a_token_fail_the_call(
         else SyncServiceAccountTokens(service.sync_channel, ACCOUNT, "wrong")
     )
     both = grpc.composite_channel_credentials(tls, call_credentials(source))
-    async with grpc.aio.secure_channel(echo.tls, both) as channel:
+    async with open_channel(echo.tls, both) as channel:
         with pytest.raises(grpc.aio.AioRpcError, match="credentials are not valid"):
             await call(channel, "unary_unary")
     assert echo.seen == []
@@ -689,7 +683,7 @@ async def test_credentials_whose_loop_is_closed_fail_the_call(
     closed = asyncio.new_event_loop()
     closed.close()
     both = grpc.composite_channel_credentials(tls, call_credentials(source, closed))
-    async with grpc.aio.secure_channel(echo.tls, both) as channel:
+    async with open_channel(echo.tls, both) as channel:
         with pytest.raises(grpc.aio.AioRpcError, match="closed"):
             await call(channel, "unary_unary")
 
@@ -708,8 +702,8 @@ async def test_a_source_may_share_its_channel_with_calls_that_have_credentials(
 
     both = grpc.composite_channel_credentials(tls, call_credentials(late))
     async with (
-        Service(database_url).running(certificate=(chain, key)) as service,
-        grpc.aio.secure_channel(service.address, both, options=RECONNECT) as channel,
+        Service(database_url).running(certificate=(chain, key), credentials=tls) as service,
+        open_channel(service.address, both) as channel,
     ):
         late.source = ServiceAccountTokens(channel, ACCOUNT, service.secret)
         everything = pb.RevokeRequest(all_sessions=pb.AllSessions())

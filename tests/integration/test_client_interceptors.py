@@ -25,6 +25,7 @@ from auth_service.models import Revocation, RevocationKind
 from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier
 from auth_service.tokens.keys import KeyRing, generate_key
 from auth_service.tokens.revocation import RevocationList
+from tests.channels import open_channel
 from tests.clock import FakeClock
 
 ISSUER = "https://auth.test"
@@ -345,12 +346,11 @@ async def serving(
         started = server.start()
         if started is not None:
             await started
-        channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         try:
-            yield Served(handlers, channel)
+            async with open_channel(f"127.0.0.1:{port}") as channel:
+                yield Served(handlers, channel)
         finally:
             handlers.release.set()
-            await channel.close()
             stopped = server.stop(None)
             await (asyncio.to_thread(stopped.wait, TIMEOUT) if kind == "sync" else stopped)
             await asyncio.to_thread(join_streams)

@@ -16,6 +16,7 @@ from auth_service.rpc import status
 from auth_service.rpc.dispatcher import Dispatcher, in_bytes
 from auth_service.telemetry import Successes, configure_logging
 from tests.acceptance.servers import eventually
+from tests.channels import open_channel
 
 SHAPES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 SECRET = "hunter2"  # stands in requests and in texts of exceptions
@@ -124,7 +125,7 @@ async def channel(handlers: Handlers) -> AsyncIterator[grpc.aio.Channel]:
     Dispatcher(server).add_registered_method_handlers("test.Shapes", handlers.by_name())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with open_channel(f"127.0.0.1:{port}") as channel:
         yield channel
     await server.stop(None)
 

@@ -27,6 +27,7 @@ from auth_service.telemetry import Successes
 from auth_service.tokens.access import AccessClaims, TokenSigner
 from auth_service.tokens.keys import KeyRing, shared_key
 from tests.acceptance.servers import Client, Proxy, database_target, make_user, through
+from tests.channels import open_channel
 from tests.integration.serving import (
     SERVICE,
     address,
@@ -128,7 +129,7 @@ def _own_logging() -> Iterator[None]:
 async def client(database_url: str) -> AsyncIterator[Client]:
     """A client of a server."""
     async with running(make_settings(database_url)) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         yield client
         await client.channel.close()
 
@@ -501,7 +502,7 @@ async def test_with_stale_revocations_nobody_passes_until_they_are_known_again(
         through(database_url, proxy), freshness_limit="500ms", feed_poll_interval="50ms"
     )
     async with running(settings) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         envoy = Envoy(client.channel)
         bearer = f"Bearer {(await client.login()).access_token}"
         watch = client.health.Watch(
@@ -599,7 +600,7 @@ async def test_a_verifier_that_fails_lets_nobody_in(
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with open_channel(f"127.0.0.1:{port}") as channel:
             verdict = await Envoy(channel).check("Bearer abc")
     finally:
         await server.stop(None)
@@ -627,7 +628,7 @@ async def test_checks_are_counted(envoy: Envoy) -> None:
 async def test_it_may_be_switched_off(database_url: str) -> None:
     """Then it is unknown, to health too."""
     async with running(make_settings(database_url, ext_authz=False)) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         seen = await refusal(Envoy(client.channel).check())
         assert seen.code is grpc.StatusCode.UNIMPLEMENTED
         request = health_pb2.HealthCheckRequest(service="envoy.service.auth.v3.Authorization")

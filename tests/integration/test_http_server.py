@@ -282,7 +282,7 @@ async def test_http_may_be_off(database_url: str) -> None:
     """Then gRPC alone is served."""
     async with running(make_settings(database_url, http_address="off")) as server:
         assert server.http_port == 0
-        grpc_client = Client(address(server))
+        grpc_client = await Client(address(server)).ready()
         assert await grpc_client.serving()
         await grpc_client.channel.close()
 

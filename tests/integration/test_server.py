@@ -96,7 +96,7 @@ async def server(settings: Settings) -> AsyncIterator[Server]:
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[Client]:
     """A client of the server."""
-    client = Client(address(server))
+    client = await Client(address(server)).ready()
     yield client
     await client.channel.close()
 
@@ -155,7 +155,7 @@ async def test_health_lists_every_service(client: Client) -> None:
 async def test_a_health_watch_ends_when_the_server_stops(database_url: str, service: str) -> None:
     """It says NOT_SERVING and ends in peace, instead of holding the server for its whole grace."""
     async with running(make_settings(database_url, drain_timeout="1h")) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         watch = client.health.Watch(health_pb2.HealthCheckRequest(service=service))
         assert (await watch.read()).status == HealthStatus.SERVING
         goodbye = asyncio.ensure_future(_next(watch))
@@ -195,7 +195,7 @@ async def test_without_its_database_the_server_fails_closed_and_recovers(
         through(database_url, proxy), freshness_limit="500ms", feed_poll_interval="50ms"
     )
     async with running(settings) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         tokens = await client.login()
         watch = client.health.Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == HealthStatus.SERVING
@@ -266,7 +266,7 @@ async def test_reflection_on_an_unknown_symbol_is_an_error_in_its_answer(
 async def test_reflection_may_be_switched_off(database_url: str) -> None:
     """Then its methods are unknown, as any other."""
     async with running(make_settings(database_url, reflection=False)) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         for service in REFLECTION:
             seen = await refusal(reflect(client, service, list_services=""))
             assert seen.code is grpc.StatusCode.UNIMPLEMENTED
@@ -378,7 +378,7 @@ async def test_a_scope_that_was_not_granted_is_refused(client: Client, user: Use
 async def test_too_many_failed_logins_say_when_to_come_back(database_url: str, user: User) -> None:
     """The guesses of one identifier are bounded, and the refusal carries RetryInfo."""
     async with running(make_settings(database_url, login_burst=1, login_refill="1h")) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         request = pb.LoginRequest(
             password=pb.PasswordCredentials(identifier=USER, password="wrong")
         )
@@ -821,7 +821,7 @@ async def test_tokens_verify_with_the_published_keys(
     """Whoever has nothing but the key set can check what this server signs."""
     settings = make_settings(database_url, signing_algorithm=algorithm, shared_key=None)
     async with running(settings) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         tokens = await client.login()
         reply = await verifier(client).GetJwks(verifier_pb.GetJwksRequest())
         header = jwt.get_unverified_header(tokens.access_token)
@@ -852,11 +852,11 @@ async def test_tokens_from_before_a_change_of_algorithm_stay_good(
 ) -> None:
     """The shared key goes on to verify while the new key signs."""
     async with running(make_settings(database_url)) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         before = await client.login()
         await client.channel.close()
     async with running(make_settings(database_url, signing_algorithm="EdDSA")) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         after = await client.login()
         assert jwt.get_unverified_header(after.access_token)["alg"] == "EdDSA"
         assert await active(client, before.access_token)
@@ -897,7 +897,7 @@ async def test_metadata_that_is_too_large_is_refused(client: Client, tokens: pb.
 async def test_a_message_that_is_too_large_is_refused(database_url: str, user: User) -> None:
     """Up to the limit the answer is a verdict, beyond it the call fails, and the next is good."""
     async with running(make_settings(database_url, max_message_bytes=4096)) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         tokens = await client.login()
         assert not await active(client, "a" * 4000)
         seen = await refusal(client.validate("a" * 5000))
@@ -944,7 +944,7 @@ async def test_servers_may_share_a_port_when_told_to(database_url: str, user: Us
         second = make_settings(database_url, grpc_reuse_port=True, grpc_address=address(first))
         async with running(second) as other:
             assert other.port == first.port
-            client = Client(address(first))
+            client = await Client(address(first)).ready()
             assert await active(client, (await client.login()).access_token)
             await client.channel.close()
 
@@ -993,7 +993,7 @@ async def test_servers_that_start_at_once_agree_on_one_key(
     settings = make_settings(database_url, shared_key=None, signing_algorithm=algorithm)
     servers = [Server(settings) for _ in range(4)]
     await asyncio.gather(*(server.start() for server in servers))
-    clients = [Client(address(server)) for server in servers]
+    clients = [await Client(address(server)).ready() for server in servers]
     tokens = await asyncio.gather(*(client.login() for client in clients))
     assert len({jwt.get_unverified_header(pair.access_token)["kid"] for pair in tokens}) == 1
     for client in clients:
@@ -1009,7 +1009,7 @@ async def test_a_key_that_the_server_made_outlives_a_restart(database_url: str, 
     pairs = []
     for _ in range(2):
         async with running(settings) as server:
-            client = Client(address(server))
+            client = await Client(address(server)).ready()
             pairs.append(await client.login())
             assert all([await active(client, pair.access_token) for pair in pairs])
             await client.channel.close()
@@ -1023,7 +1023,7 @@ async def test_a_call_in_flight_is_answered_before_the_server_stops(
 ) -> None:
     """What was begun is finished: the client of a server that stops sees no error."""
     async with running(make_settings(database_url)) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         watch = client.health.Watch(health_pb2.HealthCheckRequest())
         await watch.read()
         connection = await asyncpg.connect(database_url)

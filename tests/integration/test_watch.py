@@ -22,6 +22,7 @@ from auth_service.rpc.watch import MAX_LOGGED, MAX_QUEUED, WatchHub
 from auth_service.tokens.keys import KeyRing, SigningKey, generate_key
 from auth_service.tokens.revocation import RevocationList
 from tests.acceptance.servers import Client, make_user
+from tests.channels import open_channel
 from tests.clock import FakeClock
 from tests.integration.serving import (
     SERVICE,
@@ -511,7 +512,7 @@ async def test_who_is_not_a_verifier_gets_public_keys_and_revocations(database_u
     """Nobody in particular, and a user without the role."""
     await make_user(database_url)
     async with running(make_settings(database_url)) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         pair = await client.login()
         await client.auth.Revoke(auth_service_pb2.RevokeRequest(refresh_token=pair.refresh_token))
         other = await client.login()
@@ -523,7 +524,7 @@ async def test_who_is_not_a_verifier_gets_public_keys_and_revocations(database_u
             assert heartbeat.cursor
         await client.channel.close()
     async with running(make_settings(database_url, signing_algorithm="EdDSA")) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         (keys,) = await first(open_watch(client.channel), 1)
         (key,) = keys.key_set.keys
         assert key.algorithm == "EdDSA"
@@ -538,7 +539,7 @@ async def test_a_service_account_with_the_role_gets_the_shared_key(database_url:
     settings = make_settings(database_url)
     secret = await make_service_account(database_url)
     async with running(settings) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         token = await service_token(client, secret)
         (keys,) = await first(open_watch(client.channel, "", bearer(token)), 1)
         (key,) = keys.key_set.keys
@@ -558,7 +559,7 @@ async def test_a_service_account_with_the_role_gets_the_shared_key(database_url:
 async def test_a_token_that_is_no_good_is_told_at_once(database_url: str, metadata: Any) -> None:
     """UNAUTHENTICATED, and not one event: it is no anonymous caller."""
     async with running(make_settings(database_url)) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         seen = await refusal(open_watch(client.channel, "", metadata).read())
         assert seen.code is grpc.StatusCode.UNAUTHENTICATED
         assert seen.reason == "INVALID_TOKEN"
@@ -568,7 +569,7 @@ async def test_a_token_that_is_no_good_is_told_at_once(database_url: str, metada
 async def test_a_call_that_needs_a_caller_refuses_one_without_a_token(database_url: str) -> None:
     """Unlike Watch, which serves anybody what is public."""
     async with running(make_settings(database_url)) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         request = auth_service_pb2.RevokeRequest(all_sessions=auth_service_pb2.AllSessions())
         seen = await refusal(client.auth.Revoke(request))
         assert seen.code is grpc.StatusCode.UNAUTHENTICATED
@@ -598,7 +599,7 @@ async def test_a_certificate_of_a_listed_name_is_a_verifiers(
     )
     async with (
         running(settings) as server,
-        grpc.aio.secure_channel(address(server), credentials) as channel,
+        open_channel(address(server), credentials) as channel,
     ):
         (keys,) = await first(open_watch(channel), 1)
         secrets = [key.secret for key in keys.key_set.keys]
@@ -609,7 +610,7 @@ async def test_a_stream_resumes_at_the_same_server(database_url: str) -> None:
     """The cursor of a heartbeat brings what was revoked since, and no snapshot."""
     await make_user(database_url)
     async with running(make_settings(database_url)) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         tokens = await client.login()
         *_, heartbeat = await first(open_watch(client.channel))
         request = auth_service_pb2.RevokeRequest(refresh_token=tokens.refresh_token)
@@ -623,7 +624,7 @@ async def test_a_stream_resumes_at_the_same_server(database_url: str) -> None:
 async def test_a_server_that_stops_ends_its_streams_first(database_url: str) -> None:
     """With OK, and well before the time that calls in flight get to finish."""
     async with running(make_settings(database_url, drain_timeout="1h")) as server:
-        client = Client(address(server))
+        client = await Client(address(server)).ready()
         call = open_watch(client.channel)
         assert (await call.read()).HasField("key_set")
 

@@ -163,7 +163,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def rpc(server: Server) -> AsyncIterator[Client]:
     """A gRPC client of the server."""
-    client = Client(address(server))
+    client = await Client(address(server)).ready()
     yield client
     await client.channel.close()
 
@@ -171,7 +171,7 @@ async def rpc(server: Server) -> AsyncIterator[Client]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def replica_rpc(replica: Server) -> AsyncIterator[Client]:
     """A gRPC client of the replica."""
-    client = Client(address(replica))
+    client = await Client(address(replica)).ready()
     yield client
     await client.channel.close()
 
