@@ -58,6 +58,8 @@ class Session:
     expires_at: datetime
     """When the session ends whatever happens."""
     revoked_at: datetime | None = None
+    refresh_request_hash: bytes | None = field(default=None, repr=False)
+    """Identifies the request that made the current generation, if the client gave it an id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import asyncio
 import os
 import signal
 import sys
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +23,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_reflection.v1alpha import reflection
 
 from auth_service.db.pool import statements
+from benchmarks import tables
 
 DATABASE = "BENCH_DATABASE_URL"
 POOL = 10  # connections, as in AUTH_DATABASE_POOL_MAX
@@ -79,11 +79,8 @@ class Refresh(rpc.AuthServiceServicer):
     async def Refresh(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Step the session."""
         user, session, generation, _ = request.refresh_token.split(" ")
-        now = datetime.now(UTC)
-        row = await self._pool.fetchrow(
-            self._statement, UUID(user), UUID(session), int(generation), (), now,
-            now + timedelta(days=7),
-        )  # fmt: skip
+        wanted = tables.rotation(UUID(user), UUID(session), int(generation))
+        row = await self._pool.fetchrow(self._statement, *wanted)
         if row is None:
             raise RuntimeError("no such session, or another generation")
         return self._response

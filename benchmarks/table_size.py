@@ -5,12 +5,10 @@ The million stand for 200,000 users, the ten thousand for 2,000: five sessions a
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
 from typing import Any
 
 import asyncpg
 
-from auth_service.clock import utc_now
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
 from benchmarks.jobs import Job
 from benchmarks.load import Generator
@@ -18,7 +16,7 @@ from benchmarks.login import LOGIN, argon2, login_requests
 from benchmarks.processes import OTHER_CPUS, Serving
 from benchmarks.refreshing import REFRESH, Refreshing
 from benchmarks.replicas import Service, another_database, database
-from benchmarks.tables import PASSWORD, fill, rotate_statement, session_rows
+from benchmarks.tables import PASSWORD, fill, rotate_statement, rotation, session_rows
 
 LIST_SESSIONS = "/authn.v1.AccountService/ListSessions"
 FEW, MANY = 10_000, 1_000_000
@@ -130,9 +128,8 @@ async def _growth(url: str) -> list[Verdict]:
 
 async def _rotate(url: str, sessions: Sequence[tuple[Any, Any, int]]) -> None:
     connection: Any = await asyncpg.connect(url)
-    until = utc_now() + timedelta(days=7)
     statement = await connection.prepare(rotate_statement())
     for user, session, generation in sessions:
-        await statement.fetchrow(user, session, generation, (), utc_now(), until)
+        await statement.fetchrow(*rotation(user, session, generation))
     # Counts reach the statistics when a connection ends, or is idle for a while.
     await connection.close()

@@ -1,10 +1,13 @@
 """Rows by the million, made in SQL, as the service itself would have written them."""
 
+from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
 from auth_service.db.pool import statements
+from auth_service.db.sessions import Rotation
 
 SESSIONS_A_USER = 5
 PASSWORD = "correct horse battery staple"
@@ -66,3 +69,9 @@ async def session_rows(url: str, count: int) -> list[Any]:
 def rotate_statement() -> str:
     """Return the UPDATE of a refresh, as the service has it."""
     return statements()["rotate_session"]
+
+
+def rotation(user: UUID, session: UUID, generation: int) -> Rotation:
+    """Return the arguments of that UPDATE."""
+    week, skew = timedelta(days=7), timedelta(seconds=10)
+    return Rotation(user, session, generation, generation, (), week, skew, None)

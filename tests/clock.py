@@ -1,16 +1,35 @@
 """A clock that stands still until a test moves it."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 
 class FakeClock:
-    """Passed wherever a clock is wanted; starts at the real time, in whole seconds."""
+    """Passed wherever a clock is wanted; starts at the real time, in whole seconds.
 
-    def __init__(self, now: datetime | None = None) -> None:
+    `on_change` is called with the time now and whenever it changes.
+    """
+
+    def __init__(
+        self,
+        now: datetime | None = None,
+        on_change: Callable[[datetime], object] = lambda _: None,
+    ) -> None:
+        self._on_change = on_change
         self.now = now or datetime.now(UTC).replace(microsecond=0)
 
     def __call__(self) -> datetime:
         return self.now
+
+    @property
+    def now(self) -> datetime:
+        """The time."""
+        return self._now
+
+    @now.setter
+    def now(self, now: datetime) -> None:
+        self._now = now
+        self._on_change(now)
 
     def advance(self, by: timedelta) -> None:
         """Let time pass."""

@@ -6,6 +6,7 @@ anything but rows is dropped instead.
 """
 
 import asyncio
+from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -67,7 +68,7 @@ ENTRIES = (
     WHERE datname = current_database()
     """,
     """
-    SELECT to_jsonb(r) FROM pg_db_role_setting r JOIN pg_database d ON setdatabase = d.oid
+    SELECT to_jsonb(r) - 'setdatabase' FROM pg_db_role_setting r JOIN pg_database d ON setdatabase = d.oid
     WHERE datname = current_database()
     """,
 )
@@ -75,6 +76,19 @@ SCHEMA = f"""
     SELECT md5(string_agg(entry::text, ' ' ORDER BY entry::text))
     FROM ({" UNION ALL ".join(ENTRIES)}) AS entries (entry)
 """  # noqa: S608 - nothing but the above
+
+
+# Where the path says so, "public" hides PostgreSQL's own function, so that a test can set the clock
+# of its database. Without a row it is PostgreSQL's clock.
+CLOCK = """
+    CREATE TABLE test_clock (now timestamptz NOT NULL);
+    CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
+    'SELECT coalesce((SELECT now FROM public.test_clock), pg_catalog.clock_timestamp())';
+"""
+SET_CLOCK = """
+    WITH stopped AS (UPDATE test_clock SET now = $1 RETURNING 1)
+    INSERT INTO test_clock SELECT $1 WHERE NOT EXISTS (SELECT FROM stopped)
+"""
 
 
 class Databases:
@@ -95,6 +109,10 @@ class Databases:
         await admin.execute(f"CREATE DATABASE {template}")
         databases = cls(url, admin, template, "")
         await migrate(databases.database(template))
+        connection = await asyncpg.connect(databases.database(template))
+        await connection.execute(CLOCK)
+        await connection.close()
+        await databases._use_test_clock(template)
         databases._schema = await databases._cleared(template)
         return databases
 
@@ -104,7 +122,11 @@ class Databases:
 
     async def take(self) -> str:
         """Return the name of a migrated, empty database."""
-        return self._empty.pop() if self._empty else await self.create(self._template)
+        if self._empty:
+            return self._empty.pop()
+        name = await self.create(self._template)
+        await self._use_test_clock(name)
+        return name
 
     async def create(self, template: str) -> str:
         """Return the name of a new database."""
@@ -133,6 +155,9 @@ class Databases:
             await self.drop(name)
         await self._admin.close()
 
+    async def _use_test_clock(self, name: str) -> None:
+        await self._admin.execute(f"ALTER DATABASE {name} SET search_path = public, pg_catalog")
+
     async def _cleared(self, name: str) -> str:
         """Empty a database, and return what tells its schema from another."""
         connection = await asyncpg.connect(self.database(name))
@@ -147,3 +172,12 @@ class Databases:
 
 def _new_name() -> str:
     return f"auth_test_{uuid4().hex}"
+
+
+async def set_clock(url: str, now: datetime) -> None:
+    """Let the clock of a test's database stand at a time."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(SET_CLOCK, now)
+    finally:
+        await connection.close()

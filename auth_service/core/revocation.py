@@ -112,7 +112,7 @@ class Revoker:
             found = await self._store.get_session(refresh.user_id, refresh.session_id)
             if found is None:
                 return
-            _require_owner(found[0].client_id, client_id)
+            _require_owner(found.session.client_id, client_id)
             await self._revocations.end_session(
                 refresh.user_id, refresh.session_id, "session.revoked"
             )

@@ -22,6 +22,7 @@ class SessionPolicy:
     refresh_idle_ttl: timedelta = timedelta(days=7)
     refresh_absolute_ttl: timedelta = timedelta(days=30)
     refresh_grace: timedelta = timedelta(seconds=10)
+    clock_skew: timedelta = timedelta(seconds=10)
     login_burst: int = 10
     login_refill: timedelta = timedelta(seconds=10)
 

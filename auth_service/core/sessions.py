@@ -1,9 +1,11 @@
 """Sessions: begun by a login, continued by a refresh. Knows nothing of the wire or of SQL."""
 
+import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import uuid4
 
 from auth_service.clock import Clock
@@ -13,6 +15,7 @@ from auth_service.core.revocation import Revocations
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.shielded import Shielded
 from auth_service.core.token_issuer import TokenIssuer
+from auth_service.db.sessions import Rotation
 from auth_service.db.store import Store
 from auth_service.errors import InvalidArgument, InvalidGrant, InvalidScope
 from auth_service.models import Session, TokenPair, User
@@ -21,6 +24,7 @@ from auth_service.tokens.refresh import RefreshClaims, token_id
 __all__ = ["Sessions"]
 
 _SEED_BYTES = 32
+_REQUEST_HASH_BYTES = 16
 _MAX_REFRESH_ROUNDS = 4
 
 
@@ -121,11 +125,14 @@ class Sessions:
         scope: Sequence[str] = (),
         *,
         client_id: str | None = None,
+        request_id: str = "",
         coalesce: bool = False,
     ) -> TokenPair:
         """Return the successor of a refresh token, the same one for every retry.
 
-        A rotation that has begun completes even if the caller is cancelled.
+        A call counts as a retry within the grace of the rotation, and after any delay if it has the
+        `request_id` of the call that rotated. A rotation that has begun completes even if the
+        caller is cancelled.
 
         With `coalesce`, a token that succeeded another within the grace is its own successor. Then
         no page of the many that share a session is ever two steps behind.
@@ -135,75 +142,132 @@ class Sessions:
         9700 section 4.14.2). Raises InvalidScope, with nothing changed, for a scope beyond the
         session's.
         """
-        wanted = fields.scope(scope)
+        wanted, request = fields.scope(scope), fields.request_id(request_id)
         claims = self._tokens.read_refresh_token(refresh_token)
-        now = self._clock()
-        if claims.expires_at <= now.timestamp():
+        call = _Call(claims, wanted, _request_hash(claims, request), self._clock(), coalesce)
+        if call.expired and not self._may_be_a_retry(call):
             raise InvalidGrant
         if client_id is not None and await self._client_of(claims) != client_id:
             raise InvalidGrant
-        until = now + self._policy.refresh_idle_ttl
-        stepped = None
-        if not coalesce:
-            stepped = await self._store.rotate_free_session(
-                claims.user_id, claims.session_id, claims.generation, wanted, now, until
-            )
-        if stepped is None or not _is_genuine(claims, stepped[0]):
-            stepped = await self._shielded.run(
-                self._successor(claims, wanted, now, until, coalesce)
-            )
-        session, roles = stepped
-        return self._tokens.for_session(session, roles, wanted or session.scope)
+        rotated = None
+        if not (coalesce or call.expired):
+            rotated = await self._store.rotate_free_session(self._rotation(call))
+        if rotated is None or not _is_genuine(claims, rotated.session):
+            return await self._shielded.run(self._successor(call))
+        return self._tokens.for_session(
+            rotated.session, rotated.roles, wanted or rotated.session.scope
+        )
 
-    async def _successor(
-        self,
-        claims: RefreshClaims,
-        wanted: tuple[str, ...],
-        now: datetime,
-        until: datetime,
-        coalesce: bool,
-    ) -> tuple[Session, tuple[str, ...]]:
-        """Return the session after the one step that this token is good for.
+    def _may_be_a_retry(self, call: "_Call") -> bool:
+        """Tell whether the successor of an expired token may be alive still."""
+        expired_at = datetime.fromtimestamp(call.claims.expires_at, UTC)
+        return call.request_hash is not None and (
+            call.arrived_at < expired_at + self._policy.refresh_idle_ttl
+        )
 
-        A step that finds nothing to do has lost a race, or the token is not the current one.
-        Generations only grow, so that a few rounds settle which.
+    async def _successor(self, call: "_Call") -> TokenPair:
+        """Return the tokens after the one step to which this call is entitled.
+
+        A step that changes nothing has lost a race, or the token is not the current one.
+        Generations only grow, so a few rounds settle which.
         """
+        claims = call.claims
         for _ in range(_MAX_REFRESH_ROUNDS):
             found = await self._store.get_session(claims.user_id, claims.session_id)
             if found is None:
                 raise InvalidGrant
-            session, roles, disabled = found
+            session = found.session
             if not _is_genuine(claims, session):
                 await self._end(session, "session.forgery_detected")
                 raise InvalidGrant
-            if session.revoked_at or disabled or session.expires_at <= now:
+            if session.revoked_at or found.disabled or session.expires_at <= found.read_at:
                 raise InvalidGrant
-            if not set(wanted) <= set(session.scope):
+            if not set(call.scope) <= set(session.scope):
                 raise InvalidScope("scope exceeds what the session was granted")
+            # By the database's clock, and never later than it was.
+            arrived_at = found.read_at - (self._clock() - call.arrived_at)
+            if self._is_retry(call, session, arrived_at):
+                if session.refresh_expires_at <= found.read_at:
+                    raise InvalidGrant
+                return self._tokens.for_session(
+                    session, found.roles, call.scope or session.scope, found.read_at
+                )
             behind = session.generation - claims.generation
-            graced = now - session.refreshed_at <= self._policy.refresh_grace
-            if graced and (behind == 1 or (coalesce and behind == 0 < session.generation)):
-                return session, roles
-            if behind > 0:
+            if behind > 0 and not call.expired and arrived_at >= session.refreshed_at:
                 await self._end(session, "session.reuse_detected")
+            # A call that arrived before the last rotation is late, and proves no reuse.
+            if behind > 0 or call.expired:
                 raise InvalidGrant
-            if session.refresh_expires_at <= now and behind == 0:
+            if session.refresh_expires_at <= found.read_at and behind == 0:
                 raise InvalidGrant
             # Ahead of the database: it lost its last commits, and the token is provably ours.
-            step = self._store.adopt_generation if behind < 0 else self._store.rotate_session
-            stepped = await step(
-                claims.user_id, claims.session_id, claims.generation, wanted, now, until
-            )
-            if stepped is not None:
-                return stepped
+            rotated = await self._store.rotate_session(self._rotation(call, adopt=behind < 0))
+            if rotated is not None:
+                return self._tokens.for_session(
+                    rotated.session, rotated.roles, call.scope or rotated.session.scope
+                )
         raise InvalidGrant
+
+    def _is_retry(self, call: "_Call", session: Session, arrived_at: datetime) -> bool:
+        """Tell whether the current generation is the successor that this call asks for."""
+        behind = session.generation - call.claims.generation
+        if behind == 1 and _is_same_request(call, session):
+            return True
+        graced = arrived_at - session.refreshed_at <= self._policy.refresh_grace
+        coalesced = call.coalesce and behind == 0 < session.generation
+        return graced and not call.expired and (behind == 1 or coalesced)
+
+    def _rotation(self, call: "_Call", *, adopt: bool = False) -> Rotation:
+        claims = call.claims
+        return Rotation(
+            claims.user_id,
+            claims.session_id,
+            claims.generation,
+            0 if adopt else claims.generation,
+            call.scope,
+            self._policy.refresh_idle_ttl,
+            self._policy.clock_skew,
+            call.request_hash,
+        )
 
     async def _end(self, session: Session, event: str) -> None:
         await self._revocations.end_session(session.user_id, session.id, event)
 
     async def _client_of(self, claims: RefreshClaims) -> str | None:
         found = await self._store.get_session(claims.user_id, claims.session_id)
-        return found[0].client_id if found else None
+        return found.session.client_id if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A Refresh: what it presents, and when it arrived."""
+
+    claims: RefreshClaims
+    scope: tuple[str, ...]
+    request_hash: bytes | None
+    arrived_at: datetime
+    coalesce: bool
+
+    @property
+    def expired(self) -> bool:
+        """Whether the token had expired when the call arrived."""
+        return self.claims.expires_at <= self.arrived_at.timestamp()
+
+
+def _request_hash(claims: RefreshClaims, request_id: str | None) -> bytes | None:
+    """Return what a session keeps of a request id; it differs for each step of each session."""
+    if request_id is None:
+        return None
+    step = b"%s %d %s" % (claims.session_id.bytes, claims.generation, request_id.encode())
+    return hashlib.sha256(step).digest()[:_REQUEST_HASH_BYTES]
+
+
+def _is_same_request(call: _Call, session: Session) -> bool:
+    return (
+        call.request_hash is not None
+        and session.refresh_request_hash is not None
+        and hmac.compare_digest(call.request_hash, session.refresh_request_hash)
+    )
 
 
 def _is_genuine(claims: RefreshClaims, session: Session) -> bool:

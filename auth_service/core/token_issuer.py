@@ -31,10 +31,19 @@ class TokenIssuer:
         return self._refresh_tokens.read(token)
 
     def for_session(
-        self, session: Session, roles: tuple[str, ...], scope: tuple[str, ...]
+        self,
+        session: Session,
+        roles: tuple[str, ...],
+        scope: tuple[str, ...],
+        now: datetime | None = None,
     ) -> TokenPair:
-        """Return the tokens of a session's current generation: equal rows give equal tokens."""
-        issued_at = session.refreshed_at
+        """Return the tokens of a session's current generation: equal rows give equal tokens.
+
+        If the access token of this generation has expired at `now`, a new one takes its place.
+        """
+        issued_at, jti = session.refreshed_at, access_token_id(session.seed, session.generation)
+        if now is not None and issued_at + self._policy.access_ttl <= now:
+            issued_at, jti = now, new_token_id()
         expires_at = min(issued_at + self._policy.access_ttl, session.expires_at)
         claims = AccessClaims(
             issuer=self._policy.issuer,
@@ -42,7 +51,7 @@ class TokenIssuer:
             audience=session.audience,
             expires_at=int(expires_at.timestamp()),
             issued_at=int(issued_at.timestamp()),
-            token_id=access_token_id(session.seed, session.generation),
+            token_id=jti,
             session_id=str(session.id),
             client_id=session.client_id,
             scope=scope,

@@ -124,54 +124,38 @@ SELECT * FROM created
 SELECT s.* FROM sessions s JOIN users u ON u.id = s.user_id
 WHERE s.user_id = $1 AND s.request_id = $2 AND NOT u.disabled
 
+-- name: lock_session
+-- Waits for the row, so that rotate_session finds it free and takes the time after the wait.
+SELECT id FROM sessions WHERE user_id = $1 AND id = $2 FOR UPDATE
+
 -- name: rotate_session
--- A session that began in the very second of a sign-out everywhere is dated ahead of the clock, to
--- revoked_before: the sign-out must not cover its next tokens either. And of replicas whose clocks
--- differ by what verifiers allow, none dates a session back: a sign-out everywhere goes by the date
--- of its last tokens, and must cover those before them.
-UPDATE sessions s
-SET generation = s.generation + 1,
-    refreshed_at = GREATEST($5::timestamptz, u.revoked_before, CASE
-        WHEN s.refreshed_at <= $5 + interval '10 seconds' THEN s.refreshed_at
-    END),
-    refresh_expires_at = LEAST($6::timestamptz, s.expires_at)
-FROM users u
-WHERE s.user_id = $1 AND s.id = $2 AND s.generation = $3 AND s.scope @> $4::text[]
-    AND s.revoked_at IS NULL AND s.refresh_expires_at > $5 AND s.expires_at > $5
-    AND u.id = $1 AND NOT u.disabled
-RETURNING s.*, u.roles
-
--- name: rotate_free_session
--- The same, unless somebody else holds the row.
-UPDATE sessions s
-SET generation = s.generation + 1,
-    refreshed_at = GREATEST($5::timestamptz, u.revoked_before, CASE
-        WHEN s.refreshed_at <= $5 + interval '10 seconds' THEN s.refreshed_at
-    END),
-    refresh_expires_at = LEAST($6::timestamptz, s.expires_at)
-FROM users u, (
-    SELECT id FROM sessions WHERE user_id = $1 AND id = $2 FOR UPDATE SKIP LOCKED
-) free
-WHERE s.user_id = $1 AND s.id = free.id AND s.generation = $3 AND s.scope @> $4::text[]
-    AND s.revoked_at IS NULL AND s.refresh_expires_at > $5 AND s.expires_at > $5
-    AND u.id = $1 AND NOT u.disabled
-RETURNING s.*, u.roles
-
--- name: adopt_generation
+-- Moves a live session from a generation between $4 and $3 to the one after $3, unless another
+-- transaction holds its row. The database's clock at the moment of the write dates it, so a
+-- statement that was delayed does not shorten the grace.
+-- A session that began in the second of a sign-out everywhere is dated revoked_before, ahead of the
+-- clock: the sign-out must not cover its next tokens either. A session is never dated back, because
+-- a sign-out everywhere goes by the date of the last tokens and must cover the earlier ones. Only a
+-- date further ahead than verifiers allow ($7) is dropped: the database's clock was set back.
 UPDATE sessions s
 SET generation = $3::bigint + 1,
-    refreshed_at = GREATEST($5::timestamptz, u.revoked_before, CASE
-        WHEN s.refreshed_at <= $5 + interval '10 seconds' THEN s.refreshed_at
+    refreshed_at = GREATEST(free.now, u.revoked_before, CASE
+        WHEN s.refreshed_at <= free.now + $7::interval THEN s.refreshed_at
     END),
-    refresh_expires_at = LEAST($6::timestamptz, s.expires_at)
-FROM users u
-WHERE s.user_id = $1 AND s.id = $2 AND s.generation < $3 AND s.scope @> $4::text[]
-    AND s.revoked_at IS NULL AND s.refresh_expires_at > $5 AND s.expires_at > $5
+    refresh_expires_at = LEAST(free.now + $6::interval, s.expires_at),
+    refresh_request_hash = $8
+FROM users u, (
+    SELECT id, clock_timestamp() AS now FROM sessions
+    WHERE user_id = $1 AND id = $2 FOR UPDATE SKIP LOCKED
+) free
+WHERE s.user_id = $1 AND s.id = free.id AND s.generation BETWEEN $4::bigint AND $3
+    AND s.scope @> $5::text[]
+    AND s.revoked_at IS NULL AND s.refresh_expires_at > free.now AND s.expires_at > free.now
     AND u.id = $1 AND NOT u.disabled
 RETURNING s.*, u.roles
 
 -- name: get_session
-SELECT s.*, u.roles, u.disabled FROM sessions s JOIN users u ON u.id = s.user_id
+SELECT s.*, u.roles, u.disabled, clock_timestamp() AS read_at
+FROM sessions s JOIN users u ON u.id = s.user_id
 WHERE s.user_id = $1 AND s.id = $2
 
 -- name: find_session

@@ -61,6 +61,7 @@ def session(row: asyncpg.Record) -> Session:
         refresh_expires_at=row["refresh_expires_at"],
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
+        refresh_request_hash=row["refresh_request_hash"],
     )
 
 

@@ -4,8 +4,8 @@ Owns which statements make up one change of a session. Knows no rules: the calle
 """
 
 from dataclasses import replace
-from datetime import datetime
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from auth_service.db import rows
@@ -17,9 +17,50 @@ from auth_service.errors import InvalidCredentials, NotFound
 from auth_service.models import Revocation, Session
 
 if TYPE_CHECKING:
+    import asyncpg
+
     from auth_service.db.pool import Connection, Pool
 
-__all__ = ["SessionStore", "end_all_sessions", "require_user"]
+__all__ = [
+    "FoundSession",
+    "RotatedSession",
+    "Rotation",
+    "SessionStore",
+    "end_all_sessions",
+    "require_user",
+]
+
+
+class Rotation(NamedTuple):
+    """A step of a session to the generation after `generation`: the arguments of rotate_session."""
+
+    user_id: UUID
+    session_id: UUID
+    generation: int
+    oldest: int
+    """The earliest generation from which the step may start. It equals `generation`, except for a
+    database that lost its last commits in a failover."""
+    scope: tuple[str, ...]
+    idle_ttl: timedelta
+    clock_skew: timedelta
+    """How far ahead of the database's clock a session may be dated."""
+    request_hash: bytes | None
+
+
+class RotatedSession(NamedTuple):
+    """A session after its step, and the present roles of its user."""
+
+    session: Session
+    roles: tuple[str, ...]
+
+
+class FoundSession(NamedTuple):
+    """A session as it was read, and the database's time at that moment."""
+
+    session: Session
+    roles: tuple[str, ...]
+    disabled: bool
+    read_at: datetime
 
 
 class SessionStore(Executor):
@@ -27,7 +68,7 @@ class SessionStore(Executor):
 
     def __init__(self, pool: "Pool") -> None:
         super().__init__(pool)
-        self._rotations = Batcher(pool, self._sql["rotate_free_session"], ("user_id", "id"))
+        self._rotations = Batcher(pool, self._sql["rotate_session"], ("user_id", "id"))
 
     async def create_session(
         self,
@@ -52,67 +93,31 @@ class SessionStore(Executor):
             raise InvalidCredentials
         return rows.session(row)
 
-    async def rotate_free_session(
-        self,
-        user_id: UUID,
-        session_id: UUID,
-        generation: int,
-        scope: tuple[str, ...],
-        now: datetime,
-        refresh_expires_at: datetime,
-    ) -> tuple[Session, tuple[str, ...]] | None:
-        """Do as rotate_session, together with all who ask at the same time, whatever their session.
+    async def rotate_free_session(self, rotation: Rotation) -> RotatedSession | None:
+        """Do as rotate_session, in one batch with all that are asked for at the same time.
 
-        None as well where somebody else holds the session just now. A caller who is cancelled does
-        not stop it.
+        Also returns None if another transaction holds the session's row. A rotation that has begun
+        completes even if the caller is cancelled.
         """
-        row = await self._rotations.row(
-            user_id, session_id, generation, scope, now, refresh_expires_at
-        )
-        return (rows.session(row), tuple(row["roles"])) if row else None
+        return _rotated(await self._rotations.row(*rotation))
 
-    async def rotate_session(
-        self,
-        user_id: UUID,
-        session_id: UUID,
-        generation: int,
-        scope: tuple[str, ...],
-        now: datetime,
-        refresh_expires_at: datetime,
-    ) -> tuple[Session, tuple[str, ...]] | None:
-        """Step a live session from `generation` to the next, if it was granted all of `scope`.
+    async def rotate_session(self, rotation: Rotation) -> RotatedSession | None:
+        """Rotate a live session that was granted all of the scope. None: nothing was changed.
 
-        Returns the session and its user's roles, or None where nothing was changed.
+        Waits for other transactions that hold its row.
         """
-        row = await self._row(
-            "rotate_session", user_id, session_id, generation, scope, now, refresh_expires_at
-        )
-        return (rows.session(row), tuple(row["roles"])) if row else None
+        async with self._transaction() as connection:
+            await connection.execute(
+                self._sql["lock_session"], rotation.user_id, rotation.session_id
+            )
+            return _rotated(await connection.fetchrow(self._sql["rotate_session"], *rotation))
 
-    async def adopt_generation(
-        self,
-        user_id: UUID,
-        session_id: UUID,
-        generation: int,
-        scope: tuple[str, ...],
-        now: datetime,
-        refresh_expires_at: datetime,
-    ) -> tuple[Session, tuple[str, ...]] | None:
-        """Step a session that is behind `generation` to the one after it, else as rotate_session.
-
-        For a database that lost its last commits in a failover.
-        """
-        row = await self._row(
-            "adopt_generation", user_id, session_id, generation, scope, now, refresh_expires_at
-        )
-        return (rows.session(row), tuple(row["roles"])) if row else None
-
-    async def get_session(
-        self, user_id: UUID, session_id: UUID
-    ) -> tuple[Session, tuple[str, ...], bool] | None:
-        """Return a session, live or not, its user's roles, and whether the user is disabled."""
+    async def get_session(self, user_id: UUID, session_id: UUID) -> FoundSession | None:
+        """Return a session, live or not."""
         row = await self._row("get_session", user_id, session_id)
-        return (rows.session(row), tuple(row["roles"]), row["disabled"]) if row else None
+        if row is None:
+            return None
+        return FoundSession(rows.session(row), tuple(row["roles"]), row["disabled"], row["read_at"])
 
     async def find_session(self, session_id: UUID) -> Session | None:
         """Return a session, live or not, by its id alone."""
@@ -148,6 +153,10 @@ class SessionStore(Executor):
                 self._sql["write_audit"], now, "user.sessions_revoked", user_id, None
             )
         return recorded
+
+
+def _rotated(row: "asyncpg.Record | None") -> RotatedSession | None:
+    return RotatedSession(rows.session(row), tuple(row["roles"])) if row else None
 
 
 async def require_user(

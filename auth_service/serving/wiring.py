@@ -77,6 +77,7 @@ def session_policy(settings: Settings) -> SessionPolicy:
         refresh_idle_ttl=settings.refresh_token_idle_ttl,
         refresh_absolute_ttl=settings.refresh_token_absolute_ttl,
         refresh_grace=settings.refresh_grace,
+        clock_skew=settings.clock_skew,
         login_burst=settings.login_burst,
         login_refill=settings.login_refill,
     )

@@ -25,6 +25,7 @@ from auth_service.models import TokenPair
 from auth_service.web.app import answering
 from auth_service.web.bodies import read_json
 from auth_service.web.cookies import ACCESS_COOKIE, REFRESH_COOKIE, clear_cookies, set_cookies
+from auth_service.web.idempotency import IDEMPOTENCY_HEADER, request_id
 from auth_service.web.oauth import token_response
 from auth_service.web.responses import no_store
 
@@ -105,7 +106,11 @@ class BrowserSessions:
         if not token:
             raise InvalidGrant
         pair = await self._sessions.refresh(
-            token, given.get("scope", ()), client_id=CLIENT_ID, coalesce=True
+            token,
+            given.get("scope", ()),
+            client_id=CLIENT_ID,
+            request_id=request_id(request),
+            coalesce=True,
         )
         return self._with_tokens(pair)
 
@@ -176,7 +181,7 @@ def browser_routes(core: Core, policy: BrowserPolicy) -> Mount:
         allow_origins=list(policy.origins),
         allow_credentials=True,
         allow_methods=["GET", "POST"],
-        allow_headers=["authorization", "content-type", CSRF_HEADER],
+        allow_headers=["authorization", "content-type", CSRF_HEADER, IDEMPOTENCY_HEADER],
         expose_headers=["retry-after"],
     )
     routes = [

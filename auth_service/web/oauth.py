@@ -29,6 +29,7 @@ from auth_service.errors import (
 )
 from auth_service.models import TokenPair
 from auth_service.web.bodies import read_form, words
+from auth_service.web.idempotency import request_id
 from auth_service.web.responses import Problem, no_store
 
 __all__ = ["oauth_routes", "token_response"]
@@ -113,7 +114,9 @@ class OAuth:
         else:
             client_id = (await self._credentials.authenticate_client(client_id, secret)).client_id
         scope = words(form.get("scope", ""))
-        return await self._sessions.refresh(token, scope, client_id=client_id)
+        return await self._sessions.refresh(
+            token, scope, client_id=client_id, request_id=request_id(request)
+        )
 
     async def _authenticate(self, request: Request, form: Form) -> str:
         client_id, secret = _credentials(request, form)

@@ -7,9 +7,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from auth_service.db.sessions import Rotation
 from auth_service.db.store import Store
 from auth_service.models import Session, User
 from tests.clock import FakeClock
+from tests.conftest import Outside
+from tests.databases import set_clock
 
 
 class AddUser(Protocol):
@@ -19,6 +22,34 @@ class AddUser(Protocol):
 
 
 AddSession = Callable[..., Awaitable[Session]]
+
+
+def rotation(
+    session: Session,
+    generation: int = 0,
+    scope: tuple[str, ...] = (),
+    *,
+    adopt: bool = False,
+    user_id: UUID | None = None,
+    idle_ttl: timedelta = timedelta(days=7),
+) -> Rotation:
+    """Return the step of a session from a generation; `adopt` allows an earlier one too."""
+    return Rotation(
+        user_id or session.user_id,
+        session.id,
+        generation,
+        0 if adopt else generation,
+        scope,
+        idle_ttl,
+        timedelta(seconds=10),
+        None,
+    )
+
+
+@pytest.fixture
+def clock(outside: Outside, database_url: str) -> FakeClock:
+    """A clock that the test moves, and the clock of its database with it."""
+    return FakeClock(on_change=lambda now: outside.run(set_clock(database_url, now)))
 
 
 @pytest.fixture

@@ -27,11 +27,6 @@ NEW_PASSWORD = "an even better battery staple"
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 async def core(store: Store, clock: FakeClock) -> AsyncIterator[Core]:
     core = make_core(store, clock)
     yield core

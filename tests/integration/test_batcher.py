@@ -11,8 +11,7 @@ from auth_service.db.batcher import BATCH_SIZE
 from auth_service.db.store import Store
 from auth_service.errors import Unavailable
 from auth_service.models import Session
-from tests.clock import FakeClock
-from tests.integration.conftest import AddSession, AddUser
+from tests.integration.conftest import AddSession, AddUser, rotation
 from tests.integration.serving import until
 
 if TYPE_CHECKING:
@@ -30,14 +29,12 @@ TERMINATE_WAITING = """
 
 
 @pytest.fixture
-def rotate(store: Store, clock: FakeClock) -> Any:
+def rotate(store: Store) -> Any:
     """Rotates a session, in a batch."""
 
     async def step(session: Session, generation: int = 0) -> Session | None:
-        found = await store.rotate_free_session(
-            session.user_id, session.id, generation, (), clock.now, clock.now + WEEK
-        )
-        return found[0] if found else None
+        found = await store.rotate_free_session(rotation(session, generation))
+        return found.session if found else None
 
     return step
 

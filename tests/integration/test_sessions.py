@@ -41,11 +41,6 @@ SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 async def core(store: Store, clock: FakeClock) -> AsyncIterator[Core]:
     core = make_core(store, clock)
     yield core

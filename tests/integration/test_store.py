@@ -30,7 +30,7 @@ from auth_service.models import (
     Session,
 )
 from tests.clock import FakeClock
-from tests.integration.conftest import AddSession, AddUser
+from tests.integration.conftest import AddSession, AddUser, rotation
 
 if TYPE_CHECKING:
     from auth_service.db.pool import Pool
@@ -137,9 +137,8 @@ async def test_password_change_spares_the_session_it_is_made_in(
     ]
     assert (await store.revocations_since())[0] == recorded
     assert await store.list_sessions(user.id, clock.now) == [kept]
-    until = clock.now + WEEK
-    assert await store.rotate_session(user.id, kept.id, 0, (), clock.now, until) is not None
-    assert await store.rotate_session(user.id, other.id, 0, (), clock.now, until) is None
+    assert await store.rotate_session(rotation(kept)) is not None
+    assert await store.rotate_session(rotation(other)) is None
     assert "user.password_changed" in await events(pool)
 
 
@@ -273,7 +272,9 @@ async def test_session_comes_back_as_stored(
     user = await add_user("anna")
     session = new_session(user.id)
     assert await store.create_session(session, None) == session
-    assert await store.get_session(user.id, session.id) == (session, user.roles, False)
+    found = await store.get_session(user.id, session.id)
+    assert found is not None
+    assert found[:3] == (session, user.roles, False)
     assert await store.find_session(session.id) == session
     assert await store.get_session(uuid4(), session.id) is None
     assert await store.find_session(uuid4()) is None
@@ -344,32 +345,32 @@ async def test_rotation_steps_once(
     session = await add_session(user)
     clock.advance(timedelta(hours=1))
     rotate = getattr(store, step)
-    rotated = await rotate(
-        user.id, session.id, 0, ("read",), clock.now, clock.now + timedelta(days=99)
-    )
+    rotated = await rotate(rotation(session, 0, ("read",), idle_ttl=timedelta(days=99)))
     expected = replace(
         session, generation=1, refreshed_at=clock.now, refresh_expires_at=session.expires_at
     )
     assert rotated == (expected, user.roles)
     for generation in (0, 2):
-        assert not await rotate(user.id, session.id, generation, (), clock.now, clock.now + WEEK)
-    assert await store.get_session(user.id, session.id) == (expected, user.roles, False)
+        assert not await rotate(rotation(session, generation))
+    found = await store.get_session(user.id, session.id)
+    assert found is not None
+    assert found[:3] == (expected, user.roles, False)
+    assert found.read_at == clock.now
 
 
-@pytest.mark.parametrize("step", ["rotate_session", "rotate_free_session", "adopt_generation"])
+@pytest.mark.parametrize("adopt", [False, True])
 @pytest.mark.parametrize(("behind", "dated"), [(3, 0), (10, 0), (11, 11)])
-async def test_a_replica_whose_clock_is_behind_dates_no_session_back(
-    step: str, behind: int, dated: int, store: Store, clock: FakeClock, add_user: AddUser,
+async def test_a_clock_that_was_set_back_dates_no_session_back(
+    adopt: bool, behind: int, dated: int, store: Store, clock: FakeClock, add_user: AddUser,
     add_session: AddSession,
 ) -> None:  # fmt: skip
-    """A sign-out everywhere goes by the date; what a clock far ahead has dated is given up."""
+    """A sign-out everywhere goes by the date; a date beyond the allowed skew is dropped."""
     user = await add_user("anna")
     session = await add_session(user)
     clock.advance(-behind * SECOND)
-    generation = 5 if step == "adopt_generation" else 0
-    rotate = getattr(store, step)
-    rotated = await rotate(user.id, session.id, generation, (), clock.now, clock.now + WEEK)
-    assert rotated[0].refreshed_at == session.refreshed_at - dated * SECOND
+    rotated = await store.rotate_session(rotation(session, 5 if adopt else 0, adopt=adopt))
+    assert rotated is not None
+    assert rotated.session.refreshed_at == session.refreshed_at - dated * SECOND
     if not dated:
         ended = await store.end_user_sessions(user.id, of_user(user.id, clock), clock.now)
         assert ended.issued_before is not None
@@ -382,19 +383,15 @@ async def test_fifty_parallel_rotations_have_one_winner(
 ) -> None:
     """However many present the same token at once, one rotates."""
     session = await add_session(await add_user("anna"))
-    until = clock.now + WEEK
-    results = await asyncio.gather(
-        *(
-            getattr(store, step)(session.user_id, session.id, 0, (), clock.now, until)
-            for _ in range(50)
-        )
-    )
+    results = await asyncio.gather(*(getattr(store, step)(rotation(session)) for _ in range(50)))
     assert len([result for result in results if result is not None]) == 1
 
 
-@pytest.mark.parametrize("step", ["rotate_session", "rotate_free_session", "adopt_generation"])
+@pytest.mark.parametrize("step", ["rotate_session", "rotate_free_session"])
+@pytest.mark.parametrize("adopt", [False, True])
 async def test_no_step_of_a_session_that_may_not_refresh(
     step: str,
+    adopt: bool,
     store: Store,
     pool: "Pool",
     clock: FakeClock,
@@ -403,12 +400,10 @@ async def test_no_step_of_a_session_that_may_not_refresh(
 ) -> None:
     """Another user's, idle, expired, revoked, beyond its scope, or of a disabled user."""
     user = await add_user("anna")
-    generation = 5 if step == "adopt_generation" else 0
 
     async def refuses(session: Session, *scope: str, user_id: UUID = user.id) -> bool:
-        call = getattr(store, step)
-        until = clock.now + WEEK
-        return await call(user_id, session.id, generation, scope, clock.now, until) is None
+        wanted = rotation(session, 5 if adopt else 0, scope, adopt=adopt, user_id=user_id)
+        return await getattr(store, step)(wanted) is None
 
     session = await add_session(user)
     assert await refuses(session, "admin")
@@ -429,18 +424,16 @@ async def test_no_step_of_a_session_that_may_not_refresh(
 
 
 async def test_adoption_only_goes_forward(
-    store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
+    store: Store, add_user: AddUser, add_session: AddSession
 ) -> None:
-    """A token ahead of the database steps the session past it; one that is not, does nothing."""
+    """A token ahead of the database moves the session past it; a used token does nothing."""
     user = await add_user("anna")
     session = await add_session(user)
-    key, until = (user.id, session.id), clock.now + WEEK
-    assert await store.adopt_generation(*key, 0, (), clock.now, until) is None
-    adopted = await store.adopt_generation(*key, 3, ("read",), clock.now, until)
+    adopted = await store.rotate_session(rotation(session, 3, ("read",), adopt=True))
     assert adopted is not None
-    assert adopted[0].generation == 4
-    assert adopted[1] == user.roles
-    assert await store.adopt_generation(*key, 3, (), clock.now, until) is None
+    assert adopted.session.generation == 4
+    assert adopted.roles == user.roles
+    assert await store.rotate_session(rotation(session, 3, adopt=True)) is None
 
 
 async def updates_of_sessions(pool: "Pool") -> Counter[str]:
@@ -454,20 +447,14 @@ async def updates_of_sessions(pool: "Pool") -> Counter[str]:
 
 @pytest.mark.parametrize("step", ["rotate_session", "rotate_free_session"])
 async def test_rotation_leaves_the_indexes_alone(
-    step: str,
-    store: Store,
-    pool: "Pool",
-    clock: FakeClock,
-    add_user: AddUser,
-    add_session: AddSession,
+    step: str, store: Store, pool: "Pool", add_user: AddUser, add_session: AddSession
 ) -> None:
     """Every rotation is a HOT update, so that a session costs no more with its refreshes."""
     session = await add_session(await add_user("anna"))
     before = await updates_of_sessions(pool)
     for generation in range(20):
-        assert await getattr(store, step)(
-            session.user_id, session.id, generation, (), clock.now, clock.now + WEEK
-        )
+        wanted = rotation(session, generation)._replace(request_hash=bytes(16))
+        assert await getattr(store, step)(wanted)
     async with asyncio.timeout(10):
         while (updates := await updates_of_sessions(pool) - before)["all"] < 20:
             # Each connection reports its own share.

@@ -99,12 +99,14 @@ class LoginResponse(_message.Message):
     def __init__(self, tokens: _Optional[_Union[TokenPair, _Mapping]] = ...) -> None: ...
 
 class RefreshRequest(_message.Message):
-    __slots__ = ("refresh_token", "scope")
+    __slots__ = ("refresh_token", "scope", "request_id")
     REFRESH_TOKEN_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     refresh_token: str
     scope: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, refresh_token: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ...) -> None: ...
+    request_id: str
+    def __init__(self, refresh_token: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class RefreshResponse(_message.Message):
     __slots__ = ("tokens",)
