@@ -1,51 +1,61 @@
-"""Connections to PostgreSQL, the named statements, and the one place where driver errors end.
+"""A pool of connections to PostgreSQL, and the named statements.
 
-Owns how a connection is made and given back. Knows nothing of tables.
+Owns who has which connection, and when another one is opened. Opening is a task of the pool's own:
+a caller waits for any connection, whether it is opened or given back, and its cancellation or
+timeout stops no attempt. While attempts fail there is one at a time, with a growing pause between
+two. Knows nothing of tables.
 """
 
 import asyncio
+import contextlib
+import random
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
 import asyncpg
 import structlog
 
-from auth_service.errors import ConfigError, InvalidArgument, Unavailable
+from auth_service.db.driver_errors import (
+    UNAVAILABLE,
+    concerns_server,
+    details,
+    leaves_connection_usable,
+    setup_errors,
+    translated,
+)
+from auth_service.db.hosts import APPLICATION_NAME, Connector
+from auth_service.errors import Unavailable
 
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
-
-    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
-    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
-
-__all__ = ["acquire", "connect", "open_connection", "statements", "translated"]
+__all__ = [
+    "Connection",
+    "Pool",
+    "acquire",
+    "connect",
+    "open_connection",
+    "statements",
+    "translated",
+]
 
 log = structlog.get_logger(__name__)
 
-APPLICATION_NAME = "auth-service"
-ACQUIRE_TIMEOUT = 5.0  # seconds to wait for a free connection
-RELEASE_TIMEOUT = 5.0  # seconds for it to be free again after a cancellation
-CLIENT_MARGIN = 1.0  # seconds that the server's own statement timeout goes first
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+STOPPING = "the service is stopping; try again"
+RELEASE_TIMEOUT = 5.0
+"""Seconds in which a connection must be free again after a cancellation."""
+CLOSE_TIMEOUT = 5.0
+"""Seconds in which callers must give their connections back when the pool closes."""
+FIRST_BACKOFF, MAX_BACKOFF = 0.05, 1.0
+"""Seconds between two failing attempts to connect."""
+IDLE_LIFETIME = 300.0
+"""Seconds after which a connection above the minimum is closed if nobody has used it."""
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
-_TRANSIENT = (
-    "08",  # connection exceptions
-    "25006",  # read-only transaction: a primary that was demoted
-    "40",  # serialization failure, deadlock
-    "53",  # insufficient resources, too many connections
-    "55P03",  # lock not available
-    "57",  # cancelled by the statement timeout, shutting down, starting up
-    "58",  # I/O errors of the system
-)
-_SETUP = (
-    "28",  # wrong user or password
-    "3D000",  # no such database
-    "42501",  # insufficient privilege
-)
 
 
 @cache
@@ -56,58 +66,256 @@ def statements() -> Mapping[str, str]:
     return {name: sql.strip() for name, sql in zip(parts[::2], parts[1::2], strict=True)}
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn the driver's errors into ours; the cause is chained and its text stays inside.
+class Pool:
+    """Connections to one database, `min_size` to `max_size` of them."""
 
-    asyncio.CancelledError is no error and passes.
-    """
-    try:
-        yield
-    except asyncpg.PostgresError as error:
-        state = error.sqlstate or ""
-        if state.startswith(_TRANSIENT):
-            raise _unavailable(error) from error
-        if state.startswith("22"):  # data exception, as NUL in a text
-            raise _not_storable() from error
-        raise
-    except (asyncpg.InterfaceError, UnicodeError) as error:
-        # asyncpg's DataError, an argument that it cannot encode, is both of these.
-        if isinstance(error, ValueError):
-            raise _not_storable() from error
-        raise _unavailable(error) from error
-    except (OSError, TimeoutError) as error:
-        raise _unavailable(error) from error
+    def __init__(self, connector: Connector, *, min_size: int = 2, max_size: int = 10) -> None:
+        self._connector = connector
+        self._min_size = min_size
+        self._max_size = max_size
+        self._wait = connector.connect_timeout.total_seconds()
+        self._open: set[Connection] = set()
+        self._idle: deque[tuple[Connection, float]] = deque()
+        """The connections that nobody has, each with when it was given back; the latest last."""
+        self._waiters: deque[asyncio.Future[Connection]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._opening = 0
+        self._failures = 0
+        self._timer: asyncio.TimerHandle | None = None
+        """Until when no attempt is made after one that failed."""
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._all_gone = asyncio.Event()
+        self._closed = False
 
+    async def start(self) -> None:
+        """Open the first connection. Raises Unavailable, or ConfigError if no retry can help."""
+        with translated(), setup_errors():
+            connection = await self._connector.connect()
+        self._take_in(connection)
+        self._grow()
+        self._sweep()
 
-@contextmanager
-def _setup_errors() -> Iterator[None]:
-    """Tell an operator at the start what no retry will mend."""
-    try:
-        yield
-    except asyncpg.ClientConfigurationError as error:
-        raise ConfigError(f"the database URL is not valid: {error}") from error
-    except asyncpg.PostgresError as error:
-        if (error.sqlstate or "").startswith(_SETUP):
-            raise ConfigError(f"the database refuses the connection: {error}") from error
-        raise
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """Lend a connection; the driver's errors are translated.
 
+        Raises Unavailable if none is free within the time that connecting may take.
+        """
+        with translated():
+            connection = self._next_idle() or await self._next_free()
+            try:
+                yield connection
+            except BaseException as error:
+                self._give_back(connection, error)
+                raise
+            self._give_back(connection)
 
-@asynccontextmanager
-async def acquire(pool: "Pool") -> AsyncIterator["Connection"]:
-    """Lend a connection; its errors leave translated."""
-    with translated():
-        async with asyncio.timeout(ACQUIRE_TIMEOUT):  # the pool's own runs in a task each time
-            connection = await pool.acquire()
-        try:
-            yield connection
-        except asyncpg.ReadOnlySQLTransactionError:
-            # The server was demoted: connect anew, which finds the primary of now.
-            await pool.expire_connections()
+    async def execute(self, sql: str, *arguments: Any) -> str:
+        """Run a statement; return its command tag."""
+        async with self.acquire() as connection:
+            return await connection.execute(sql, *arguments)
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Return the rows of a statement."""
+        async with self.acquire() as connection:
+            return await connection.fetch(sql, *arguments)
+
+    async def fetchrow(self, sql: str, *arguments: Any) -> asyncpg.Record | None:
+        """Return the first row of a statement."""
+        async with self.acquire() as connection:
+            return await connection.fetchrow(sql, *arguments)
+
+    async def fetchval(self, sql: str, *arguments: Any) -> Any:
+        """Return the first column of the first row of a statement."""
+        async with self.acquire() as connection:
+            return await connection.fetchval(sql, *arguments)
+
+    @property
+    def size(self) -> int:
+        """How many connections are open."""
+        return len(self._open)
+
+    async def close(self) -> None:
+        """Close all connections, once callers have given them back or five seconds have passed."""
+        self._stop()
+        for connection, _ in self._idle:
+            self._start_task(_close(connection))
+        self._idle.clear()
+        if self._open:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self._all_gone.wait()
+        self.terminate()
+
+    def terminate(self) -> None:
+        """Close all connections at once; statements under way fail."""
+        self._stop()
+        for task in self._tasks:
+            task.cancel()
+        self._idle.clear()
+        for connection in list(self._open):
             connection.terminate()
+
+    def _stop(self) -> None:
+        self._closed = True
+        for timer in (self._timer, self._sweeper):
+            if timer is not None:
+                timer.cancel()
+        self._fail_waiters(STOPPING)
+
+    def _next_idle(self) -> "Connection | None":
+        while self._idle:
+            connection, _ = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        return None
+
+    async def _next_free(self) -> Connection:
+        """Wait for a connection that is opened or given back."""
+        if self._closed:
+            raise Unavailable(STOPPING)
+        waiter: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._grow()
+        try:
+            async with asyncio.timeout(self._wait):
+                return await waiter
+        except BaseException:
+            if waiter.cancelled() or not waiter.done():
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove(waiter)
+            elif waiter.exception() is None:  # lent in the moment in which the caller went away
+                self._lend(waiter.result())
             raise
-        finally:
-            await pool.release(connection, timeout=RELEASE_TIMEOUT)
+
+    def _give_back(self, connection: Connection, error: BaseException | None = None) -> None:
+        if connection.is_closed():
+            return
+        if self._closed:
+            self._start_task(_close(connection))
+        elif error is not None and not leaves_connection_usable(error):
+            self._end(connection)
+            if concerns_server(error):  # each other connection would cost a caller the same
+                self._close_idle(len(self._idle))
+        elif isinstance(error, asyncio.CancelledError) or connection.is_in_transaction():
+            self._start_task(self._roll_back(connection))
+        else:
+            self._lend(connection)
+
+    async def _roll_back(self, connection: Connection) -> None:
+        """Wait for a cancelled statement to end, and leave no transaction open."""
+        try:
+            async with asyncio.timeout(RELEASE_TIMEOUT):
+                await connection.execute("ROLLBACK")
+                await connection.reset()  # the driver forgets its own record of the transaction
+        except Exception:  # noqa: BLE001 - whatever it is, this connection serves nobody
+            self._end(connection)
+        else:
+            self._give_back(connection)
+
+    def _lend(self, connection: Connection) -> None:
+        """Give a connection to the caller who has waited longest, or keep it."""
+        if connection.is_closed():
+            return
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        self._idle.append((connection, asyncio.get_running_loop().time()))
+
+    def _take_in(self, connection: Connection) -> None:
+        if self._closed:
+            connection.terminate()
+            return
+        self._open.add(connection)
+        self._all_gone.clear()
+        connection.add_termination_listener(self._lost)
+        self._lend(connection)
+
+    def _end(self, connection: Connection) -> None:
+        connection.terminate()
+        self._lost(connection)
+
+    def _lost(self, connection: Any) -> None:
+        self._open.discard(connection)
+        if not self._open:
+            self._all_gone.set()
+        self._grow()
+
+    def _grow(self) -> None:
+        """Start the attempts to connect that are wanted and allowed."""
+        if self._closed or self._timer is not None:
+            return
+        opened = len(self._open) + self._opening
+        wanted = max(len(self._waiters), self._min_size - len(self._open)) - self._opening
+        allowed = 1 - self._opening if self._failures else wanted
+        for _ in range(min(wanted, allowed, self._max_size - opened)):
+            self._opening += 1
+            self._start_task(self._connect())
+
+    async def _connect(self) -> None:
+        try:
+            connection = await self._connector.connect()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the pool goes on
+            self._opening -= 1
+            self._connect_failed(error)
+        else:
+            self._opening -= 1
+            if self._failures:
+                log.info("database_connection_restored", failures=self._failures)
+            self._failures = 0
+            self._take_in(connection)
+            self._grow()
+
+    def _connect_failed(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures == 1:
+            log.warning("database_connection_failed", **details(error), open=len(self._open))
+        if not self._open and not self._opening:
+            self._fail_waiters(UNAVAILABLE)
+        pause = min(FIRST_BACKOFF * 2 ** min(self._failures, 10), MAX_BACKOFF)
+        if self._timer is None and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(random.uniform(pause / 2, pause), self._retry)  # noqa: S311
+
+    def _retry(self) -> None:
+        self._timer = None
+        self._grow()
+
+    def _fail_waiters(self, text: str) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(Unavailable(text))
+
+    def _sweep(self) -> None:
+        """Close what nobody has used for long, and look again in a while."""
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(IDLE_LIFETIME / 5, self._sweep)
+        latest = loop.time() - IDLE_LIFETIME
+        unused = sum(since < latest for _, since in self._idle)
+        self._close_idle(min(unused, len(self._open) - self._min_size))
+
+    def _close_idle(self, count: int) -> None:
+        """Close so many of the connections that nobody has, the least recently used first."""
+        for _ in range(count):
+            self._end(self._idle.popleft()[0])
+
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _close(connection: Connection) -> None:
+    with contextlib.suppress(Exception):
+        await connection.close(timeout=CLOSE_TIMEOUT)
+
+
+def acquire(pool: Pool) -> AbstractAsyncContextManager[Connection]:
+    """Lend a connection of the pool, see Pool.acquire."""
+    return pool.acquire()
 
 
 async def connect(
@@ -117,18 +325,12 @@ async def connect(
     max_size: int = 10,
     statement_timeout: timedelta = timedelta(seconds=5),
     connect_timeout: timedelta = timedelta(seconds=5),
-) -> "Pool":
-    """Open a pool. Raises Unavailable, or ConfigError where trying again will not help."""
-    with translated(), _setup_errors():
-        return await asyncpg.create_pool(
-            url,
-            min_size=min_size,
-            max_size=max_size,
-            timeout=connect_timeout.total_seconds(),
-            command_timeout=statement_timeout.total_seconds() + CLIENT_MARGIN,
-            server_settings=_server_settings(statement_timeout),
-            reset=_reset,
-        )
+) -> Pool:
+    """Open a pool. Raises Unavailable, or ConfigError if no retry can help."""
+    connector = Connector(url, connect_timeout, statement_timeout)
+    pool = Pool(connector, min_size=min_size, max_size=max_size)
+    await pool.start()
+    return pool
 
 
 async def open_connection(
@@ -137,38 +339,10 @@ async def open_connection(
     application_name: str = APPLICATION_NAME,
     statement_timeout: timedelta = timedelta(seconds=5),
     connect_timeout: timedelta = timedelta(seconds=5),
-) -> "asyncpg.Connection[asyncpg.Record]":
+) -> Connection:
     """Open one connection outside of the pool. Raises as `connect` does."""
-    with translated(), _setup_errors():
-        return await asyncpg.connect(
-            url,
-            timeout=connect_timeout.total_seconds(),
-            command_timeout=statement_timeout.total_seconds() + CLIENT_MARGIN,
-            server_settings=_server_settings(statement_timeout, application_name),
-        )
-
-
-def _server_settings(
-    statement_timeout: timedelta, application_name: str = APPLICATION_NAME
-) -> dict[str, str]:
-    return {
-        "application_name": application_name,
-        "jit": "off",  # every statement is short
-        "statement_timeout": str(max(1, int(statement_timeout.total_seconds() * 1000))),
-    }
-
-
-async def _reset(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    # asyncpg's own reset is a round trip after every statement; nothing here alters a session,
-    # so that only a transaction that a cancellation left open needs one.
-    if connection.is_in_transaction():
-        await connection.reset()
-
-
-def _unavailable(error: Exception) -> Unavailable:
-    log.warning("database_unavailable", error=type(error).__name__, exc_info=False)
-    return Unavailable("the database is not available for now; try again")
-
-
-def _not_storable() -> InvalidArgument:
-    return InvalidArgument("request", "holds a value that cannot be stored")
+    connector = Connector(
+        url, connect_timeout, statement_timeout, application_name=application_name
+    )
+    with translated(), setup_errors():
+        return await connector.connect()

@@ -4,13 +4,11 @@ The server, its workers and the commands all build from here. This module holds 
 no transport, so that the supervisor needs no gRPC.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from auth_service.clock import utc_now
 from auth_service.config.loading import Settings
@@ -37,9 +35,6 @@ from auth_service.tokens.keys import MasterKey, shared_key
 from auth_service.tokens.refresh import RefreshTokens
 from auth_service.tokens.revocation import RevocationList
 
-if TYPE_CHECKING:
-    from auth_service.db.pool import Pool
-
 __all__ = [
     "Database",
     "accounts",
@@ -56,7 +51,6 @@ __all__ = [
 
 KEY_MARGIN = timedelta(minutes=1)
 """How much longer a key is trusted than the last token that it signed."""
-CLOSE_TIMEOUT = 5.0  # seconds for a pool's connections to become free
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +145,7 @@ async def open_database(settings: Settings, *, join: bool = False) -> AsyncItera
             await migrate.schema_version_ok(pool)
             yield Database(url, Store(pool), KeyStore(pool))
         finally:
-            await _close(pool)
-
-
-async def _close(pool: "Pool") -> None:
-    try:
-        await asyncio.wait_for(pool.close(), CLOSE_TIMEOUT)
-    except TimeoutError:  # a statement hangs
-        pool.terminate()
+            await pool.close()
 
 
 async def signing_keys(settings: Settings, database: Database) -> SigningKeys:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
-import asyncpg
 import grpc
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import auth_service_pb2_grpc as rpc
@@ -24,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from auth_service.core.accounts import Accounts
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
 from auth_service.core.session_policy import SessionPolicy
+from auth_service.db import pool as pools
 from auth_service.db.store import Store
 from auth_service.models import Revocation, User
 from tests.channels import RECONNECT, connected
@@ -260,7 +260,7 @@ async def make_user(
 
     def nothing(_: Revocation) -> None: ...
 
-    pool = await asyncpg.create_pool(database_url, min_size=1, max_size=1)
+    pool = await pools.connect(database_url, min_size=1, max_size=1)
     hasher = PasswordHasher(Argon2Profile(7168, 1))
     policy = SessionPolicy(issuer="", default_audience=())
     try:

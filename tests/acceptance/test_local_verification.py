@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-import asyncpg
 import jwt
 import pytest
 from authn.v1 import auth_service_pb2 as pb
 
 from auth_service.client import LocalVerifier, SyncLocalVerifier
+from auth_service.db import pool as pools
 from auth_service.db.store import Store
 from auth_service.errors import InactiveReason, InvalidToken, RevocationsStale
 from auth_service.models import Revocation, RevocationKind
@@ -119,7 +119,7 @@ async def revoke(client: Client, tokens: pb.TokenPair) -> datetime:
 async def revoke_everything(database_url: str) -> None:
     """Revoke all tokens issued up to now, as an operator does in an emergency."""
     now = utc_now()
-    pool = await asyncpg.create_pool(database_url, min_size=1, max_size=1)
+    pool = await pools.connect(database_url, min_size=1, max_size=1)
     try:
         revocation = Revocation(
             RevocationKind.ALL, "", now + timedelta(hours=1), whole_second_after(now)

@@ -13,6 +13,7 @@ from auth_service.config.loading import Settings, load_settings
 from auth_service.core.accounts import Accounts
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
 from auth_service.core.session_policy import SessionPolicy
+from auth_service.db import pool as pools
 from auth_service.db.store import Store
 from auth_service.models import Revocation
 from auth_service.serving.server import Server
@@ -59,7 +60,7 @@ async def make_service_account(database_url: str, client_id: str = SERVICE) -> s
 
     def nothing(_: Revocation) -> None: ...
 
-    pool = await asyncpg.create_pool(database_url, min_size=1, max_size=1)
+    pool = await pools.connect(database_url, min_size=1, max_size=1)
     hasher = PasswordHasher(Argon2Profile(7168, 1))
     policy = SessionPolicy(issuer="", default_audience=())
     try:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-import asyncpg
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -17,6 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from auth_service.db import pool as pools
 from auth_service.db.store import Store
 from auth_service.errors import InactiveReason, InvalidGrant, InvalidScope
 from auth_service.models import TokenPair
@@ -307,4 +307,4 @@ def test_sessions_follow_the_model(database_url: str) -> None:
 
 
 async def _pool(database_url: str) -> Any:
-    return await asyncpg.create_pool(database_url, min_size=1, max_size=4)
+    return await pools.connect(database_url, min_size=1, max_size=4)

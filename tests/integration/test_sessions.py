@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from auth_service.core.passwords import Argon2Profile
+from auth_service.db import pool as pools
 from auth_service.db.store import Store
 from auth_service.errors import (
     AuthError,
@@ -223,7 +224,7 @@ class TestGenerationTable:
             pair.access_token,
             expired,
         ]
-        pool = await asyncpg.create_pool(database_url, min_size=1, max_size=1)
+        pool = await pools.connect(database_url, min_size=1, max_size=1)
         await pool.close()
         closed = make_core(Store(pool), clock)
         for token in forged:
