@@ -9,7 +9,7 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
 
@@ -17,15 +17,23 @@ from auth_service.clock import Clock, seconds
 from auth_service.errors import InactiveReason, InvalidArgument, InvalidToken
 from auth_service.tokens import jws
 from auth_service.tokens.keys import KeyRing, SigningKey
-from auth_service.tokens.revocation import RevocationList
+from auth_service.tokens.revocation import Marks, RevocationList, marks
 
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068 section 2.1
 SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 """One scope (RFC 6749 section 3.3)."""
 
 
+class _Marked:
+    """Keeps the marks out of the fields: they are no claims, and another process has other ones."""
+
+    __slots__ = ("marks",)
+    marks: Marks
+    """What RevocationList looks up first."""
+
+
 @dataclass(frozen=True, slots=True)
-class AccessClaims:
+class AccessClaims(_Marked):
     """The claims of an access token; times are whole seconds since the epoch."""
 
     issuer: str
@@ -41,6 +49,12 @@ class AccessClaims:
     auth_time: int
     amr: tuple[str, ...]
     not_before: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "marks", marks(self.token_id, self.session_id))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AccessClaims, tuple(getattr(self, each.name) for each in fields(self))
 
     def as_jwt(self) -> dict[str, Any]:
         """Return the claims under their registered names (RFC 9068 section 2.2)."""

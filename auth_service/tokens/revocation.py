@@ -1,17 +1,28 @@
 """The revocations that still matter, in memory.
 
 Owns the rule of what a revocation covers. Knows nothing of where revocations come from: the
-service feeds it from PostgreSQL, the client library from a stream.
+service feeds it from PostgreSQL, the client library from a stream. One thread feeds it; any number
+of threads may check meanwhile.
 """
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from auth_service.clock import Clock
 from auth_service.errors import InactiveReason
 from auth_service.models import Revocation, RevocationKind
+from auth_service.tokens import revoked_ids
+from auth_service.tokens.revoked_ids import SEVERAL, SLICES, Key, RevokedIds
+
+LAST_SECOND = 253_402_300_799
+"""The end of the year 9999, beyond which neither datetime nor a protobuf Timestamp reaches."""
+MOST_PRUNED = 500
+"""How many revocations one call of `prune` drops: about two milliseconds of work."""
+
+Marks = tuple[int, int, int, int, Key, Key]
+"""Slot and fingerprint of a token's `jti`, those of its `sid`, and the keys of both."""
 
 
 class RevocableClaims(Protocol):
@@ -25,6 +36,15 @@ class RevocableClaims(Protocol):
     def subject(self) -> str: ...
     @property
     def issued_at(self) -> int: ...
+    @property
+    def marks(self) -> Marks: ...
+
+
+def marks(token_id: str, session_id: str) -> Marks:
+    """Return what `RevocationList.check` looks up first; only this process can use it."""
+    token = revoked_ids.key_of(token_id, session=False)
+    session = revoked_ids.key_of(session_id, session=True)
+    return *revoked_ids.mark(token), *revoked_ids.mark(session), token, session
 
 
 def whole_second_after(moment: datetime) -> datetime:
@@ -36,33 +56,18 @@ def whole_second_after(moment: datetime) -> datetime:
 
 
 class RevocationList:
-    """An expiring set of revocations; a check is a few dictionary look-ups."""
+    """An expiring set of revocations; the check of a token that is not revoked is two look-ups."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._clear()
-
-    def _clear(self) -> None:
-        self._tokens: dict[str, int] = {}
-        self._sessions: dict[str, int] = {}
+        self._ids = RevokedIds()
+        self._slots = self._ids.slots
         self._users: dict[str, tuple[int, int]] = {}  # sub → (issued before, expires at)
+        self._users_due: list[tuple[int, str]] = []  # a heap: when to look at which user
         self._all_before = 0
-        # What expires in which second: of a million revocations, far fewer entries than one each.
-        self._expiring: dict[tuple[int, RevocationKind], list[str]] = {}
-        self._expiries: list[tuple[int, RevocationKind]] = []  # a heap of the keys of _expiring
 
     def __len__(self) -> int:
-        return len(self._tokens) + len(self._sessions) + len(self._users) + bool(self._all_before)
-
-    def snapshot(self) -> list[Revocation]:
-        """Return all that still matters; times are whole seconds."""
-        self.prune()
-        found = [_token(jti, until) for jti, until in self._tokens.items()]
-        found += [_session(sid, until) for sid, until in self._sessions.items()]
-        found += [_user(sub, *bounds) for sub, bounds in self._users.items()]
-        if self._all_before:
-            found.append(Revocation(RevocationKind.ALL, "", _FAR_AWAY, _moment(self._all_before)))
-        return found
+        return len(self._ids) + len(self._users) + bool(self._all_before)
 
     def add(self, revocation: Revocation) -> bool:
         """Take in one revocation; return whether it says more than what was known."""
@@ -74,89 +79,107 @@ class RevocationList:
         now = self._clock().timestamp()
         return [revocation for revocation in revocations if self._add(revocation, now)]
 
+    def add_packed(self, ids: bytes, expires_at: int, *, session: bool) -> None:
+        """Take in ids of 16 bytes each, of tokens or of sessions.
+
+        `expires_at` is the first second at which they no longer matter, as seconds since the epoch.
+        It is the caller's to pass few enough ids that its event loop is not held up.
+        """
+        expires_at = min(expires_at, LAST_SECOND)
+        if expires_at > self._clock().timestamp():
+            self._ids.add_packed(ids, expires_at, session=session)
+
+    def check(self, claims: RevocableClaims) -> InactiveReason | None:
+        """Return why the token of these claims is revoked, or None if it is not."""
+        token, token_print, session, session_print, token_key, session_key = claims.marks
+        slots = self._slots
+        if (
+            (found := slots[token])
+            and (found == token_print or found == SEVERAL)  # noqa: PLR1714, SIM109 - the fastest
+            and token_key in self._ids
+        ):
+            return InactiveReason.TOKEN_REVOKED
+        if (
+            (found := slots[session])
+            and (found == session_print or found == SEVERAL)  # noqa: PLR1714, SIM109
+            and session_key in self._ids
+        ):
+            return InactiveReason.SESSION_REVOKED
+        if claims.subject in self._users or claims.issued_at < self._all_before:
+            return self._by_bound(claims)
+        return None
+
+    def prune(self) -> bool:
+        """Drop what can no longer matter; return whether some of it is left for the next call."""
+        now = int(self._clock().timestamp())
+        most = MOST_PRUNED
+        while self._users_due and self._users_due[0][0] <= now and most:
+            _, subject = heapq.heappop(self._users_due)
+            if self._users.get(subject, (0, LAST_SECOND + 1))[1] <= now:
+                del self._users[subject]
+            most -= 1
+        return self._ids.prune(now, most) or not most
+
+    def parts(self) -> Iterator[list[Revocation]]:
+        """Yield all that still matters, in parts, between which other work may have its turn.
+
+        What is added meanwhile may be among it or not. Times are whole seconds.
+        """
+        if self._all_before:
+            yield [
+                Revocation(RevocationKind.ALL, "", _moment(LAST_SECOND), _moment(self._all_before))
+            ]
+        yield [
+            Revocation(RevocationKind.USER, subject, _moment(expires_at), _moment(before))
+            for subject, (before, expires_at) in list(self._users.items())
+        ]
+        now = self._clock().timestamp()
+        for number in range(SLICES):
+            yield [
+                Revocation(
+                    RevocationKind.SESSION if session else RevocationKind.TOKEN,
+                    text or (revoked_ids.session_id if session else revoked_ids.token_id)(raw),
+                    _moment(expires_at),
+                )
+                for raw, text, session, expires_at in self._ids.slice(number)
+                if expires_at > now
+            ]
+
+    def snapshot(self) -> list[Revocation]:
+        """Return all that still matters at once; of a million revocations that takes seconds."""
+        return [revocation for part in self.parts() for revocation in part]
+
+    def _by_bound(self, claims: RevocableClaims) -> InactiveReason | None:
+        before = max(self._all_before, self._users.get(claims.subject, (0, 0))[0])
+        return InactiveReason.USER_REVOKED if claims.issued_at < before else None
+
     def _add(self, revocation: Revocation, now: float) -> bool:
-        expires_at = int(revocation.expires_at.timestamp()) + 1
+        expires_at = min(int(revocation.expires_at.timestamp()) + 1, LAST_SECOND)
         if expires_at <= now:
             return False
+        if not revocation.target and revocation.kind is not RevocationKind.ALL:
+            return False  # No token has an empty `jti` or `sub`; an empty `sid` means no session.
         match revocation.kind:
             case RevocationKind.TOKEN:
-                new = self._remember(self._tokens, revocation.target, expires_at)
+                return self._ids.add(revocation.target, expires_at, session=False)
             case RevocationKind.SESSION:
-                new = self._remember(self._sessions, revocation.target, expires_at)
+                return self._ids.add(revocation.target, expires_at, session=True)
             case RevocationKind.USER:
-                new = self._remember_user(revocation, expires_at)
+                return self._add_user(revocation, expires_at)
             case RevocationKind.ALL:
                 # Not pruned: it is one number, and a token that it covers has expired by then.
                 before, self._all_before = self._all_before, _issued_before(revocation)
                 self._all_before = max(before, self._all_before)
                 return self._all_before > before
-        if new:
-            expiry = expires_at, revocation.kind
-            if (targets := self._expiring.get(expiry)) is None:
-                targets = self._expiring[expiry] = []
-                heapq.heappush(self._expiries, expiry)
-            targets.append(revocation.target)
-        return new
 
-    def replace(self, revocations: Iterable[Revocation]) -> None:
-        """Forget everything, then take in `revocations`."""
-        self._clear()
-        self.add_all(revocations)
-
-    def check(self, claims: RevocableClaims) -> InactiveReason | None:
-        """Return why the token of these claims is revoked, or None if it is not."""
-        if claims.token_id in self._tokens:
-            return InactiveReason.TOKEN_REVOKED
-        if claims.session_id in self._sessions:
-            return InactiveReason.SESSION_REVOKED
-        user = self._users.get(claims.subject)
-        if user is not None and claims.issued_at < user[0]:
-            return InactiveReason.USER_REVOKED
-        if claims.issued_at < self._all_before:
-            return InactiveReason.USER_REVOKED
-        return None
-
-    def prune(self) -> None:
-        """Drop what can no longer matter."""
-        now = self._clock().timestamp()
-        while self._expiries and self._expiries[0][0] <= now:
-            expires_at, kind = expiry = heapq.heappop(self._expiries)
-            for target in self._expiring.pop(expiry):
-                if kind is RevocationKind.USER:
-                    if self._users.get(target, (0, 0))[1] == expires_at:
-                        del self._users[target]
-                    continue
-                known = self._tokens if kind is RevocationKind.TOKEN else self._sessions
-                if known.get(target) == expires_at:
-                    del known[target]
-
-    @staticmethod
-    def _remember(known: dict[str, int], target: str, expires_at: int) -> bool:
-        if known.get(target, 0) >= expires_at:
-            return False
-        known[target] = expires_at
-        return True
-
-    def _remember_user(self, revocation: Revocation, expires_at: int) -> bool:
-        known = self._users.get(revocation.target, (0, 0))
+    def _add_user(self, revocation: Revocation, expires_at: int) -> bool:
+        subject = revocation.target
+        known = self._users.get(subject, (0, 0))
         latest = max(known[0], _issued_before(revocation)), max(known[1], expires_at)
-        self._users[revocation.target] = latest
+        self._users[subject] = latest
+        if latest[1] > known[1]:
+            heapq.heappush(self._users_due, (latest[1], subject))
         return latest != known
-
-
-_FAR_AWAY = datetime(9999, 1, 1, tzinfo=UTC)
-
-
-def _token(jti: str, expires_at: int) -> Revocation:
-    return Revocation(RevocationKind.TOKEN, jti, _moment(expires_at))
-
-
-def _session(sid: str, expires_at: int) -> Revocation:
-    return Revocation(RevocationKind.SESSION, sid, _moment(expires_at))
-
-
-def _user(sub: str, before: int, expires_at: int) -> Revocation:
-    return Revocation(RevocationKind.USER, sub, _moment(expires_at), _moment(before))
 
 
 def _moment(epoch_seconds: int) -> datetime:
