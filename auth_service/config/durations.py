@@ -1,4 +1,4 @@
-"""Durations as people write them: `500ms`, `15m`, `7d`."""
+"""Durations in text form: `500ms`, `15m`, `7d`."""
 
 import re
 from datetime import timedelta
@@ -8,7 +8,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)?", re.ASCII)
 
 
 def parse_duration(value: object) -> timedelta:
-    """Read `15m`, `7d`, `500ms` or a number of seconds. Raises ValueError on anything else."""
+    """Parse `15m`, `7d`, `500ms` or a number of seconds. Raises ValueError for other values."""
     if isinstance(value, timedelta):
         return value
     match = None if isinstance(value, bool) else _DURATION.fullmatch(str(value).strip())
@@ -17,11 +17,11 @@ def parse_duration(value: object) -> timedelta:
     try:
         return timedelta(seconds=float(match[1]) * _UNITS[match[2] or "s"])
     except OverflowError:
-        raise ValueError("is too long a duration") from None
+        raise ValueError("is too long") from None
 
 
 def duration_text(value: timedelta) -> str:
-    """Write a duration the way `parse_duration` reads it, in the largest whole unit."""
+    """Return the text that `parse_duration` reads, in the largest whole unit."""
     milliseconds = value // timedelta(milliseconds=1)
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
         if milliseconds % size == 0 and milliseconds:

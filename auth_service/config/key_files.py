@@ -1,4 +1,4 @@
-"""Keys as operators hand them over: base64url text, or a file that only its owner can read."""
+"""Keys of the configuration: base64url text, or a file that only its owner can read."""
 
 import os
 import secrets
@@ -12,23 +12,23 @@ from auth_service.errors import ConfigError
 def refuse_open_file(path: Path, what: str, forbidden: int) -> None:
     """Raise ConfigError for a file that cannot be read, or has a mode bit of `forbidden`.
 
-    A file of another owner may be readable by its group: so do systemd's LoadCredential (whose ACL
-    shows as the group's bits) and Kubernetes' fsGroup hand a secret to a service that is not root.
+    A file of another owner may be readable by its group: systemd's LoadCredential (whose ACL shows
+    as the group's bits) and Kubernetes' fsGroup pass secrets to services without root in this way.
     """
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
     except OSError as error:
         raise ConfigError(
-            f"{what}: {path} cannot be read: {error.strerror}; name a file that this user may read"
+            f"{what}: {path} cannot be read: {error.strerror}; name a file that this user can read"
         ) from error
     mode = status.st_mode
     if status.st_uid != os.geteuid():
         forbidden &= ~stat.S_IRGRP
     if mode & forbidden:
         raise ConfigError(
-            f"{what}: {path} has mode {stat.S_IMODE(mode):04o}, and others than its owner may read "
-            f"it; chmod 600 '{path}'"
+            f"{what}: {path} has mode {stat.S_IMODE(mode):04o}, so that other users can read it; "
+            f"chmod 600 '{path}'"
         )
 
 
@@ -44,9 +44,12 @@ def read_key(path: Path, variable: str) -> bytes:
 
 
 def generated_key(path: Path) -> bytes:
-    """Read the key, made and fsynced on first use; two processes at once agree on one."""
+    """Return the key of the file, which is generated and fsynced at the first use.
+
+    Processes that do so at the same time agree on one key.
+    """
     if not path.exists():
-        # As EmbeddedPostgres makes it: ours alone, but its account has to pass through for root.
+        # The mode is that of EmbeddedPostgres: under root, its account must be able to enter.
         if not path.parent.exists():
             path.parent.mkdir(parents=True)
             path.parent.chmod(0o711 if os.geteuid() == 0 else 0o700)
@@ -57,7 +60,7 @@ def generated_key(path: Path) -> bytes:
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.link(draft, path)  # fails where another process was first, and then theirs counts
+            os.link(draft, path)  # fails if another process was first; its key is used then
         except FileExistsError:
             pass
         finally:

@@ -1,6 +1,6 @@
 """The configuration: AUTH_* variables and an optional TOML file, read once, checked, frozen.
 
-Owns where settings come from, and what an operator is told who gets one wrong.
+Owns the sources of settings, and the error for a setting that is wrong.
 """
 
 import difflib
@@ -29,13 +29,13 @@ __all__ = [
 
 CONFIG_FILE_VARIABLE = "AUTH_CONFIG_FILE"
 OTHER_VARIABLES = (CONFIG_FILE_VARIABLE, "AUTH_ADDRESS", "AUTH_CA_FILE")
-"""AUTH_* variables that are not settings of the server: the file's name, and the client's."""
+"""AUTH_* variables that are not settings of the server."""
 
 
 def load_settings(config_file: Path | None = None, **overrides: Any) -> Settings:
     """Read overrides, then AUTH_* variables, then the TOML file. Raises ConfigError.
 
-    The file is `config_file`, else the one that AUTH_CONFIG_FILE names, else none.
+    The file is `config_file`, or else that of AUTH_CONFIG_FILE, if any. An earlier source wins.
     """
     named = config_file or os.environ.get(CONFIG_FILE_VARIABLE)
     path = Path(named) if named else None
@@ -51,26 +51,24 @@ def load_settings(config_file: Path | None = None, **overrides: Any) -> Settings
 
 
 def unknown_variables(environ: Iterable[str]) -> list[str]:
-    """Return a warning for each AUTH_* variable that is no setting.
+    """Return a warning for each AUTH_* variable that is not a setting.
 
-    A warning and no error: Kubernetes makes AUTH_PORT and the like for a Service named "auth".
+    It is not an error: Kubernetes sets AUTH_PORT and similar variables for a Service named "auth".
     """
     known = [*map(variable_of, Settings.model_fields), *OTHER_VARIABLES]
-    strangers = sorted(n for n in environ if n.startswith(PREFIX) and n not in known)
-    return [
-        f"{name} is not a setting and has no effect{_nearest(name, known)}" for name in strangers
-    ]
+    unknown = sorted(n for n in environ if n.startswith(PREFIX) and n not in known)
+    return [f"{name} is not a setting and has no effect{_nearest(name, known)}" for name in unknown]
 
 
 def value_text(value: object) -> str:
-    """Return a setting's value as one writes it in a variable."""
+    """Return the value of a setting as written in a variable."""
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def example_of(info: FieldInfo) -> object:
-    """Return the example that a setting's errors and its row in the table give."""
+    """Return the example of a setting for its errors and its row of the reference."""
     return info.examples[0] if info.examples else ""
 
 
@@ -80,7 +78,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _explain(error: ValidationError, from_file: Mapping[str, object], path: Path | None) -> str:
-    """Tell each wrong value: the variable, the problem, an example; never a secret's value."""
+    """Return a line for each wrong value: variable, problem and example, but no secret."""
     problems = []
     for item in error.errors(include_input=True, include_url=False):
         if not item["loc"]:
@@ -121,5 +119,5 @@ def _read_toml(path: Path) -> dict[str, Any]:
                 "see docs/configuration.md, or run auth-service config docs"
             )
     if {"master_key", "shared_key"} & values.keys():
-        refuse_open_file(path, "the configuration file with a key in it", 0o077)
+        refuse_open_file(path, "the configuration file, which has a key", 0o077)
     return values

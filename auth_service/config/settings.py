@@ -1,6 +1,6 @@
 """The settings: every name, default and rule of the configuration.
 
-Knows nothing of what the settings are for: no socket, database or token is touched here.
+Does not know what the settings are used for: touches no socket, database or token.
 """
 
 import os
@@ -40,7 +40,7 @@ __all__ = ["GENERATED_KEY", "PREFIX", "Settings", "variable_of"]
 
 PREFIX = "AUTH_"
 GENERATED_KEY = "master.key"
-"""The file with the generated master key, in the directory of the embedded PostgreSQL."""
+"""The file of the generated master key, in the directory of the embedded PostgreSQL."""
 
 
 def _field(default: Any, text: str, example: object) -> Any:
@@ -56,260 +56,275 @@ class Settings(BaseSettings):
 
     database_url: DatabaseUrl | None = _field(
         None,
-        "The PostgreSQL database; TLS by sslmode and its kin. Without it an embedded PostgreSQL "
-        "is started.",
+        "URL of the PostgreSQL database; `sslmode` and related parameters select TLS. If unset, an "
+        "embedded PostgreSQL is started.",
         "postgresql://auth@db.internal/auth?sslmode=verify-full",
     )
     database_pool_min: Annotated[int, Field(ge=0)] = _field(
-        2, "Connections that each process keeps open.", 2
+        2, "Minimum number of open connections of each process.", 2
     )
-    database_pool_max: Positive = _field(10, "Connections that each process opens at most.", 10)
+    database_pool_max: Positive = _field(
+        10, "Maximum number of open connections of each process.", 10
+    )
     database_statement_timeout: Duration = _field(
-        timedelta(seconds=5), "How long one statement may take.", "5s"
+        timedelta(seconds=5), "Time limit of one SQL statement.", "5s"
     )
     database_connect_timeout: Duration = _field(
-        timedelta(seconds=5), "How long connecting, or waiting for a connection, may take.", "5s"
+        timedelta(seconds=5),
+        "Time limit of connecting to the database, and of waiting for a connection of the pool.",
+        "5s",
     )
     embedded_dir: File | None = _field(
         None,
-        "Where the embedded PostgreSQL keeps its data and the generated master key; `.data` below "
-        "the current directory if unset.",
+        "Directory of the embedded PostgreSQL's data and of the generated master key. If unset: "
+        "`.data` in the current directory.",
         "/var/lib/auth-service",
     )
     master_key: Key | None = _field(
         None,
-        "The key that encrypts signing keys at rest and signs refresh tokens: base64url of 32 "
-        "bytes or more. Never leaves the server. Generated with the embedded PostgreSQL only.",
+        "Key that encrypts signing keys at rest and signs refresh tokens: at least 32 bytes, in "
+        "base64url. It never leaves the server. Generated if unset, only with the embedded "
+        "PostgreSQL.",
         f"$({MAKE_A_SECRET})",
     )
     master_key_file: File | None = _field(
         None,
-        "A file (mode 0600) that holds the master key, instead of the variable.",
+        "File (mode 0600) with the master key, as an alternative to the variable.",
         "/run/secrets/auth-master-key",
     )
     shared_key: Key | None = _field(
         None,
-        "The HS256 key that signs access tokens, and with which other services verify them: "
-        "base64url of 32 bytes or more. Generated and kept in the database if unset.",
+        "HS256 key that signs access tokens and with which other services verify them: at least 32 "
+        "bytes, in base64url. Generated and stored in the database if unset.",
         f"$({MAKE_A_SECRET})",
     )
     shared_key_file: File | None = _field(
         None,
-        "A file (mode 0600) that holds the shared key, instead of the variable.",
+        "File (mode 0600) with the shared key, as an alternative to the variable.",
         "/run/secrets/auth-shared-key",
     )
     issuer: Annotated[str, Field(min_length=1, max_length=256)] = _field(
-        "https://auth.internal", "The claim `iss` of every token.", "https://auth.example.com"
+        "https://auth.internal", "Claim `iss` of every token.", "https://auth.example.com"
     )
     default_audience: Names = _field(
         ("internal",),
-        "The claim `aud` where Login names none; several are separated by commas.",
+        "Claim `aud` if Login names no audience; separate several by commas.",
         "orders,billing",
     )
     access_token_ttl: Duration = _field(
-        timedelta(minutes=15), "How long an access token is good.", "15m"
+        timedelta(minutes=15), "Lifetime of an access token.", "15m"
     )
     refresh_token_idle_ttl: Duration = _field(
-        timedelta(days=7), "How long a session lasts without a refresh.", "7d"
+        timedelta(days=7), "Time after which a session ends if it is not refreshed.", "7d"
     )
     refresh_token_absolute_ttl: Duration = _field(
-        timedelta(days=30), "How long a session lasts at most.", "30d"
+        timedelta(days=30), "Maximum lifetime of a session.", "30d"
     )
     refresh_grace: DurationOrZero = _field(
         timedelta(seconds=10),
-        "How long the retry of a refresh gets the same successor instead of counting as reuse.",
+        "Time in which a retried Refresh returns the same successor and does not count as reuse.",
         "10s",
     )
     clock_skew: DurationOrZero = _field(
-        timedelta(seconds=10), "How far in the future `iat` and `nbf` may lie.", "10s"
+        timedelta(seconds=10),
+        "How far in the future `iat` and `nbf` of an access token may be.",
+        "10s",
     )
     signing_algorithm: Literal["HS256", "EdDSA", "ES256", "RS256"] | None = _field(
         None,
-        "What access tokens are signed with. Unset: HS256 at first, then what `keys rotate` says.",
+        "Signature algorithm of access tokens. If unset: HS256, until `keys rotate` changes it.",
         "EdDSA",
     )
     key_rotation_interval: DurationOrZero = _field(
-        timedelta(days=30), "How long a key signs; 0: until `keys rotate`.", "30d"
+        timedelta(days=30), "Time for which a key signs; 0: until `keys rotate`.", "30d"
     )
     key_publish_lead: DurationOrZero = _field(
         timedelta(minutes=30),
-        "How long a key is known before it signs; longer than caches of keys last (Istio: 20m).",
+        "Time between the publication of a key and its first signature. Must exceed the lifetime "
+        "of all caches of keys (Istio: 20m).",
         "30m",
     )
     verifier_certificates: OptionalNames = _field(
         (),
-        "Names in client certificates (mTLS) that hold the verifier role, and so get shared keys.",
+        "Names in client certificates (mTLS) with the verifier role, which receives shared keys.",
         "orders.internal,spiffe://mesh/ns/shop/sa/billing",
     )
     freshness_limit: Duration = _field(
         timedelta(seconds=5),
-        "How old the knowledge of revocations may be; past it Validate answers UNAVAILABLE.",
+        "Maximum age of the known revocations; beyond it Validate returns UNAVAILABLE.",
         "5s",
     )
     feed_poll_interval: Duration = _field(
-        timedelta(seconds=1), "How often revocations are looked for at the latest.", "1s"
+        timedelta(seconds=1),
+        "Maximum time between two polls of the database for revocations.",
+        "1s",
     )
     verified_cache_size: Annotated[int, Field(ge=0)] = _field(
-        10_000, "How many signatures found good are remembered; 0 for none.", 10_000
+        10_000,
+        "Number of verified access tokens to cache, and of Validate requests with their responses; "
+        "0 disables both caches.",
+        10_000,
     )
     password_min_length: Annotated[int, Field(ge=8, le=128)] = _field(
-        15, "The fewest characters of a password (NIST SP 800-63B: 15; never below 8).", 15
+        15, "Minimum length of a password in characters (NIST SP 800-63B-4: 15; never below 8).", 15
     )
     argon2_memory_kib: Annotated[int, Field(ge=7168)] = _field(
-        19_456, "Memory of one argon2id hash in KiB (OWASP: 19456 with time 2).", 19_456
+        19_456, "Memory of one argon2id hash in KiB (OWASP: 19456 with time cost 2).", 19_456
     )
-    argon2_time_cost: Positive = _field(2, "Passes of one argon2id hash.", 2)
-    argon2_parallelism: Positive = _field(1, "Lanes of one argon2id hash.", 1)
+    argon2_time_cost: Positive = _field(2, "Number of passes of one argon2id hash.", 2)
+    argon2_parallelism: Positive = _field(1, "Number of lanes of one argon2id hash.", 1)
     hash_workers: Positive = Field(
         default_factory=lambda: max(1, (os.cpu_count() or 1) - 1),
-        description="How many passwords are hashed at the same time; if unset all CPUs "
-        "but one, shared among workers.",
+        description="Number of passwords hashed at the same time. If unset: all CPUs but one, "
+        "divided among the workers.",
         examples=[4],
     )
     hash_queue: Positive = _field(
-        64, "How many wait to be hashed; beyond it the answer is RESOURCE_EXHAUSTED.", 64
+        64, "Number of passwords that wait to be hashed; further logins get RESOURCE_EXHAUSTED.", 64
     )
     login_burst: Positive = _field(
-        10, "How many failed logins of one identifier are taken at once.", 10
+        10, "Number of failed logins with one identifier before further attempts are refused.", 10
     )
-    login_refill: Duration = _field(
-        timedelta(seconds=10), "After how long one more is taken.", "10s"
-    )
+    login_refill: Duration = _field(timedelta(seconds=10), "Time to regain one attempt.", "10s")
     grpc_address: Address = _field(
         "127.0.0.1:50051",
-        "Where gRPC is served: host:port, [IPv6]:port or unix:path.",
+        "Address of the gRPC server: host:port, [IPv6]:port or unix:path.",
         "[::]:50051",
     )
     http_address: HttpAddress = _field(
         "127.0.0.1:8080",
-        "Where HTTP is served (keys, OAuth, forward-auth, browsers, probes, metrics): host:port "
-        "or [IPv6]:port; `off` for nowhere. TLS as for gRPC, but for client certificates.",
+        "Address of the HTTP server (keys, OAuth, forward-auth, browsers, probes, metrics): "
+        "host:port or [IPv6]:port; `off` disables HTTP. TLS is that of gRPC, without client "
+        "certificates.",
         "[::]:8080",
     )
     public_url: PublicUrl | None = _field(
         None,
-        "Where clients reach HTTP, through proxies; the issuer if unset.",
+        "URL at which clients reach HTTP, through proxies if any. If unset: the issuer.",
         "https://auth.example.com",
     )
     browser_origins: Origins = _field(
         (),
-        "Origins of other pages that may use browser sessions, by CORS too; separated by commas.",
+        "Other origins that may use browser sessions, also by CORS; separated by commas.",
         "https://app.example.com",
     )
     access_cookie: bool = _field(
         False,
-        "Whether browser sessions get the access token in a cookie too, which forward-auth reads.",
+        "Also put the access token of a browser session in a cookie, which forward-auth reads.",
         True,
     )
     grpc_reuse_port: bool = _field(
         False,
-        "Whether other processes that you start may serve the same ports (SO_REUSEPORT); workers "
-        "share theirs without it.",
+        "Share the ports with other processes that you start (SO_REUSEPORT). Workers share theirs "
+        "without it.",
         True,
     )
     workers: Positive = _field(
         1,
-        "How many processes `serve` starts on its ports; each has its own connections and caches.",
+        "Number of processes that `serve` starts on its ports; each has its own connections and "
+        "caches.",
         4,
     )
     allow_plaintext: bool = _field(
         False,
-        "Allows to serve without TLS on an address that is not loopback; only where something "
-        "else encrypts, a mesh for instance.",
+        "Allow an address that is not loopback to be served without TLS. Only if something else "
+        "encrypts the connections, such as a service mesh.",
         True,
     )
     tls_cert_file: File | None = _field(
-        None, "The certificate chain in PEM; read again when it changes.", "/etc/auth/tls.crt"
+        None, "Certificate chain in PEM; read again when it changes.", "/etc/auth/tls.crt"
     )
     tls_key_file: File | None = _field(
-        None, "The certificate's private key in PEM; not readable by others.", "/etc/auth/tls.key"
+        None,
+        "Private key of the certificate in PEM; must not be readable by others.",
+        "/etc/auth/tls.key",
     )
     tls_client_ca_file: File | None = _field(
         None,
-        "The authorities of client certificates in PEM (mTLS): clients must present one.",
+        "Authorities of client certificates in PEM; clients must present a certificate (mTLS).",
         "/etc/auth/clients.crt",
     )
     max_message_bytes: Annotated[int, Field(ge=4096, le=2**31 - 1)] = _field(
-        4 * 1024 * 1024, "The largest message taken.", 4 * 1024 * 1024
+        4 * 1024 * 1024, "Maximum size of a request message in bytes.", 4 * 1024 * 1024
     )
     max_metadata_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = _field(
-        16 * 1024, "The largest metadata taken.", 16 * 1024
+        16 * 1024, "Maximum size of request metadata in bytes.", 16 * 1024
     )
     max_concurrent_streams: Positive = _field(
-        100, "Calls in flight on one connection at most.", 100
+        100, "Maximum number of concurrent calls on one connection.", 100
     )
     max_connection_age: Duration = _field(
         timedelta(hours=1),
-        "After how long a client is asked to connect anew, which spreads load over replicas; 1m if "
-        "unset with several workers.",
+        "Age at which a connection is closed gracefully, so that clients spread over replicas. If "
+        "unset with several workers: 1m.",
         "1h",
     )
     drain_timeout: DurationOrZero = _field(
-        timedelta(seconds=10), "How long calls in flight get to finish at a stop.", "10s"
+        timedelta(seconds=10),
+        "Time that calls in flight have to finish when the server stops.",
+        "10s",
     )
-    reflection: bool = _field(True, "Whether gRPC reflection is served.", False)
+    reflection: bool = _field(True, "Serve gRPC reflection.", False)
     ext_authz: bool = _field(
-        True, "Whether Envoy's ext_authz (`envoy.service.auth.v3.Authorization`) is served.", False
+        True, "Serve Envoy's ext_authz (`envoy.service.auth.v3.Authorization`).", False
     )
     log_level: Literal["debug", "info", "warning", "error"] = _field(
-        "info", "The least severe entries that are logged.", "debug"
+        "info", "Minimum severity of log entries.", "debug"
     )
-    log_format: Literal["console", "json"] = _field(
-        "console", "How log entries are written.", "json"
-    )
+    log_format: Literal["console", "json"] = _field("console", "Format of log entries.", "json")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name in ("master_key", "shared_key"):
             if getattr(self, name) is not None and getattr(self, f"{name}_file") is not None:
                 raise wrong(
-                    f"{variable_of(name)} and {variable_of(name)}_FILE are both set; keep one"
+                    f"{variable_of(name)} and {variable_of(name)}_FILE are both set; unset one"
                 )
         if self.database_pool_min > self.database_pool_max:
-            raise wrong("AUTH_DATABASE_POOL_MIN is more than AUTH_DATABASE_POOL_MAX; lower it")
+            raise wrong("AUTH_DATABASE_POOL_MIN exceeds AUTH_DATABASE_POOL_MAX; lower it")
         if self.refresh_token_idle_ttl > self.refresh_token_absolute_ttl:
             raise wrong(
-                "AUTH_REFRESH_TOKEN_IDLE_TTL is more than AUTH_REFRESH_TOKEN_ABSOLUTE_TTL; lower it"
+                "AUTH_REFRESH_TOKEN_IDLE_TTL exceeds AUTH_REFRESH_TOKEN_ABSOLUTE_TTL; lower it"
             )
         if self.feed_poll_interval >= self.freshness_limit:
             raise wrong(
-                "AUTH_FEED_POLL_INTERVAL is not below AUTH_FRESHNESS_LIMIT, so that Validate would "
-                "fail between two polls; lower it (example: 1s)"
+                "AUTH_FEED_POLL_INTERVAL must be less than AUTH_FRESHNESS_LIMIT, or Validate fails "
+                "between two polls; lower it (example: 1s)"
             )
         if timedelta(0) < self.key_rotation_interval <= self.key_publish_lead:
             raise wrong(
-                "AUTH_KEY_ROTATION_INTERVAL is not above AUTH_KEY_PUBLISH_LEAD, so that keys would "
-                "be replaced before they sign; raise it (example: 30d)"
+                "AUTH_KEY_ROTATION_INTERVAL must exceed AUTH_KEY_PUBLISH_LEAD, or keys are "
+                "replaced before they sign; raise it (example: 30d)"
             )
         for name in ("grpc_address", "http_address"):
             address = getattr(self, name)
             if self.workers > 1 and (address.startswith("unix:") or address.endswith(":0")):
                 raise wrong(
-                    f"AUTH_WORKERS={self.workers} cannot share {variable_of(name)}={address}; name "
-                    f"a port (example: {type(self).model_fields[name].default}), or keep one worker"
+                    f"AUTH_WORKERS={self.workers} cannot share {variable_of(name)}={address}; set "
+                    f"a port (example: {type(self).model_fields[name].default}) or use one worker"
                 )
         self._check_tls()
         return self
 
     def _check_tls(self) -> None:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
-            raise wrong("AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE go together; set both")
+            raise wrong("AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE are required together; set both")
         if self.tls_client_ca_file is not None and self.tls_cert_file is None:
-            raise wrong("AUTH_TLS_CLIENT_CA_FILE needs AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE")
+            raise wrong("AUTH_TLS_CLIENT_CA_FILE requires AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE")
         if self.tls_cert_file is not None or self.allow_plaintext:
             return
         for name in ("grpc_address", "http_address"):
             address = getattr(self, name)
             if address != "off" and not is_loopback(address):
                 raise wrong(
-                    f"{variable_of(name)} {address} is not loopback, and passwords and tokens "
-                    "would travel in the clear; set AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE, "
+                    f"{variable_of(name)} {address} is not loopback, and without TLS passwords and "
+                    "tokens are not encrypted; set AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE, "
                     f"serve {type(self).model_fields[name].default}, or set "
-                    "AUTH_ALLOW_PLAINTEXT=true where a mesh encrypts"
+                    "AUTH_ALLOW_PLAINTEXT=true if a service mesh encrypts"
                 )
 
     def shared_key_bytes(self) -> bytes | None:
-        """Return the configured shared key; None where the server makes its own."""
+        """Return the configured shared key; None if the server generates its own."""
         if self.shared_key_file is not None:
             return read_key(self.shared_key_file, "AUTH_SHARED_KEY_FILE")
         return (
@@ -317,9 +332,9 @@ class Settings(BaseSettings):
         )
 
     def master_key_bytes(self, embedded_directory: Path | None = None) -> bytes:
-        """Return the master key; with the embedded PostgreSQL made at first use, mode 0600.
+        """Return the master key. With the embedded PostgreSQL it is generated at the first use.
 
-        `embedded_directory` stands in for an `embedded_dir` that is unset.
+        `embedded_directory` is used if `embedded_dir` is unset. Raises ConfigError.
         """
         if self.master_key_file is not None:
             return read_key(self.master_key_file, "AUTH_MASTER_KEY_FILE")
@@ -328,14 +343,14 @@ class Settings(BaseSettings):
         directory = self.embedded_dir or embedded_directory
         if self.database_url is not None or directory is None:
             raise ConfigError(
-                "AUTH_MASTER_KEY is missing: a database of your own needs a master key that "
-                f"outlives it; make one with {MAKE_A_SECRET} and set AUTH_MASTER_KEY, or put it in "
-                "a file of mode 0600 and set AUTH_MASTER_KEY_FILE"
+                "AUTH_MASTER_KEY is missing: with AUTH_DATABASE_URL none is generated; make one "
+                f"with {MAKE_A_SECRET} and set AUTH_MASTER_KEY, or put it in a file of mode 0600 "
+                "and set AUTH_MASTER_KEY_FILE"
             )
         return generated_key(directory / GENERATED_KEY)
 
     def check_files(self) -> None:
-        """Refuse key files that cannot be read or that others can read. Raises ConfigError."""
+        """Raise ConfigError for a file that cannot be read, or for a key that others can read."""
         self.shared_key_bytes()
         if self.master_key_file is not None:
             read_key(self.master_key_file, "AUTH_MASTER_KEY_FILE")

@@ -1,6 +1,6 @@
-"""The forms that the value of a setting may have, each with its own words for what is wrong.
+"""The types of settings, each with an error text for wrong values.
 
-Owns how a text of the environment becomes a value. Knows no setting by name.
+Owns how text of the environment becomes a value. Knows no setting by name.
 """
 
 import re
@@ -39,7 +39,7 @@ _WEB_URL = re.compile(
 
 
 def wrong(text: str) -> PydanticCustomError:
-    """Return the error that says of a setting what is wrong with it."""
+    """Return the error for a setting with a wrong value."""
     return PydanticCustomError("setting", "{text}", {"text": text})
 
 
@@ -56,7 +56,7 @@ def _split(value: object) -> object:
 
 def _named_path(value: object) -> object:
     if value == "":
-        raise wrong("is empty; leave it out, or name a file")
+        raise wrong("is empty; unset it, or name a file")
     return value
 
 
@@ -78,12 +78,12 @@ def _http_address(value: str) -> str:
 
 
 def _public_url(value: str) -> str:
-    origin, path = _web_url(value, "is not a URL of http or https without user, query and fragment")
+    origin, path = _web_url(value, "is not an http or https URL without user, query and fragment")
     return origin + path.rstrip("/")
 
 
 def _origin(value: str) -> str:
-    form = "is not an origin: http or https, an ASCII host and maybe a port, without a path"
+    form = "is not an origin: http or https, an ASCII host and an optional port, without a path"
     origin, path = _web_url(value, form)
     if path:
         raise wrong(form)
@@ -103,7 +103,7 @@ def _web_url(value: str, form: str) -> tuple[str, str]:
 
 def _database_url(value: SecretStr) -> SecretStr:
     if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
-        raise wrong("is not a URL that begins with postgresql://")
+        raise wrong("does not begin with postgresql://")
     return value
 
 
@@ -115,7 +115,7 @@ def _key(value: SecretStr) -> SecretStr:
     return value
 
 
-_LONGEST = timedelta(days=3650)  # no token may name a time that others refuse as too late
+_LONGEST = timedelta(days=3650)  # other verifiers refuse tokens that expire in a distant future
 Duration = Annotated[timedelta, BeforeValidator(_duration), Field(gt=timedelta(0), le=_LONGEST)]
 DurationOrZero = Annotated[
     timedelta, BeforeValidator(_duration), Field(ge=timedelta(0), le=_LONGEST)

@@ -1,4 +1,4 @@
-"""Configuration: what is read, what is refused, and how a refusal helps."""
+"""Configuration: what is read, what is refused, and what the error says."""
 
 import base64
 import os
@@ -41,7 +41,7 @@ def refusal(config_file: Path | None = None) -> str:
 
 
 def test_defaults_are_those_of_the_design() -> None:
-    """With nothing set the service serves loopback with the documented lifetimes."""
+    """By default the service serves loopback with the documented lifetimes."""
     settings = load_settings()
     assert settings.grpc_address == "127.0.0.1:50051"
     assert settings.access_token_ttl == timedelta(minutes=15)
@@ -49,7 +49,7 @@ def test_defaults_are_those_of_the_design() -> None:
 
 
 def test_settings_are_frozen() -> None:
-    """Nothing changes a setting once it is read."""
+    """A setting cannot change after it was read."""
     with pytest.raises(ValueError, match="frozen"):
         load_settings().issuer = "other"  # type: ignore[misc]
 
@@ -103,7 +103,7 @@ def test_settings_are_frozen() -> None:
 def test_wrong_value_names_variable_and_example(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    """A wrong value is refused with the variable's name and an example that works."""
+    """The error has the name of the variable and an example that is accepted."""
     monkeypatch.setenv(name, value)
     text = refusal()
     assert text.startswith(f"{name}: ")
@@ -123,8 +123,8 @@ def test_refusal_never_shows_a_secret(monkeypatch: pytest.MonkeyPatch, name: str
     assert "hunter2" not in text
 
 
-def test_several_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that is wrong is told in one go."""
+def test_several_wrong_values_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One error lists all of them."""
     monkeypatch.setenv("AUTH_LOG_LEVEL", "loud")
     monkeypatch.setenv("AUTH_HASH_QUEUE", "0")
     assert {line.partition(":")[0] for line in refusal().splitlines()} == {
@@ -134,7 +134,7 @@ def test_several_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("variables", "way_out"),
+    ("variables", "remedy"),
     [
         ({"GRPC_ADDRESS": "0.0.0.0:50051"}, "AUTH_ALLOW_PLAINTEXT=true"),
         ({"GRPC_ADDRESS": "[::]:50051"}, "AUTH_TLS_CERT_FILE"),
@@ -143,32 +143,32 @@ def test_several_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) 
         ({"HTTP_ADDRESS": "[::]:8080"}, "serve 127.0.0.1:8080"),
         ({"HTTP_ADDRESS": "localhost.example.com:8080"}, "AUTH_TLS_CERT_FILE"),
         ({"TLS_CERT_FILE": "/x"}, "set both"),
-        ({"TLS_CLIENT_CA_FILE": "/x"}, "needs AUTH_TLS_CERT_FILE"),
-        ({"SHARED_KEY": KEY, "SHARED_KEY_FILE": "/x"}, "keep one"),
-        ({"MASTER_KEY": KEY, "MASTER_KEY_FILE": "/x"}, "keep one"),
+        ({"TLS_CLIENT_CA_FILE": "/x"}, "requires AUTH_TLS_CERT_FILE"),
+        ({"SHARED_KEY": KEY, "SHARED_KEY_FILE": "/x"}, "unset one"),
+        ({"MASTER_KEY": KEY, "MASTER_KEY_FILE": "/x"}, "unset one"),
         ({"DATABASE_POOL_MIN": "11"}, "lower it"),
-        ({"WORKERS": "2", "GRPC_ADDRESS": "unix:/run/auth.sock"}, "name a port"),
-        ({"WORKERS": "2", "GRPC_ADDRESS": "127.0.0.1:0"}, "name a port"),
+        ({"WORKERS": "2", "GRPC_ADDRESS": "unix:/run/auth.sock"}, "set a port"),
+        ({"WORKERS": "2", "GRPC_ADDRESS": "127.0.0.1:0"}, "set a port"),
         ({"REFRESH_TOKEN_IDLE_TTL": "31d"}, "lower it"),
         ({"FEED_POLL_INTERVAL": "5s"}, "lower it"),
         ({"SHARED_KEY_FILE": "/nowhere"}, "name a file"),
         ({"TLS_CERT_FILE": "/nowhere", "TLS_KEY_FILE": "/nowhere"}, "name a file"),
     ],
 )
-def test_unsafe_or_contradictory_is_refused_with_the_way_out(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], way_out: str
+def test_unsafe_or_contradictory_settings_are_refused_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], remedy: str
 ) -> None:
-    """What cannot work or is not safe is refused, and the refusal tells what to do."""
+    """The error says what to change."""
     for name, value in variables.items():
         monkeypatch.setenv(f"AUTH_{name}", value)
-    assert way_out in refusal()
+    assert remedy in refusal()
 
 
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:0", "127.8.8.8:1", "[::1]:50051", "localhost:50051", "unix:/run/auth"]
 )
 def test_plaintext_on_loopback_is_served(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    """An address that only this machine reaches needs no TLS."""
+    """An address that only this machine can reach needs no TLS."""
     monkeypatch.setenv("AUTH_GRPC_ADDRESS", address)
     assert load_settings().grpc_address == address
 
@@ -177,7 +177,7 @@ def test_plaintext_on_loopback_is_served(monkeypatch: pytest.MonkeyPatch, addres
 def test_plaintext_http_on_loopback_is_served(
     monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    """As for gRPC; and what is off needs nothing."""
+    """As for gRPC; a server that is off needs nothing."""
     monkeypatch.setenv("AUTH_HTTP_ADDRESS", address)
     assert load_settings().http_address == address
 
@@ -186,14 +186,14 @@ def test_plaintext_http_on_loopback_is_served(
 def test_plaintext_elsewhere_is_served_when_allowed(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Something else encrypts, by the operator's word."""
+    """The operator states that something else encrypts."""
     monkeypatch.setenv(name, "0.0.0.0:1")
     monkeypatch.setenv("AUTH_ALLOW_PLAINTEXT", "true")
     load_settings()
 
 
-def test_browser_sessions_are_for_the_own_page_unless_told() -> None:
-    """By default there is no other origin, no access cookie, and loopback is served."""
+def test_browser_sessions_are_for_the_own_origin_by_default() -> None:
+    """There is no other origin and no access cookie, and loopback is served."""
     settings = load_settings()
     assert settings.http_address == "127.0.0.1:8080"
     assert settings.public_url is None
@@ -215,7 +215,7 @@ def test_browser_sessions_are_for_the_own_page_unless_told() -> None:
 def test_the_public_url_is_kept_as_browsers_write_it(
     monkeypatch: pytest.MonkeyPatch, given: str, kept: str
 ) -> None:
-    """RFC 6454 section 6.2: in lower case, without the usual port; and no slash at the end."""
+    """Lower case, no default port (RFC 6454 section 6.2), and no slash at the end."""
     monkeypatch.setenv("AUTH_PUBLIC_URL", given)
     assert load_settings().public_url == kept
 
@@ -223,7 +223,7 @@ def test_the_public_url_is_kept_as_browsers_write_it(
 def test_origins_are_kept_as_browsers_write_them(
     monkeypatch: pytest.MonkeyPatch, toml: Callable[[str], Path]
 ) -> None:
-    """From the variable and from the file; an origin is compared letter by letter."""
+    """From the variable and from the file; origins are compared byte by byte."""
     monkeypatch.setenv("AUTH_BROWSER_ORIGINS", "https://App.example.com:443, http://localhost:3000")
     expected = ("https://app.example.com", "http://localhost:3000")
     assert load_settings().browser_origins == expected
@@ -234,7 +234,7 @@ def test_origins_are_kept_as_browsers_write_them(
 
 @pytest.mark.parametrize("key", [KEY, KEY.rstrip("="), f" {KEY}\n"])
 def test_shared_key_is_base64url_padded_or_not(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    """Padding and white space around a key do not matter."""
+    """Padding of a key and white space around it are ignored."""
     monkeypatch.setenv("AUTH_SHARED_KEY", key)
     assert load_settings().shared_key_bytes() == bytes(range(32))
 
@@ -254,7 +254,7 @@ def test_shared_key_is_base64url_padded_or_not(monkeypatch: pytest.MonkeyPatch, 
 def test_bad_key_is_refused_with_its_problem(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, key: str, problem: str
 ) -> None:
-    """A short, cut off, foreign or plainly not random key is refused for just that."""
+    """Keys that are short, truncated, in another encoding, or evidently not random."""
     monkeypatch.setenv(name, key)
     assert problem in refusal()
     monkeypatch.delenv(name)
@@ -266,7 +266,7 @@ def test_bad_key_is_refused_with_its_problem(
 
 
 def test_key_file_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A key may stand in a file of mode 0600."""
+    """A key may be in a file of mode 0600."""
     path = tmp_path / "key"
     path.write_text(KEY + "\n")
     path.chmod(0o600)
@@ -277,10 +277,10 @@ def test_key_file_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_key_file_of_another_owner_may_be_given_to_a_group(
+def test_key_file_of_another_owner_may_be_readable_by_a_group(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What systemd or Kubernetes owns and lets us read is taken; never what all may read."""
+    """A file of systemd or Kubernetes that this user can read, but not one that all can read."""
     path = tmp_path / "key"
     path.write_text(KEY)
     os.chown(path, 65534, 65534)
@@ -307,7 +307,7 @@ def test_key_file_open_to_others_is_refused(
 def test_key_file_without_a_key_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
 ) -> None:
-    """A key file is held to the same rules as the variable, and its content is not shown."""
+    """The rules are those of the variable, and the error does not show the content."""
     path = tmp_path / "key"
     path.write_bytes(content)
     path.chmod(0o600)
@@ -318,7 +318,7 @@ def test_key_file_without_a_key_is_refused(
 
 
 def test_own_database_needs_a_master_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With AUTH_DATABASE_URL no master key is made up."""
+    """With AUTH_DATABASE_URL no master key is generated."""
     monkeypatch.setenv("AUTH_DATABASE_URL", "postgresql://auth@db/auth")
     with pytest.raises(ConfigError, match="AUTH_MASTER_KEY is missing"):
         load_settings().master_key_bytes()
@@ -327,7 +327,7 @@ def test_own_database_needs_a_master_key(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_embedded_master_key_is_made_once(tmp_path: Path) -> None:
-    """The generated master key is private and the same ever after."""
+    """The generated master key is private and does not change."""
     settings = Settings(embedded_dir=tmp_path / "new" / "data")
     key = settings.master_key_bytes()
     path = tmp_path / "new" / "data" / "master.key"
@@ -341,7 +341,7 @@ def test_embedded_master_key_is_made_once(tmp_path: Path) -> None:
 def test_file_is_read_and_variables_win(
     monkeypatch: pytest.MonkeyPatch, toml: Callable[[str], Path]
 ) -> None:
-    """The TOML file gives what no variable gives."""
+    """A variable takes precedence over the TOML file."""
     path = toml('issuer = "file"\naccess_token_ttl = "5m"\ndefault_audience = ["a", "b"]\n')
     monkeypatch.setenv("AUTH_ISSUER", "variable")
     monkeypatch.setenv("AUTH_CONFIG_FILE", str(path))
@@ -360,7 +360,7 @@ def test_file_is_read_and_variables_win(
     ],
 )
 def test_wrong_file_is_refused(toml: Callable[[str], Path], text: str, problem: str) -> None:
-    """An unknown name, bad syntax or a wrong value in the file is told with the file's name."""
+    """The error for an unknown name, wrong syntax or a wrong value has the name of the file."""
     path = toml(text)
     told = refusal(path)
     assert problem in told
@@ -368,12 +368,12 @@ def test_wrong_file_is_refused(toml: Callable[[str], Path], text: str, problem: 
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
-    """A file that is named has to be there."""
+    """A file that is named must exist."""
     assert "cannot be read" in refusal(tmp_path / "none.toml")
 
 
 def test_file_with_a_key_must_be_private(toml: Callable[[str], Path]) -> None:
-    """A file that holds a key is held to the rules of a key file."""
+    """The rules are those of a key file."""
     path = toml(f'shared_key = "{KEY}"')
     load_settings(path)
     path.chmod(0o644)
@@ -381,13 +381,13 @@ def test_file_with_a_key_must_be_private(toml: Callable[[str], Path]) -> None:
 
 
 def test_unknown_override_is_refused() -> None:
-    """A misspelt argument of load_settings does not pass unseen."""
+    """A misspelt argument of load_settings is an error."""
     with pytest.raises(ConfigError, match="did you mean issuer"):
         load_settings(None, isuer="x")
 
 
 def test_unknown_variable_gets_a_warning_with_the_nearest() -> None:
-    """A misspelt variable is told; those that are known are not."""
+    """Known variables get no warning."""
     names = ["AUTH_SHARD_KEY", "AUTH_SHARED_KEY", "AUTH_ADDRESS", "AUTH_QQQQQQQQ", "PATH"]
     assert unknown_variables(names) == [
         "AUTH_QQQQQQQQ is not a setting and has no effect",
@@ -397,7 +397,7 @@ def test_unknown_variable_gets_a_warning_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("text", ["250ms", "90s", "15m", "36h", "7d", "0ms"])
 def test_durations_are_written_as_they_are_read(text: str) -> None:
-    """What `config show` prints may be pasted into a variable."""
+    """The output of `config show` can be pasted into a variable."""
     assert durations.duration_text(durations.parse_duration(text)) == text
 
 
@@ -409,19 +409,19 @@ def test_numbers_are_seconds() -> None:
 
 
 def test_masked_shows_no_secret() -> None:
-    """What is shown of the settings holds no key and no password."""
+    """The output has no key and no password."""
     shown = reference.masked(load_settings(shared_key=KEY, database_url="postgresql://u:pw@h/d"))
     assert shown["shared_key"] == shown["database_url"] == "**********"
     assert KEY not in repr(load_settings(shared_key=KEY))
 
 
 def test_reference_is_up_to_date() -> None:
-    """docs/configuration.md is what `config docs` prints."""
+    """docs/configuration.md is the output of `config docs`."""
     assert (ROOT / "docs" / "configuration.md").read_text() == reference.reference()
 
 
 def test_every_setting_has_a_description_and_an_example() -> None:
-    """Nobody has to guess what a setting is or looks like."""
+    """The reference is complete."""
     for name, info in Settings.model_fields.items():
         assert info.description, name
         assert info.examples, name

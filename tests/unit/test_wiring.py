@@ -32,6 +32,7 @@ def test_every_rule_of_sessions_follows_a_setting() -> None:
             refresh_token_idle_ttl=timedelta(days=2),
             refresh_token_absolute_ttl=timedelta(days=3),
             refresh_grace=timedelta(seconds=4),
+            clock_skew=timedelta(seconds=8),
             login_burst=5,
             login_refill=timedelta(seconds=6),
         )
