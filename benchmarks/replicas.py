@@ -45,7 +45,7 @@ class Service:
         key = key or shared_key(self.secret)
         now = int(time.time())
         claims = AccessClaims(
-            ISSUER, user or str(uuid4()), ("internal",), now + 900, now,
+            ISSUER, user or str(uuid4()), ("internal", ISSUER), now + 900, now,
             secrets.token_urlsafe(16), session or str(uuid4()), "bench", (), (), now, ("pwd",),
         )  # fmt: skip
         return TokenSigner(KeyRing([key], key.kid)).sign(claims)

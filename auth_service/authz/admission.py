@@ -201,6 +201,8 @@ def _invalid(text: str) -> Refused:
 
 
 def _refusal(error: InvalidToken, rule: Rule) -> Refused:
+    if error.inactive_reason is InactiveReason.WRONG_AUDIENCE:
+        return _invalid("the access token is for another audience")
     if error.inactive_reason not in _INSUFFICIENT:
         return _invalid(error.text)
     challenge = 'Bearer error="insufficient_scope"'

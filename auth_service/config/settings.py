@@ -108,8 +108,15 @@ class Settings(BaseSettings):
     )
     default_audience: Names = _field(
         ("internal",),
-        "Claim `aud` if Login names no audience; separate several by commas.",
+        "Claim `aud`, next to AUTH_API_AUDIENCE, if Login names no audience; separate several by "
+        "commas.",
         "orders,billing",
+    )
+    api_audience: Annotated[str, Field(min_length=1, max_length=256)] | None = _field(
+        None,
+        "Audience of this service's own API: AdminService, AccountService, Revoke by id, Watch and "
+        "GET /v1/session take only tokens for it. Default: the issuer.",
+        "https://auth.example.com",
     )
     access_token_ttl: Duration = _field(
         timedelta(minutes=15), "Lifetime of an access token.", "15m"
@@ -322,6 +329,10 @@ class Settings(BaseSettings):
                     f"serve {type(self).model_fields[name].default}, or set "
                     "AUTH_ALLOW_PLAINTEXT=true if a service mesh encrypts"
                 )
+
+    def own_audience(self) -> str:
+        """Return the audience of this service's own API."""
+        return self.api_audience or self.issuer
 
     def shared_key_bytes(self) -> bytes | None:
         """Return the configured shared key; None if the server generates its own."""

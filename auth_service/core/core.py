@@ -28,3 +28,5 @@ class Core:
     announce_keys: Callable[[], object]
     shielded: Shielded
     clock: Clock
+    api_audience: str
+    """Tokens of callers must be for this audience."""

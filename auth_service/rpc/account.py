@@ -5,9 +5,8 @@ from authn.v1 import account_service_pb2_grpc
 
 from auth_service.core.accounts import Accounts
 from auth_service.core.shielded import Shielded
-from auth_service.core.validation import Validation
 from auth_service.models import Session, User
-from auth_service.rpc.callers import caller_of
+from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Context
 from auth_service.rpc.timestamps import timestamp
 
@@ -17,23 +16,23 @@ __all__ = ["AccountServicer"]
 class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
     """GetAccount, ListSessions, ChangePassword."""
 
-    def __init__(self, accounts: Accounts, validation: Validation, shielded: Shielded) -> None:
+    def __init__(self, accounts: Accounts, callers: Callers, shielded: Shielded) -> None:
         self._accounts = accounts
-        self._validation = validation
+        self._callers = callers
         self._shielded = shielded
 
     async def GetAccount(
         self, request: pb.GetAccountRequest, context: Context
     ) -> pb.GetAccountResponse:
         """Return the caller's account."""
-        user = await self._accounts.own_account(caller_of(context, self._validation))
+        user = await self._accounts.own_account(self._callers.require(context))
         return pb.GetAccountResponse(account=_account(user))
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
         """Return the caller's live sessions."""
-        caller = caller_of(context, self._validation)
+        caller = self._callers.require(context)
         found = await self._accounts.own_sessions(caller)
         return pb.ListSessionsResponse(
             sessions=[_session(session, caller.session_id) for session in found]
@@ -43,7 +42,7 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
         self, request: pb.ChangePasswordRequest, context: Context
     ) -> pb.ChangePasswordResponse:
         """Replace the caller's password and end its other sessions."""
-        caller = caller_of(context, self._validation)
+        caller = self._callers.require(context)
         await self._shielded.run(
             self._accounts.change_password(caller, request.current_password, request.new_password)
         )

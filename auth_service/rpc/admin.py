@@ -17,10 +17,9 @@ from auth_service.core import fields
 from auth_service.core.accounts import Accounts, require_admin
 from auth_service.core.shielded import Shielded
 from auth_service.core.signing_keys import SigningKeys
-from auth_service.core.validation import Validation
 from auth_service.errors import ConfigError, InvalidArgument
 from auth_service.models import StoredKey, User
-from auth_service.rpc.callers import caller_of
+from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Context
 from auth_service.rpc.timestamps import timestamp
 from auth_service.tokens.access import AccessClaims
@@ -42,14 +41,14 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         accounts: Accounts,
         keys: SigningKeys,
         announce_keys: Callable[[], object],
-        validation: Validation,
+        callers: Callers,
         shielded: Shielded,
     ) -> None:
         """`announce_keys` is called after a new key has been committed."""
         self._accounts = accounts
         self._keys = keys
         self._announce_keys = announce_keys
-        self._validation = validation
+        self._callers = callers
         self._shielded = shielded
 
     async def CreateUser(
@@ -135,7 +134,7 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         return key
 
     def _admin(self, context: Context) -> AccessClaims:
-        caller = caller_of(context, self._validation)
+        caller = self._callers.require(context)
         require_admin(caller)
         return caller
 

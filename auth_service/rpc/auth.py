@@ -12,7 +12,7 @@ from auth_service.core.shielded import Shielded
 from auth_service.core.validation import Validation
 from auth_service.errors import InvalidArgument
 from auth_service.models import TokenPair
-from auth_service.rpc.callers import caller_of
+from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Context, in_bytes, parse
 from auth_service.rpc.timestamps import timestamp
 from auth_service.rpc.verdicts import Batch, Verdicts
@@ -28,11 +28,17 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
     """Login, Refresh, Revoke, Validate, BatchValidate."""
 
     def __init__(
-        self, sessions: Sessions, revoker: Revoker, validation: Validation, shielded: Shielded
+        self,
+        sessions: Sessions,
+        revoker: Revoker,
+        validation: Validation,
+        callers: Callers,
+        shielded: Shielded,
     ) -> None:
         self._sessions = sessions
         self._revoker = revoker
         self._validation = validation
+        self._callers = callers
         self._shielded = shielded
         self._verdicts = Verdicts(validation)
 
@@ -101,10 +107,10 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                 token = _required(request.access_token, "access_token")
                 await self._revoker.revoke_access_token(token)
             case "session_id":
-                caller = caller_of(context, self._validation)
+                caller = self._callers.require(context)
                 await self._revoker.revoke_session(request.session_id, caller)
             case "all_sessions":
-                caller = caller_of(context, self._validation)
+                caller = self._callers.require(context)
                 await self._revoker.revoke_all(request.all_sessions.user_id, caller)
             case _:
                 raise InvalidArgument(

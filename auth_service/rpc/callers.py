@@ -7,19 +7,23 @@ from auth_service.authz.admission import Rule, Verifier, claims_of
 from auth_service.rpc.dispatcher import Context
 from auth_service.tokens.access import AccessClaims
 
-__all__ = ["caller_if_any", "caller_of", "certificate_names"]
-
-_ANY_VALID_TOKEN = Rule()
+__all__ = ["Callers", "certificate_names"]
 
 
-def caller_of(context: Context, verifier: Verifier) -> AccessClaims:
-    """Return the claims of the caller's access token; raises Refused."""
-    return claims_of(verifier, _ANY_VALID_TOKEN, _authorization(context))
+class Callers:
+    """Reads the access tokens of callers, which must be for this service (RFC 9068 section 4)."""
 
+    def __init__(self, verifier: Verifier, audience: str) -> None:
+        self._verifier = verifier
+        self._rule = Rule(audience)
 
-def caller_if_any(context: Context, verifier: Verifier) -> AccessClaims | None:
-    """Return the claims of the caller's token, or None if it sends none; raises Refused."""
-    return caller_of(context, verifier) if _authorization(context) else None
+    def require(self, context: Context) -> AccessClaims:
+        """Return the claims of the caller's access token; raises Refused."""
+        return claims_of(self._verifier, self._rule, _authorization(context))
+
+    def find(self, context: Context) -> AccessClaims | None:
+        """Return the claims of the caller's token, or None if it sends none; raises Refused."""
+        return self.require(context) if _authorization(context) else None
 
 
 def certificate_names(context: Context) -> set[str]:

@@ -18,6 +18,7 @@ from auth_service.rpc import ext_authz
 from auth_service.rpc.account import AccountServicer
 from auth_service.rpc.admin import AdminServicer
 from auth_service.rpc.auth import AuthServicer
+from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Dispatcher
 from auth_service.rpc.health import HealthServicer
 from auth_service.rpc.reflection import enable_reflection
@@ -68,18 +69,19 @@ class GrpcServer:
 
     def _add_services(self, settings: Settings, core: Core) -> None:
         server, validation, shielded = Dispatcher(self._server), core.validation, core.shielded
+        callers = Callers(validation, core.api_audience)
         auth_service_pb2_grpc.add_AuthServiceServicer_to_server(
-            AuthServicer(core.sessions, core.revoker, validation, shielded), server
+            AuthServicer(core.sessions, core.revoker, validation, callers, shielded), server
         )
         verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(
-            VerifierServicer(core.keys.ring, self._hub, validation, settings.verifier_certificates),
+            VerifierServicer(core.keys.ring, self._hub, callers, settings.verifier_certificates),
             server,
         )
         account_service_pb2_grpc.add_AccountServiceServicer_to_server(
-            AccountServicer(core.accounts, validation, shielded), server
+            AccountServicer(core.accounts, callers, shielded), server
         )
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminServicer(core.accounts, core.keys, core.announce_keys, validation, shielded),
+            AdminServicer(core.accounts, core.keys, core.announce_keys, callers, shielded),
             server,
         )
         if settings.ext_authz:

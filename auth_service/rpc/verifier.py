@@ -6,8 +6,7 @@ from typing import Any
 from authn.v1 import verifier_service_pb2 as pb
 from authn.v1 import verifier_service_pb2_grpc
 
-from auth_service.core.validation import Validation
-from auth_service.rpc.callers import caller_if_any, certificate_names
+from auth_service.rpc.callers import Callers, certificate_names
 from auth_service.rpc.watch import WatchHub
 from auth_service.tokens.keys import KeyRing
 
@@ -24,13 +23,13 @@ class VerifierServicer(verifier_service_pb2_grpc.VerifierServiceServicer):
         self,
         ring: KeyRing,
         hub: WatchHub,
-        validation: Validation,
+        callers: Callers,
         certificates: Collection[str] = (),
     ) -> None:
         """`certificates` are the names in client certificates that hold the verifier role."""
         self._ring = ring
         self._hub = hub
-        self._validation = validation
+        self._callers = callers
         self._certificates = frozenset(certificates)
 
     async def GetJwks(self, request: Any, context: Any) -> Any:
@@ -39,12 +38,12 @@ class VerifierServicer(verifier_service_pb2_grpc.VerifierServiceServicer):
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Send the keys and the revocations, from where the cursor left off."""
-        caller_if_any(context, self._validation)  # a token that is no good is told at once
+        self._callers.find(context)  # a token that is no good is told at once
         async for event in self._hub.watch(request.cursor, lambda: self._is_verifier(context)):
             yield event
 
     def _is_verifier(self, context: Any) -> bool:
         if not self._certificates.isdisjoint(certificate_names(context)):
             return True
-        caller = caller_if_any(context, self._validation)
+        caller = self._callers.find(context)
         return caller is not None and VERIFIER_ROLE in caller.roles

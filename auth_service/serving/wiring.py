@@ -66,7 +66,9 @@ def session_policy(settings: Settings) -> SessionPolicy:
     """Return the rules of sessions."""
     return SessionPolicy(
         issuer=settings.issuer,
-        default_audience=settings.default_audience,
+        default_audience=tuple(
+            dict.fromkeys((*settings.default_audience, settings.own_audience()))
+        ),
         access_ttl=settings.access_token_ttl,
         refresh_idle_ttl=settings.refresh_token_idle_ttl,
         refresh_absolute_ttl=settings.refresh_token_absolute_ttl,
@@ -207,6 +209,7 @@ async def open_core(
             announce_keys,
             shielded,
             utc_now,
+            settings.own_audience(),
         )
     finally:
         hasher.close()

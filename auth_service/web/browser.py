@@ -41,7 +41,7 @@ _LOGIN = {
     "device_label": str,
     "request_id": str,
 }
-_ANY_GOOD_TOKEN = Rule()
+_ANY_VALID_TOKEN = Rule()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,7 @@ class BrowserSessions:
         self._shielded = core.shielded
         self._clock = core.clock
         self._policy = policy
+        self._rule = Rule(core.api_audience)
 
     async def login(self, request: Request) -> Response:
         """Trade a password for a session."""
@@ -124,16 +125,14 @@ class BrowserSessions:
 
     async def session(self, request: Request) -> Response:
         """Answer the claims of the access token, from the header or else the cookie."""
-        return no_store(
-            claims_of(self._validation, _ANY_GOOD_TOKEN, self._bearer(request)).as_jwt()
-        )
+        return no_store(claims_of(self._validation, self._rule, self._bearer(request)).as_jwt())
 
     async def _end(self, request: Request) -> None:
         if token := request.cookies.get(REFRESH_COOKIE):
             await self._revoker.revoke_refresh_token(token)
         if authorization := self._bearer(request):
             try:
-                claims = claims_of(self._validation, _ANY_GOOD_TOKEN, authorization)
+                claims = claims_of(self._validation, _ANY_VALID_TOKEN, authorization)
             except Refused as refused:
                 if refused.status == 401:  # it has ended already
                     return
@@ -143,6 +142,7 @@ class BrowserSessions:
                     "authorization",
                     "is of a service account, which has no session; end it at /oauth2/revoke",
                 )
+            claims_of(self._validation, self._rule, authorization)  # it must be for this service
             with suppress(NotFound):  # a row that is no more has ended as well
                 await self._revoker.revoke_session(claims.session_id, claims)
 

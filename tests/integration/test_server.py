@@ -459,7 +459,7 @@ async def test_validate_tells_all_claims(
     assert reply.revocations_as_of.seconds > 0
     assert claims.issuer == settings.issuer
     assert claims.subject == str(user.id)
-    assert claims.audience == list(settings.default_audience)
+    assert claims.audience == [*settings.default_audience, settings.issuer]
     assert claims.expires_at.seconds == inside["exp"] == tokens.access_expires_at.seconds
     assert claims.issued_at.seconds == inside["iat"]
     assert claims.auth_time.seconds == inside["auth_time"]

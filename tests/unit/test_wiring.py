@@ -28,6 +28,7 @@ def test_every_rule_of_sessions_follows_a_setting() -> None:
         Settings(
             issuer="https://other.test",
             default_audience=("other",),
+            api_audience="api",
             access_token_ttl=timedelta(minutes=7),
             refresh_token_idle_ttl=timedelta(days=2),
             refresh_token_absolute_ttl=timedelta(days=3),
