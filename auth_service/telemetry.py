@@ -26,6 +26,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 __all__ = [
+    "HTTP_CLOSED",
     "HTTP_DURATION",
     "HTTP_TOTAL",
     "METRICS_CONTENT_TYPE",
@@ -57,6 +58,11 @@ RPC_DURATION = Histogram(
 HTTP_TOTAL = Counter("auth_http_requests_total", "Finished HTTP requests.", ["path", "status"])
 HTTP_DURATION = Histogram(
     "auth_http_duration_seconds", "How long HTTP requests took.", ["path"], buckets=_SECONDS
+)
+HTTP_CLOSED = Counter(
+    "auth_http_connections_closed_total",
+    "HTTP connections that the service closed on a slow client, or to make room for another.",
+    ["reason"],
 )
 
 # Without the local variables, among which a request with its password would be.

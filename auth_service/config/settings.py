@@ -31,6 +31,7 @@ from auth_service.config.types import (
     OptionalNames,
     Origins,
     Positive,
+    ProbeAddress,
     PublicUrl,
     wrong,
 )
@@ -205,6 +206,30 @@ class Settings(BaseSettings):
         "certificates.",
         "[::]:8080",
     )
+    http_max_connections: Positive = _field(
+        1000,
+        "Maximum number of HTTP connections of each process. A new one beyond it replaces the one "
+        "that has waited longest for its client; more requests at a time get 503.",
+        1000,
+    )
+    http_max_connections_per_source: Positive = _field(
+        500,
+        "The same for the connections of one IPv4 address or IPv6 /64 network; more requests at a "
+        "time get 429. Behind a proxy, set it to AUTH_HTTP_MAX_CONNECTIONS.",
+        500,
+    )
+    http_client_timeout: Duration = _field(
+        timedelta(seconds=10),
+        "Time limit for an HTTP client to send the headers of a request, to send its body, and to "
+        "read the response.",
+        "10s",
+    )
+    probe_address: ProbeAddress | None = _field(
+        None,
+        "Address of a server for /healthz, /readyz and /metrics alone, without TLS: host:port or "
+        "[IPv6]:port. If unset: they are served at AUTH_HTTP_ADDRESS.",
+        "[::]:8081",
+    )
     public_url: PublicUrl | None = _field(
         None,
         "URL at which clients reach HTTP, through proxies if any. If unset: the issuer.",
@@ -303,12 +328,12 @@ class Settings(BaseSettings):
                 "AUTH_KEY_ROTATION_INTERVAL must exceed AUTH_KEY_PUBLISH_LEAD, or keys are "
                 "replaced before they sign; raise it (example: 30d)"
             )
-        for name in ("grpc_address", "http_address"):
-            address = getattr(self, name)
+        for name in ("grpc_address", "http_address", "probe_address"):
+            address, field = getattr(self, name) or "", type(self).model_fields[name]
             if self.workers > 1 and (address.startswith("unix:") or address.endswith(":0")):
                 raise wrong(
                     f"AUTH_WORKERS={self.workers} cannot share {variable_of(name)}={address}; set "
-                    f"a port (example: {type(self).model_fields[name].default}) or use one worker"
+                    f"a port (example: {(field.examples or [''])[0]}) or use one worker"
                 )
         self._check_tls()
         return self

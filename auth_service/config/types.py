@@ -72,9 +72,13 @@ def _address(value: str) -> str:
 
 
 def _http_address(value: str) -> str:
+    return value if value == "off" else _tcp_address(value)
+
+
+def _tcp_address(value: str) -> str:
     if value.startswith("unix:"):
         raise wrong("is not host:port")
-    return value if value == "off" else _address(value)
+    return _address(value)
 
 
 def _public_url(value: str) -> str:
@@ -136,6 +140,7 @@ Key = Annotated[SecretStr, AfterValidator(_key)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 Address = Annotated[str, AfterValidator(_address)]
 HttpAddress = Annotated[str, AfterValidator(_http_address)]
+ProbeAddress = Annotated[str, AfterValidator(_tcp_address)]
 PublicUrl = Annotated[str, AfterValidator(_public_url)]
 Origins = Annotated[
     tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)

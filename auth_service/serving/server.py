@@ -22,8 +22,7 @@ from auth_service.serving.maintenance import Maintenance, jobs
 from auth_service.serving.wiring import Database, open_core, open_database, signing_keys
 from auth_service.telemetry import configure_logging
 from auth_service.tokens.revocation import RevocationList
-from auth_service.web.http_server import HttpServer
-from auth_service.web.routes import http_server
+from auth_service.web.routes import HttpServers, http_servers
 
 __all__ = ["Server"]
 
@@ -43,6 +42,8 @@ class Server:
         """The gRPC port, once `start` has returned; 0 for a Unix socket."""
         self.http_port = 0
         """The HTTP port; 0 if HTTP is off."""
+        self.probe_port = 0
+        """The port of the probes; 0 if they have none of their own."""
 
     async def start(self) -> None:
         """Start all parts; if one fails, stop those that have started.
@@ -115,14 +116,13 @@ class Server:
     async def _serve(self, core: Core, hub: WatchHub) -> None:
         settings = self._settings
         # HTTP binds first: a gRPC server that never started does not release its port.
-        http = http_server(settings, core, lambda: self._health.serving)
-        if http is not None:
-            self._stack.push_async_callback(http.stop)
-            self.http_port = http.port
+        http = http_servers(settings, core, lambda: self._health.serving)
+        self._stack.push_async_callback(http.stop)
+        self.http_port = http.public.port if http.public else 0
+        self.probe_port = http.probes.port if http.probes else 0
         server = GrpcServer(settings, core, hub, self._health)
         self.port = server.port
-        if http is not None:
-            http.start()
+        http.start()
         await server.start()
         self._stack.push_async_callback(self._drain, server, http, core.shielded)
         self._health.set_serving(True)
@@ -132,11 +132,12 @@ class Server:
             port=self.port,
             http=settings.http_address,
             http_port=self.http_port,
+            probe_port=self.probe_port,
         )
 
-    async def _drain(self, server: GrpcServer, http: HttpServer | None, shielded: Shielded) -> None:
+    async def _drain(self, server: GrpcServer, http: HttpServers, shielded: Shielded) -> None:
         log.info("draining")
-        await asyncio.gather(server.stop(), *([http.stop()] if http else []))
+        await asyncio.gather(server.stop(), http.stop())
         await shielded.drain()
         log.info("stopped")
 

@@ -144,6 +144,8 @@ class Supervisor:
         require_free("AUTH_GRPC_ADDRESS", self._settings.grpc_address)
         if self._settings.http_address != "off":
             require_free("AUTH_HTTP_ADDRESS", self._settings.http_address)
+        if self._settings.probe_address is not None:
+            require_free("AUTH_PROBE_ADDRESS", self._settings.probe_address)
 
     async def _shared(self, stack: AsyncExitStack) -> dict[str, str]:
         """Return what the environment of all workers has beyond ours."""

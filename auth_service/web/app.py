@@ -5,7 +5,7 @@ client but that of our own errors. Queries and bodies are never logged.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import structlog
@@ -15,6 +15,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from auth_service.telemetry import HTTP_DURATION, HTTP_TOTAL
+from auth_service.web.connections import Limits
+from auth_service.web.request_limit import RequestLimit
 from auth_service.web.responses import HANDLERS
 
 __all__ = ["answering", "create_app"]
@@ -25,10 +27,13 @@ _QUIET_PATHS = ("/auth", "/healthz", "/readyz", "/metrics", "/.well-known/jwks.j
 """Asked too often to log a success."""
 
 
-def create_app(routes: Iterable[BaseRoute]) -> ASGIApp:
-    """Return the application of these routes."""
+def create_app(
+    routes: Iterable[BaseRoute], limits: Limits | None = None, exempt: Collection[str] = ()
+) -> ASGIApp:
+    """Return the application of these routes; the limits do not apply to the `exempt` paths."""
     app = answering(routes)
-    return _Middleware(app, _paths(app.routes))
+    limited = RequestLimit(app, limits or Limits(), exempt)
+    return _Middleware(limited, _paths(app.routes))
 
 
 def answering(routes: Iterable[BaseRoute]) -> Starlette:

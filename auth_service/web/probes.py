@@ -1,4 +1,4 @@
-"""What orchestrators and monitoring ask: alive, ready, and the metrics."""
+"""The endpoints of orchestrators and monitoring: liveness, readiness and metrics."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,10 @@ from starlette.routing import Route
 
 from auth_service.telemetry import METRICS_CONTENT_TYPE, metrics_text
 
-__all__ = ["probe_routes"]
+__all__ = ["HEALTH_PATHS", "probe_routes"]
+
+HEALTH_PATHS = ("/healthz", "/readyz")
+"""The paths that are answered whatever the load."""
 
 _FRESH = {"cache-control": "no-store"}
 
@@ -17,17 +20,17 @@ def probe_routes(ready: Callable[[], bool]) -> list[Route]:
     """Return /healthz, /readyz and /metrics; `ready` tells whether calls are answered."""
 
     async def healthz(_request: Request) -> Response:
-        """Answer 200 as long as the process answers at all: otherwise it should be restarted."""
+        """Return 200; a process that does not answer should be restarted."""
         return PlainTextResponse("ok\n", headers=_FRESH)
 
     async def readyz(_request: Request) -> Response:
-        """Answer 200 while calls are answered, else 503: no traffic, but no restart either."""
+        """Return 200 while calls are answered, else 503: no traffic, but no restart either."""
         if ready():
             return PlainTextResponse("ready\n", headers=_FRESH)
         return PlainTextResponse("not ready\n", 503, _FRESH)
 
     async def metrics(_request: Request) -> Response:
-        """Answer the metrics in Prometheus' text format."""
+        """Return the metrics in the text format of Prometheus."""
         return Response(metrics_text(), media_type=METRICS_CONTENT_TYPE, headers=_FRESH)
 
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]

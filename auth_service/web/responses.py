@@ -17,7 +17,14 @@ from starlette.responses import Response
 from auth_service import errors
 from auth_service.authz.admission import Refused
 
-__all__ = ["HANDLERS", "Problem", "internal_error", "no_store", "refusal"]
+__all__ = [
+    "HANDLERS",
+    "Problem",
+    "error_response",
+    "internal_error",
+    "no_store",
+    "refusal",
+]
 
 _CODES: dict[type[errors.AuthError], tuple[int, str]] = {
     errors.InvalidArgument: (400, "invalid_request"),
@@ -63,6 +70,22 @@ def no_store(content: Any, status: int = 200) -> Response:
     return Response(json.dumps(content), status, headers, "application/json")
 
 
+def error_response(error: errors.AuthError) -> Response:
+    """Return the response for an error; raises the error if its class has no status."""
+    for kind in type(error).__mro__:
+        if (known := _CODES.get(kind)) is not None:
+            break
+    else:
+        raise error  # a fault of the service, which is logged
+    headers = {}
+    if known[0] == 401:  # RFC 9110 section 15.5.2 requires a challenge
+        invalid = isinstance(error, errors.InvalidToken)
+        headers["www-authenticate"] = 'Bearer error="invalid_token"' if invalid else "Bearer"
+    if isinstance(error, errors.Retryable):
+        headers["retry-after"] = str(math.ceil(error.retry_after.total_seconds()))
+    return _response(*known, error.text, error.reason, headers)
+
+
 def refusal(refused: Refused) -> Response:
     """Return how a caller is told that it is not let in."""
     return _response(refused.status, refused.error, refused.text, refused.reason, refused.headers())
@@ -75,18 +98,7 @@ def internal_error() -> Response:
 
 
 async def _auth_error(_request: Request, error: Any) -> Response:
-    for kind in type(error).__mro__:
-        if (known := _CODES.get(kind)) is not None:
-            break
-    else:
-        raise error  # no client can do anything about it: to the log, as a fault of ours
-    headers = {}
-    if known[0] == 401:  # RFC 9110 section 15.5.2: with a challenge, always
-        invalid = isinstance(error, errors.InvalidToken)
-        headers["www-authenticate"] = 'Bearer error="invalid_token"' if invalid else "Bearer"
-    if isinstance(error, errors.Retryable):
-        headers["retry-after"] = str(math.ceil(error.retry_after.total_seconds()))
-    return _response(*known, error.text, error.reason, headers)
+    return error_response(error)
 
 
 async def _problem(_request: Request, error: Any) -> Response:

@@ -1,55 +1,94 @@
-"""The HTTP edge as the settings ask for it: its routes, and the server that serves them."""
+"""The HTTP servers that the settings ask for, each with its routes."""
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import NamedTuple
+
+from starlette.routing import BaseRoute
 
 from auth_service.config.loading import Settings
 from auth_service.core.core import Core
 from auth_service.web.app import create_app
 from auth_service.web.browser import BrowserPolicy, browser_routes
+from auth_service.web.connections import Limits
 from auth_service.web.discovery import discovery_routes
 from auth_service.web.forward_auth import forward_auth_route
 from auth_service.web.http_server import HttpServer
 from auth_service.web.oauth import oauth_routes
-from auth_service.web.probes import probe_routes
+from auth_service.web.probes import HEALTH_PATHS, probe_routes
 
-__all__ = ["http_server"]
+__all__ = ["HttpServers", "http_servers"]
 
 LONGEST_JWKS_AGE = timedelta(minutes=5)
-"""How long caches keep the public keys at most."""
+"""The longest time for which caches keep the public keys."""
 
 
-def http_server(settings: Settings, core: Core, ready: Callable[[], bool]) -> HttpServer | None:
-    """Return a server that has bound, None where HTTP is off; raises ConfigError.
+class HttpServers(NamedTuple):
+    """The HTTP servers of a process; None if the settings do not ask for one."""
 
-    `ready` tells whether calls are answered.
-    """
+    public: HttpServer | None
+    probes: HttpServer | None
+    """Serves the probes if they have an address of their own."""
+
+    def start(self) -> None:
+        """Start serving."""
+        for server in filter(None, self):
+            server.start()
+
+    async def stop(self) -> None:
+        """Stop; the probes are answered until the end. Safe to call twice."""
+        for server in filter(None, self):
+            await server.stop()
+
+
+def http_servers(settings: Settings, core: Core, ready: Callable[[], bool]) -> HttpServers:
+    """Return the servers, bound; raises ConfigError. `ready` tells whether calls are answered."""
+    probes = None
+    if settings.probe_address is not None:
+        probes = HttpServer(
+            create_app(probe_routes(ready), exempt=HEALTH_PATHS),
+            settings.probe_address,
+            variable="AUTH_PROBE_ADDRESS",
+            reuse_port=settings.grpc_reuse_port,
+            drain_timeout=settings.drain_timeout,
+        )
+    return HttpServers(_public(settings, core, ready), probes)
+
+
+def _public(settings: Settings, core: Core, ready: Callable[[], bool]) -> HttpServer | None:
     if settings.http_address == "off":
         return None
-    policy = BrowserPolicy(settings.public_url, settings.browser_origins, settings.access_cookie)
-    # Half the lead: whoever fetched the keys a moment too early still knows the next in time.
-    jwks_age = min(LONGEST_JWKS_AGE, settings.key_publish_lead / 2)
-    app = create_app(
-        [
-            *discovery_routes(core.keys.ring, settings.issuer, settings.public_url, jwks_age),
-            *oauth_routes(
-                core.credentials,
-                core.sessions,
-                core.revoker,
-                core.validation,
-                core.shielded,
-                core.clock,
-            ),
-            browser_routes(core, policy),
-            forward_auth_route(core.validation, settings.access_cookie),
-            *probe_routes(ready),
-        ]
+    limits = Limits(
+        settings.http_max_connections,
+        settings.http_max_connections_per_source,
+        settings.http_client_timeout,
     )
     chain, key = settings.tls_cert_file, settings.tls_key_file
     return HttpServer(
-        app,
+        create_app(_routes(settings, core, ready), limits, HEALTH_PATHS),
         settings.http_address,
         reuse_port=settings.grpc_reuse_port,
         certificate=None if chain is None or key is None else (chain, key),
         drain_timeout=settings.drain_timeout,
+        limits=limits,
     )
+
+
+def _routes(settings: Settings, core: Core, ready: Callable[[], bool]) -> list[BaseRoute]:
+    policy = BrowserPolicy(settings.public_url, settings.browser_origins, settings.access_cookie)
+    # Half the lead, so that a cache that just missed a new key fetches it before it signs.
+    jwks_age = min(LONGEST_JWKS_AGE, settings.key_publish_lead / 2)
+    return [
+        *discovery_routes(core.keys.ring, settings.issuer, settings.public_url, jwks_age),
+        *oauth_routes(
+            core.credentials,
+            core.sessions,
+            core.revoker,
+            core.validation,
+            core.shielded,
+            core.clock,
+        ),
+        browser_routes(core, policy),
+        forward_auth_route(core.validation, settings.access_cookie),
+        *(probe_routes(ready) if settings.probe_address is None else ()),
+    ]

@@ -25,6 +25,7 @@ from structlog.testing import capture_logs
 
 from auth_service.errors import ConfigError
 from auth_service.serving.server import Server
+from auth_service.web.connections import Limits
 from auth_service.web.http_server import HttpServer
 from tests.acceptance.servers import (
     PASSWORD,
@@ -341,7 +342,7 @@ async def test_what_is_no_request_is_refused(request_: bytes) -> None:
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"])
 async def test_idle_connections_are_closed(sent: bytes) -> None:
     """Before their first request and after their last: else they would use up the places."""
-    async with serving(idle_timeout=timedelta(seconds=1)) as server:
+    async with serving(limits=Limits(idle_timeout=timedelta(seconds=1))) as server:
         reader, writer = await connect(server.port, sent)
         assert (await reader.read()).endswith(b"done" if sent else b"")
         await close(writer)
