@@ -68,7 +68,8 @@ ENTRIES = (
     WHERE datname = current_database()
     """,
     """
-    SELECT to_jsonb(r) - 'setdatabase' FROM pg_db_role_setting r JOIN pg_database d ON setdatabase = d.oid
+    SELECT to_jsonb(r) - 'setdatabase'
+    FROM pg_db_role_setting r JOIN pg_database d ON setdatabase = d.oid
     WHERE datname = current_database()
     """,
 )

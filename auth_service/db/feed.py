@@ -152,7 +152,7 @@ class RevocationFeed:
                 changed = await self._keys.changed_since(since, connection)
             self._on_keys(changed)
         self._cursor, self._as_of = cursor, as_of
-        while self._revocations.prune():
+        while self._revocations.prune():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)  # other calls have their turn, however many expire at once
         if since == START:  # a million rows take seconds, of which the next poll makes up at once
             self._poll_now.set()
