@@ -22,7 +22,7 @@ from authn.v1 import auth_service_pb2_grpc as rpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_reflection.v1alpha import reflection
 
-from auth_service.db.pool import statements
+from auth_service.db.statements import statements
 from benchmarks import tables
 
 DATABASE = "BENCH_DATABASE_URL"

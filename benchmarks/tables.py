@@ -6,8 +6,8 @@ from uuid import UUID
 
 import asyncpg
 
-from auth_service.db.pool import statements
 from auth_service.db.sessions import Rotation
+from auth_service.db.statements import statements
 
 SESSIONS_A_USER = 5
 PASSWORD = "correct horse battery staple"

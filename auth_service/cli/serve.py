@@ -123,7 +123,10 @@ async def _supervise(settings: Settings, dev: bool, config_file: Path | None) ->
 
 async def _migrate_own_database(settings: Settings) -> None:
     if settings.database_url is not None:
-        await migrations.migrate(settings.database_url.get_secret_value())
+        await migrations.migrate(
+            settings.database_url.get_secret_value(),
+            transaction_pooling=settings.database_transaction_pooling,
+        )
 
 
 @click.command(
@@ -136,7 +139,7 @@ def migrate(config_file: Path | None) -> None:
 
     async def work() -> None:
         async with database_url(settings, join=True) as url:
-            await migrations.migrate(url)
+            await migrations.migrate(url, transaction_pooling=settings.database_transaction_pooling)
 
     asyncio.run(work())
     click.echo("the schema is up to date", err=True)

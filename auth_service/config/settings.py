@@ -57,8 +57,8 @@ class Settings(BaseSettings):
 
     database_url: DatabaseUrl | None = _field(
         None,
-        "URL of the PostgreSQL database; `sslmode` and related parameters select TLS. If unset, an "
-        "embedded PostgreSQL is started.",
+        "URL of the PostgreSQL database. It may name several hosts; `sslmode` and related "
+        "parameters select TLS. If unset, an embedded PostgreSQL is started.",
         "postgresql://auth@db.internal/auth?sslmode=verify-full",
     )
     database_pool_min: Annotated[int, Field(ge=0)] = _field(
@@ -72,8 +72,21 @@ class Settings(BaseSettings):
     )
     database_connect_timeout: Duration = _field(
         timedelta(seconds=5),
-        "Time limit of connecting to the database, and of waiting for a connection of the pool.",
+        "Time limit of connecting to each host, and of waiting for a connection of the pool.",
         "5s",
+    )
+    database_transaction_pooling: bool = _field(
+        False,
+        "Whether the URL leads to a pooler in transaction mode, for example pgbouncer. The service "
+        "then prepares no statement, polls instead of listening, and sets nothing for a session.",
+        True,
+    )
+    durability: Literal["server", "replicated"] = _field(
+        "server",
+        "What Login, Revoke and changes of keys wait for. `server`: for what `synchronous_commit` "
+        "of PostgreSQL says. `replicated`: for a synchronous standby as well; they are UNAVAILABLE "
+        "while there is none.",
+        "replicated",
     )
     embedded_dir: File | None = _field(
         None,

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
 
-from auth_service.db.pool import acquire
-
 if TYPE_CHECKING:
     from auth_service.db.pool import Pool
 
@@ -68,7 +66,7 @@ class Batcher:
         """Run batch after batch, on one connection, until no call waits."""
         batch: dict[Key, _Call] = {}
         try:
-            async with acquire(self._pool) as connection:
+            async with self._pool.acquire() as connection:
                 while self._waiting:
                     await self._gather()
                     batch = self._take()

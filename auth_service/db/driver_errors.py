@@ -25,10 +25,10 @@ from auth_service.errors import ConfigError, InvalidArgument, Unavailable
 
 __all__ = [
     "UNAVAILABLE",
-    "concerns_server",
     "details",
+    "is_lost",
     "is_setup_error",
-    "leaves_connection_usable",
+    "is_wrong_server",
     "setup_errors",
     "translated",
 ]
@@ -100,22 +100,18 @@ def is_setup_error(error: BaseException) -> bool:
     return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith(_SETUP)
 
 
-def leaves_connection_usable(error: BaseException) -> bool:
-    """Tell whether the connection on which a statement failed so may serve the next caller."""
+def is_lost(error: BaseException) -> bool:
+    """Tell whether the connection on which a statement failed so cannot be used again."""
     if isinstance(error, asyncpg.PostgresError):
-        return not (error.sqlstate or "").startswith(_WRONG_SERVER + _CONNECTION_LOST)
-    driver = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
-    return isinstance(error, asyncpg.DataError) or not isinstance(error, driver)
+        return (error.sqlstate or "").startswith(_CONNECTION_LOST)
+    lost = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+    return isinstance(error, lost) and not isinstance(error, asyncpg.DataError)
 
 
-def concerns_server(error: BaseException) -> bool:
-    """Tell whether all other connections to the same server are of no more use than this one.
-
-    It takes no writes, or it hangs: a server that works keeps its own statement timeout.
-    """
-    if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "").startswith(_WRONG_SERVER)
-    return isinstance(error, TimeoutError)
+def is_wrong_server(error: BaseException) -> bool:
+    """Tell whether the server takes no writes, so that no connection to it is of use."""
+    state = error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
+    return (state or "").startswith(_WRONG_SERVER)
 
 
 def details(error: BaseException) -> dict[str, str | None]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from auth_service.db.pool import acquire, statements
+from auth_service.db.statements import statements
 
 if TYPE_CHECKING:
     from auth_service.db.pool import Connection, Pool
@@ -26,18 +26,23 @@ class Executor:
         self._sql = statements()
 
     async def _execute(self, name: str, *arguments: Any) -> None:
-        async with acquire(self._pool) as connection:
+        async with self._pool.acquire() as connection:
             await connection.execute(self._sql[name], *arguments)
 
     async def _row(self, name: str, *arguments: Any) -> asyncpg.Record | None:
-        async with acquire(self._pool) as connection:
+        async with self._pool.acquire() as connection:
+            return await connection.fetchrow(self._sql[name], *arguments)
+
+    async def _durable_row(self, name: str, *arguments: Any) -> asyncpg.Record | None:
+        """Return as `_row`, once the change is as durable as AUTH_DURABILITY says."""
+        async with self._pool.durable() as connection:
             return await connection.fetchrow(self._sql[name], *arguments)
 
     async def _rows(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
-        async with acquire(self._pool) as connection:
+        async with self._pool.acquire() as connection:
             return await connection.fetch(self._sql[name], *arguments)
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator["Connection"]:
-        async with acquire(self._pool) as connection, connection.transaction():
+        async with self._pool.transaction() as connection:
             yield connection

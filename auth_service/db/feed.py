@@ -16,8 +16,9 @@ import asyncpg
 import structlog
 
 from auth_service.db.cursor import START, Cursor
+from auth_service.db.driver_errors import translated
 from auth_service.db.key_store import KeyStore
-from auth_service.db.pool import open_connection, translated
+from auth_service.db.pool import open_connection
 from auth_service.db.store import Store
 from auth_service.errors import Unavailable
 from auth_service.models import Revocation, StoredKey
@@ -59,10 +60,12 @@ class RevocationFeed:
         on_revocations: Callable[[list[Revocation], list[Revocation]], object] = _ignore,
         poll_interval: timedelta = timedelta(seconds=1),
         timeout: timedelta = timedelta(seconds=2),
+        transaction_pooling: bool = False,
     ) -> None:
         """`on_revocations` gets all revocations read or made, and those of them that are new."""
         self._store = store
         self._url = url
+        self._transaction_pooling = transaction_pooling
         self._revocations = revocations
         self._clock = clock
         self._keys = keys
@@ -190,19 +193,26 @@ class RevocationFeed:
             application_name="auth-service feed",
             statement_timeout=self._timeout,
             connect_timeout=self._timeout,
+            transaction_pooling=self._transaction_pooling,
+            writes=False,
         )
         connection.add_termination_listener(self._wake_poll)
-        try:
-            # Before the first read, so that no hint falls between the two.
-            with translated():
-                await connection.add_listener(CHANNEL, self._wake_poll)
-        except asyncpg.FeatureNotSupportedError:
-            log.warning("revocation_feed_cannot_listen", detail="the poll alone finds revocations")
+        if not self._transaction_pooling:
+            await self._listen(connection)
         epoch = await self._store.epoch(connection)
         if not epoch or epoch != self.epoch:
             self._cursor = START
         self.epoch = epoch
         return connection
+
+    async def _listen(self, connection: "DedicatedConnection") -> None:
+        """Have hints wake the poll; called before the first read, so that none is missed."""
+        with translated():
+            try:
+                await connection.add_listener(CHANNEL, self._wake_poll)
+            except asyncpg.FeatureNotSupportedError:
+                detail = "revocations are found by polling alone"
+                log.warning("revocation_feed_cannot_listen", detail=detail)
 
     def _wake_poll(self, *_: object) -> None:
         self._poll_now.set()

@@ -49,6 +49,8 @@ class Connector:
     statement_timeout: timedelta = timedelta(seconds=5)
     transaction_pooling: bool = False
     application_name: str = APPLICATION_NAME
+    writes: bool = True
+    """Whether a primary that is set read-only is refused too. A standby always is."""
 
     async def connect(self) -> "Connection":
         """Open a connection to a server that takes writes. Raises the driver's errors.
@@ -103,7 +105,7 @@ class Connector:
         if self.transaction_pooling:
             return SessionAttribute.any  # a pooler repeats what some server told it earlier
         query = dict(parse_qsl(urlsplit(self.url).query))
-        target = query.get("target_session_attrs", TARGETS[0])
+        target = query.get("target_session_attrs", TARGETS[0] if self.writes else TARGETS[1])
         if target not in TARGETS:
             raise ConfigError(
                 f"the database URL has target_session_attrs={target}, and the service needs a "

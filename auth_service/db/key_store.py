@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from auth_service.db import rows
 from auth_service.db.cursor import Cursor
-from auth_service.db.pool import acquire, statements, translated
+from auth_service.db.driver_errors import translated
+from auth_service.db.statements import statements
 from auth_service.models import StoredKey
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class KeyStore:
 
     async def load(self) -> list[StoredKey]:
         """Return all signing keys, in the order in which they sign."""
-        async with acquire(self._pool) as connection:
+        async with self._pool.acquire() as connection:
             return [rows.key(row) for row in await connection.fetch(self._sql["load_keys"])]
 
     async def changed_since(self, cursor: Cursor, connection: "Connection") -> list[StoredKey]:
@@ -74,11 +75,11 @@ class KeyStore:
 
     async def prune(self, now: datetime) -> None:
         """Delete the keys of which nothing has been trusted for long."""
-        async with acquire(self._pool) as connection:
+        async with self._pool.acquire() as connection:
             await connection.execute(self._sql["prune_keys"], now)
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator["Connection"]:
-        async with acquire(self._pool) as connection, connection.transaction():
+        async with self._pool.transaction() as connection:
             await connection.execute(self._sql["lock_keys"])
             yield connection

@@ -1,4 +1,4 @@
-"""A pool of connections to PostgreSQL, and the named statements.
+"""A pool of connections to PostgreSQL.
 
 Owns who has which connection, and when another one is opened. Opening is a task of the pool's own:
 a caller waits for any connection, whether it is opened or given back, and its cancellation or
@@ -9,13 +9,10 @@ two. Knows nothing of tables.
 import asyncio
 import contextlib
 import random
-import re
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from functools import cache
-from importlib import resources
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -23,23 +20,21 @@ import structlog
 
 from auth_service.db.driver_errors import (
     UNAVAILABLE,
-    concerns_server,
     details,
-    leaves_connection_usable,
+    is_lost,
+    is_wrong_server,
     setup_errors,
     translated,
 )
+from auth_service.db.durability import commit_on_standby, require_standby
 from auth_service.db.hosts import APPLICATION_NAME, Connector
 from auth_service.errors import Unavailable
 
 __all__ = [
     "Connection",
     "Pool",
-    "acquire",
     "connect",
     "open_connection",
-    "statements",
-    "translated",
 ]
 
 log = structlog.get_logger(__name__)
@@ -49,28 +44,32 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 STOPPING = "the service is stopping; try again"
 RELEASE_TIMEOUT = 5.0
 """Seconds in which a connection must be free again after a cancellation."""
+TIMED_OUT_TIMEOUT = 1.0
+"""The same after a statement that the server did not end in time: it may hang."""
 CLOSE_TIMEOUT = 5.0
 """Seconds in which callers must give their connections back when the pool closes."""
 FIRST_BACKOFF, MAX_BACKOFF = 0.05, 1.0
 """Seconds between two failing attempts to connect."""
 IDLE_LIFETIME = 300.0
 """Seconds after which a connection above the minimum is closed if nobody has used it."""
-_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
-
-
-@cache
-def statements() -> Mapping[str, str]:
-    """Return the statements of queries.sql by name."""
-    text = resources.files(__package__).joinpath("queries.sql").read_text(encoding="utf-8")
-    _, *parts = _NAME.split(text)
-    return {name: sql.strip() for name, sql in zip(parts[::2], parts[1::2], strict=True)}
 
 
 class Pool:
-    """Connections to one database, `min_size` to `max_size` of them."""
+    """Connections to one database, `min_size` to `max_size` of them.
 
-    def __init__(self, connector: Connector, *, min_size: int = 2, max_size: int = 10) -> None:
+    `replicated` makes transactions wait until a standby has them, see `transaction`.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        *,
+        min_size: int = 2,
+        max_size: int = 10,
+        replicated: bool = False,
+    ) -> None:
         self._connector = connector
+        self._replicated = replicated
         self._min_size = min_size
         self._max_size = max_size
         self._wait = connector.connect_timeout.total_seconds()
@@ -109,6 +108,28 @@ class Pool:
                 self._give_back(connection, error)
                 raise
             self._give_back(connection)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Lend a connection in a transaction, which is committed at the end.
+
+        With `replicated` it returns once a standby has the commit, and raises Unavailable if the
+        server waits for none: the commit is then undone or, if the wait was cut short, uncertain.
+        """
+        async with self.acquire() as connection:
+            await connection.execute("BEGIN")
+            if self._replicated:
+                await require_standby(connection)
+            yield connection
+            await (
+                commit_on_standby(connection) if self._replicated else connection.execute("COMMIT")
+            )
+
+    @asynccontextmanager
+    async def durable(self) -> AsyncIterator[Connection]:
+        """Lend a connection for one statement, which is then as durable as `transaction`."""
+        async with self.transaction() if self._replicated else self.acquire() as connection:
+            yield connection
 
     async def execute(self, sql: str, *arguments: Any) -> str:
         """Run a statement; return its command tag."""
@@ -193,21 +214,31 @@ class Pool:
             return
         if self._closed:
             self._start_task(_close(connection))
-        elif error is not None and not leaves_connection_usable(error):
+        elif isinstance(error, TimeoutError):
+            self._start_task(self._roll_back(connection, TIMED_OUT_TIMEOUT))
+        elif isinstance(error, asyncio.CancelledError):
+            self._start_task(self._roll_back(connection, RELEASE_TIMEOUT))
+        elif error is not None and is_lost(error):
             self._end(connection)
-            if concerns_server(error):  # each other connection would cost a caller the same
-                self._close_idle(len(self._idle))
-        elif isinstance(error, asyncio.CancelledError) or connection.is_in_transaction():
-            self._start_task(self._roll_back(connection))
+        elif error is not None and is_wrong_server(error):
+            self._end(connection)
+            self._close_idle(len(self._idle))
+        elif connection.is_in_transaction():
+            self._start_task(self._roll_back(connection, RELEASE_TIMEOUT))
         else:
             self._lend(connection)
 
-    async def _roll_back(self, connection: Connection) -> None:
+    async def _roll_back(self, connection: Connection, limit: float) -> None:
         """Wait for a cancelled statement to end, and leave no transaction open."""
         try:
-            async with asyncio.timeout(RELEASE_TIMEOUT):
+            async with asyncio.timeout(limit):
                 await connection.execute("ROLLBACK")
                 await connection.reset()  # the driver forgets its own record of the transaction
+        except TimeoutError:
+            # The server or the network hangs, so that each of the others would cost a caller the
+            # same time.
+            self._end(connection)
+            self._close_idle(len(self._idle))
         except Exception:  # noqa: BLE001 - whatever it is, this connection serves nobody
             self._end(connection)
         else:
@@ -313,11 +344,6 @@ async def _close(connection: Connection) -> None:
         await connection.close(timeout=CLOSE_TIMEOUT)
 
 
-def acquire(pool: Pool) -> AbstractAsyncContextManager[Connection]:
-    """Lend a connection of the pool, see Pool.acquire."""
-    return pool.acquire()
-
-
 async def connect(
     url: str,
     *,
@@ -325,10 +351,12 @@ async def connect(
     max_size: int = 10,
     statement_timeout: timedelta = timedelta(seconds=5),
     connect_timeout: timedelta = timedelta(seconds=5),
+    transaction_pooling: bool = False,
+    replicated: bool = False,
 ) -> Pool:
     """Open a pool. Raises Unavailable, or ConfigError if no retry can help."""
-    connector = Connector(url, connect_timeout, statement_timeout)
-    pool = Pool(connector, min_size=min_size, max_size=max_size)
+    connector = Connector(url, connect_timeout, statement_timeout, transaction_pooling)
+    pool = Pool(connector, min_size=min_size, max_size=max_size, replicated=replicated)
     await pool.start()
     return pool
 
@@ -339,10 +367,12 @@ async def open_connection(
     application_name: str = APPLICATION_NAME,
     statement_timeout: timedelta = timedelta(seconds=5),
     connect_timeout: timedelta = timedelta(seconds=5),
+    transaction_pooling: bool = False,
+    writes: bool = True,
 ) -> Connection:
     """Open one connection outside of the pool. Raises as `connect` does."""
     connector = Connector(
-        url, connect_timeout, statement_timeout, application_name=application_name
+        url, connect_timeout, statement_timeout, transaction_pooling, application_name, writes
     )
     with translated(), setup_errors():
         return await connector.connect()

@@ -287,6 +287,13 @@ SELECT system_identifier || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8
     || extract(epoch FROM stats_reset)
 FROM pg_control_system(), pg_stat_archiver
 
+-- name: require_standby
+SELECT current_setting('synchronous_standby_names') <> '',
+    set_config('synchronous_commit', CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on'
+    END, true),
+    pg_logical_emit_message(true, 'auth-service', '')
+
 -- name: schema_is_migrated
 SELECT to_regclass('alembic_version') IS NOT NULL
 

@@ -11,8 +11,9 @@ import asyncpg
 
 from auth_service.db import rows
 from auth_service.db.cursor import START, Cursor
+from auth_service.db.driver_errors import translated
 from auth_service.db.executor import Executor
-from auth_service.db.pool import acquire, statements, translated
+from auth_service.db.statements import statements
 from auth_service.models import Revocation
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["REVOCATION_PAGE", "RevocationStore", "record_revocation"]
 
+UNKNOWN_EPOCH = (
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.UndefinedFunctionError,  # another kind of database
+    asyncpg.FeatureNotSupportedError,
+    asyncpg.ObjectNotInPrerequisiteStateError,  # a server in recovery
+)
 REVOCATION_PAGE = 1000  # takes about ten milliseconds of the event loop
 
 
@@ -28,7 +35,7 @@ class RevocationStore(Executor):
 
     async def add_revocation(self, revocation: Revocation, now: datetime) -> None:
         """Record a revocation; of one that is recorded, the later times hold."""
-        async with acquire(self._pool) as connection:
+        async with self._pool.durable() as connection:
             await record_revocation(connection, revocation, now)
 
     async def revocations_since(self, cursor: Cursor = START) -> tuple[list[Revocation], Cursor]:
@@ -36,7 +43,7 @@ class RevocationStore(Executor):
 
         START asks for all. No commit is skipped, however late, and none is returned twice.
         """
-        async with acquire(self._pool) as connection:
+        async with self._pool.acquire() as connection:
             pages = [page async for page in self.pages_of_revocations(cursor, connection)]
         return [revocation for found, _ in pages for revocation in found], pages[-1][1]
 
@@ -67,11 +74,11 @@ class RevocationStore(Executor):
 
         Another database has another one, and so has this one after a failover or a crash.
         """
-        try:
-            with translated():
+        with translated():
+            try:
                 found: str | None = await connection.fetchval(self._sql["database_epoch"])
-        except asyncpg.PostgresError:  # not allowed to us, or not that kind of database
-            return ""
+            except UNKNOWN_EPOCH:
+                return ""
         return found or ""
 
     async def notify_revocations(self) -> None:

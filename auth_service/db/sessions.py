@@ -11,8 +11,8 @@ from uuid import UUID
 from auth_service.db import rows
 from auth_service.db.batcher import Batcher
 from auth_service.db.executor import Executor
-from auth_service.db.pool import statements
 from auth_service.db.revocations import record_revocation
+from auth_service.db.statements import statements
 from auth_service.errors import InvalidCredentials, NotFound
 from auth_service.models import Revocation, Session
 
@@ -83,7 +83,7 @@ class SessionStore(Executor):
         InvalidCredentials where the user was disabled, removed, given another password or signed
         out everywhere since the caller looked, and saw `revoked_before`.
         """
-        row = await self._row(
+        row = await self._durable_row(
             "create_session", *rows.session_arguments(session), request_id, revoked_before,
             identifier,
         )  # fmt: skip

@@ -111,6 +111,7 @@ class Server:
             on_keys=update_keys,
             on_revocations=hub.revoked,
             poll_interval=self._settings.feed_poll_interval,
+            transaction_pooling=self._settings.database_transaction_pooling,
         )
 
     async def _serve(self, core: Core, hub: WatchHub) -> None:

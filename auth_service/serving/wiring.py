@@ -142,6 +142,8 @@ async def open_database(settings: Settings, *, join: bool = False) -> AsyncItera
             max_size=settings.database_pool_max,
             statement_timeout=settings.database_statement_timeout,
             connect_timeout=settings.database_connect_timeout,
+            transaction_pooling=settings.database_transaction_pooling,
+            replicated=settings.durability == "replicated",
         )
         try:
             await migrate.schema_version_ok(pool)

@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 
 from auth_service.db.cursor import MAX_RUNNING, Cursor
-from auth_service.db.pool import statements
 from auth_service.db.revocations import REVOCATION_PAGE
+from auth_service.db.statements import statements
 from auth_service.db.store import Store
 
 if TYPE_CHECKING:

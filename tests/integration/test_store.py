@@ -15,6 +15,7 @@ import pytest
 
 from auth_service.db import pool as pools
 from auth_service.db.revocations import REVOCATION_PAGE
+from auth_service.db.statements import statements
 from auth_service.db.store import Store
 from auth_service.errors import (
     AlreadyExists,
@@ -524,7 +525,7 @@ async def test_a_users_sessions_are_found_without_reading_those_of_others(
         session.id,
     )
     await pool.execute("ANALYZE sessions")
-    explained = f"EXPLAIN {pools.statements()['list_sessions']}"
+    explained = f"EXPLAIN {statements()['list_sessions']}"
     plan = "\n".join(row[0] for row in await pool.fetch(explained, user.id, clock.now, 1000))
     assert "Index Cond: (user_id = " in plan
     assert "Seq Scan" not in plan
@@ -685,7 +686,7 @@ async def test_slow_statement_is_unavailable(database_url: str) -> None:
     """The statement timeout ends it on the server."""
     pool = await pools.connect(database_url, statement_timeout=timedelta(milliseconds=50))
     with pytest.raises(Unavailable):
-        async with pools.acquire(pool) as connection:
+        async with pool.acquire() as connection:
             await connection.execute("SELECT pg_sleep(30)")
     pool.terminate()
 
