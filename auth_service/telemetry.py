@@ -33,6 +33,7 @@ __all__ = [
     "METRICS_DIRECTORY",
     "RPC_DURATION",
     "RPC_TOTAL",
+    "SIGNATURES_VERIFIED",
     "WORKER_SLOT",
     "Successes",
     "configure_logging",
@@ -54,6 +55,10 @@ if METRICS_DIRECTORY in os.environ and (_slot := os.environ.get(WORKER_SLOT)):
 RPC_TOTAL = Counter("auth_rpc_total", "Finished RPCs.", ["method", "code"])
 RPC_DURATION = Histogram(
     "auth_rpc_duration_seconds", "How long RPCs took.", ["method"], buckets=_SECONDS
+)
+SIGNATURES_VERIFIED = Counter(
+    "auth_signatures_verified_total",
+    "Signatures of access tokens verified. A token found valid before is not counted again.",
 )
 HTTP_TOTAL = Counter("auth_http_requests_total", "Finished HTTP requests.", ["path", "status"])
 HTTP_DURATION = Histogram(

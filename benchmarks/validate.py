@@ -1,8 +1,9 @@
 """Validate and BatchValidate against an empty method with the same messages on the same loop."""
 
 import asyncio
+import itertools
 import sys
-from collections.abc import Awaitable, Callable
+import urllib.request
 
 from authn.v1 import auth_service_pb2 as pb
 
@@ -15,11 +16,12 @@ from benchmarks.replicas import Service, database
 VALIDATE = "/authn.v1.AuthService/Validate"
 BATCH_VALIDATE = "/authn.v1.AuthService/BatchValidate"
 ACTIVE = b"\x08\x01"  # what an active answer begins with
+UNSEEN = 3_000  # tokens a round, each presented once in the whole run
 CACHE = 10_000  # AUTH_VERIFIED_CACHE_SIZE by default
-UNSEEN = 3 * CACHE
 BATCH = 100
 SECONDS = 0.5
 ROUNDS = 15
+COUNTED = "auth_signatures_verified_total"
 
 
 def main() -> list[Verdict]:
@@ -36,49 +38,76 @@ def validate_request(token: str) -> bytes:
 async def _main() -> list[Verdict]:
     address = free_address()
     floor = [sys.executable, "-m", "benchmarks.floor", "validate", address]
-    async with database() as service, served(floor, address) as empty, service.server() as server:
+    http = free_address()
+    settings = {"AUTH_HTTP_ADDRESS": http}  # for its metrics
+    async with (
+        database() as service,
+        served(floor, address) as empty,
+        service.server(settings) as server,
+    ):
         with Generator(OTHER_CPUS) as generator:
-            return await _measure(service, empty, server, generator)
+            return await _measure(service, empty, server, generator, http)
 
 
 async def _measure(
-    service: Service, empty: Serving, server: Serving, generator: Generator
+    service: Service, empty: Serving, server: Serving, generator: Generator, http: str
 ) -> list[Verdict]:
     cpu: dict[str, list[float]] = {}
     seen = [validate_request(service.token()) for _ in range(100)]
-    # Of more tokens than are remembered, in a circle, each has been forgotten when it comes again.
-    unseen = [validate_request(service.token()) for _ in range(UNSEEN)]
+    unseen = (validate_request(service.token()) for _ in itertools.repeat(None))
     batch = pb.BatchValidateRequest(requests=map(pb.ValidateRequest.FromString, seen))
 
-    def side(
-        name: str, serving: Serving, bodies: list[bytes], path: str = VALIDATE, tokens: int = 1
-    ) -> Callable[[], Awaitable[float]]:
-        # A batch answers for many tokens and begins otherwise; it is checked by its length.
-        expect = ACTIVE if tokens == 1 else b""
-        job = Job(serving.address, path, bodies, seconds=SECONDS, expect=expect)
-        if tokens > 1:
-            job = Job(serving.address, path, bodies, seconds=SECONDS, connections=1, in_flight=4)
+    async def drive(name: str, serving: Serving, job: Job, tokens: int = 1) -> float:
+        before = serving.cpu_seconds()
+        outcome = await generator.run_async(job)
+        used = serving.cpu_seconds() - before
+        cpu.setdefault(name, []).append(used / outcome.calls / tokens * 1e6)
+        return outcome.rate * tokens
 
-        async def run() -> float:
-            before = serving.cpu_seconds()
-            outcome = await generator.run_async(job)
-            used = serving.cpu_seconds() - before
-            cpu.setdefault(name, []).append(used / outcome.calls / tokens * 1e6)
-            return outcome.rate * tokens
+    async def of_empty() -> float:
+        job = Job(empty.address, VALIDATE, seen, seconds=SECONDS, expect=ACTIVE)
+        return await drive("empty", empty, job)
 
-        return run
+    async def of_seen() -> float:
+        job = Job(server.address, VALIDATE, seen, seconds=SECONDS, expect=ACTIVE)
+        return await drive("Validate, seen", server, job)
 
+    async def of_unseen() -> float:
+        bodies = list(itertools.islice(unseen, UNSEEN))
+        job = Job(server.address, VALIDATE, bodies, calls=UNSEEN, expect=ACTIVE)
+        verified = await _verified(http)
+        rate = await drive("Validate, never seen", server, job)
+        # The premise: the service verified a signature for each call of this round.
+        if (count := await _verified(http) - verified) != UNSEEN:
+            raise RuntimeError(f"{UNSEEN} tokens were to be new, {count} signatures were verified")
+        return rate
+
+    async def of_batch() -> float:
+        # The answers of a batch have no common beginning.
+        bodies = [batch.SerializeToString()]
+        job = Job(
+            server.address, BATCH_VALIDATE, bodies, seconds=SECONDS, connections=1, in_flight=4
+        )
+        return await drive("BatchValidate of 100", server, job, BATCH)
+
+    await of_seen()  # not counted: the first sight of each of these tokens
+    cpu.clear()
+    verified = await _verified(http)
     rates = await in_turn(
         {
-            "empty": side("empty", empty, seen),
-            "Validate, seen": side("Validate, seen", server, seen),
-            "Validate, never seen": side("Validate, never seen", server, unseen),
-            "BatchValidate of 100": side(
-                "BatchValidate of 100", server, [batch.SerializeToString()], BATCH_VALIDATE, BATCH
-            ),
+            "empty": of_empty,
+            "Validate, seen": of_seen,
+            "Validate, never seen": of_unseen,
+            "BatchValidate of 100": of_batch,
         },
         ROUNDS,
     )
+    # The premise of the others: the hundred tokens are verified again only when CACHE new ones
+    # have displaced them.
+    new = ROUNDS * UNSEEN
+    again = await _verified(http) - verified - new
+    if not 0 <= again <= len(seen) * (new // CACHE + 1):
+        raise RuntimeError(f"tokens seen before cost {again} signatures")
     show(rates, "tokens/s")
     show(cpu, "µs of the server's CPU a token", 1)
     sides = medians(rates) | {f"{name}, CPU µs": value for name, value in medians(cpu).items()}
@@ -99,3 +128,20 @@ async def _measure(
             ratios(rates["BatchValidate of 100"], rates["Validate, seen"]), 30, sides=sides,
         ),
     ]  # fmt: skip
+
+
+async def _verified(http: str) -> int:
+    """Return how many signatures the service has verified.
+
+    The service adds what it verified to this metric four times a second: wait until it rests.
+    """
+    last = -1
+    while True:
+        with await asyncio.to_thread(urllib.request.urlopen, f"http://{http}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        (line,) = (line for line in lines if line.startswith(COUNTED + " "))
+        count = int(float(line.split()[1]))
+        if count == last:
+            return count
+        last = count
+        await asyncio.sleep(0.6)

@@ -57,23 +57,18 @@ class Validation:
             return Verdict(None, error.inactive_reason, as_of)
         return Verdict(claims, None, as_of)
 
-    @property
-    def revision(self) -> int:
-        """That of the TokenVerifier: claims found good under another are to be verified anew."""
-        return self._verifier.revision
+    def recall(self, token: str) -> datetime | None:
+        """Return how fresh the knowledge is by which a token validated before is still active.
 
-    @property
-    def cache_size(self) -> int:
-        """How many tokens found good may be remembered."""
-        return self._verifier.cache_size
-
-    def still_holds(self, claims: AccessClaims, revision: int) -> datetime | None:
-        """Return up to when it is known that claims found good under a revision are so still.
-
-        None says to ask `validate`, which knows the reason. Raises RevocationsStale as that does.
+        None means that `validate` has to give the verdict. Raises RevocationsStale as that does.
         """
         as_of = self._require_fresh(None)
-        return as_of if self._verifier.still_holds(claims, revision) else None
+        return as_of if self._verifier.recall(token) else None
+
+    @property
+    def signatures_verified(self) -> int:
+        """Number of access tokens whose signature was verified; see TokenVerifier."""
+        return self._verifier.signatures_verified
 
     def verify(
         self,

@@ -92,9 +92,8 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         for index, request in enumerate(requests):
             if index % _BATCH_SLICE == _BATCH_SLICE - 1:
                 await asyncio.sleep(0)
-            responses.append(
-                self._verdicts.again(request) or self._validate(request, f"requests[{index}].")
-            )
+            answer = self._verdicts.again(request)
+            responses.append(answer or self._validate(request, f"requests[{index}]."))
         encoded: bytes = Batch(members=responses).SerializeToString()
         return encoded
 
@@ -130,7 +129,9 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
             required_roles=request.required_roles,
             max_staleness=_max_staleness(request, path),
         )
-        return self._verdicts.response(verdict, b"" if request.HasField("max_staleness") else data)
+        # The answer to a request with a bound of its own depends on the time at which it is asked.
+        repeatable = b"" if request.HasField("max_staleness") else data
+        return self._verdicts.response(verdict, token, repeatable)
 
 
 def _required(value: str, field: str) -> str:

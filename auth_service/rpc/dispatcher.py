@@ -52,10 +52,10 @@ def in_bytes(handler: Handler) -> Handler:
 
 def parse(message: Any, data: bytes, field: str = "request") -> Any:
     """Return a message of this class; raises InvalidArgument if the data cannot be parsed."""
-    parsed = _forgiving(message.FromString)(data)
-    if parsed is _UNREADABLE:
-        raise _unreadable(field)
-    return parsed
+    try:
+        return message.FromString(data)
+    except Exception as error:  # the parser is given arbitrary bytes
+        raise _unreadable(field) from error
 
 
 class Dispatcher(grpc.GenericRpcHandler):

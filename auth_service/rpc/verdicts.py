@@ -1,7 +1,7 @@
-"""The answers of Validate, as they are on the wire.
+"""The answers of Validate in the form that they have on the wire.
 
-Owns their bytes. Protobuf messages that follow one another are read as one, so that the part which
-a request always gets is made once, and the time of the last poll once for each poll.
+A parser reads concatenated protobuf messages as one message. The time of the last poll is therefore
+encoded once for each poll, and appended to each answer.
 """
 
 from collections import OrderedDict
@@ -18,7 +18,8 @@ from auth_service.tokens.access import AccessClaims
 
 __all__ = ["Batch", "Verdicts"]
 
-LONGEST_REPEATED = 4096  # bytes; or who has one good token could fill the memory with requests
+REMEMBERED = 10_000  # answers
+LONGEST_REMEMBERED = 4096  # bytes of a request
 
 
 def _batch_message() -> Any:
@@ -35,51 +36,49 @@ def _batch_message() -> Any:
 
 
 Batch = _batch_message()
-"""BatchValidateRequest and BatchValidateResponse as they are on the wire, where a message in a
-message is no more than its bytes."""
+"""BatchValidateRequest and BatchValidateResponse with each member left in bytes, which is what an
+embedded message is on the wire."""
 
 
 class Verdicts:
-    """Makes the answers, and remembers those that may be asked for again."""
+    """Encodes verdicts, and remembers the answers to requests that come often."""
 
     def __init__(self, validation: Validation) -> None:
         self._validation = validation
-        self._known: OrderedDict[bytes, tuple[AccessClaims, int, bytes]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()
 
     def again(self, request: bytes) -> bytes | None:
-        """Return the answer to a request that was remembered, if its claims hold still.
+        """Return the answer to a request that is remembered, if its token is still active.
 
         Raises RevocationsStale.
         """
         known = self._known.get(request)
         if known is None:
             return None
-        claims, revision, encoded = known
-        as_of = self._validation.still_holds(claims, revision)
+        token, encoded = known
+        as_of = self._validation.recall(token)
         return None if as_of is None else encoded + _as_of(as_of)
 
-    def response(self, verdict: Verdict, request: bytes = b"") -> bytes:
+    def response(self, verdict: Verdict, token: str = "", request: bytes = b"") -> bytes:
         """Return a ValidateResponse in bytes.
 
-        A yes is remembered by the request, if any: the same bytes ask the same, so that they need
-        not be read again. Long requests are; and a request must not bound its staleness.
+        An active verdict on a token that the verifier remembers is remembered by `request`, if
+        given: the same bytes ask the same question. Requests longer than 4 KiB are not cached,
+        which bounds the memory that one valid token can consume.
         """
         as_of = _as_of(verdict.revocations_as_of)
         if verdict.claims is None:
             return _inactive(verdict.inactive_reason) + as_of
-        encoded = _encode(verdict.claims)
-        if 0 < len(request) <= LONGEST_REPEATED:
-            self._remember(request, verdict.claims, encoded)
+        encoded = _active(verdict.claims)
+        if 0 < len(request) <= LONGEST_REMEMBERED and self._validation.recall(token):
+            self._known[request] = token, encoded
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
         return encoded + as_of
 
-    def _remember(self, request: bytes, claims: AccessClaims, encoded: bytes) -> None:
-        self._known[request] = claims, self._validation.revision, encoded
-        if len(self._known) > self._validation.cache_size:
-            self._known.popitem(last=False)
 
-
-def _encode(claims: AccessClaims) -> bytes:
-    response: Any = pb.ValidateResponse(active=True)
+def _active(claims: AccessClaims) -> bytes:
+    response = pb.ValidateResponse(active=True)
     message = response.claims
     message.issuer = claims.issuer
     message.subject = claims.subject
@@ -93,8 +92,7 @@ def _encode(claims: AccessClaims) -> bytes:
     message.roles.extend(claims.roles)
     message.auth_time.seconds = claims.auth_time
     message.authentication_methods.extend(claims.amr)
-    encoded: bytes = response.SerializeToString()
-    return encoded
+    return response.SerializeToString()
 
 
 @lru_cache
@@ -105,7 +103,7 @@ def _inactive(reason: InactiveReason | None) -> bytes:
     return encoded
 
 
-@lru_cache(maxsize=1)  # it is the same for all calls until the feed's next poll
+@lru_cache(maxsize=1)  # all calls share it until the feed's next poll
 def _as_of(moment: datetime) -> bytes:
     response: Any = pb.ValidateResponse()
     response.revocations_as_of.FromDatetime(moment)

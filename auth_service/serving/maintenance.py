@@ -13,7 +13,7 @@ import structlog
 from auth_service.clock import utc_now
 from auth_service.core.signing_keys import SigningKeys
 from auth_service.serving.wiring import Database
-from auth_service.telemetry import Successes
+from auth_service.telemetry import SIGNATURES_VERIFIED, Successes
 
 __all__ = ["Job", "Maintenance", "jobs"]
 
@@ -54,19 +54,29 @@ class Maintenance:
         self._tasks = []
 
 
-def jobs(database: Database, keys: SigningKeys, announce_keys: Callable[[], object]) -> list[Job]:
+def jobs(
+    database: Database,
+    keys: SigningKeys,
+    announce_keys: Callable[[], object],
+    signatures_verified: Callable[[], int],
+) -> list[Job]:
     """Return the jobs of a serving process; `announce_keys` is called after a key rotation."""
     store, key_store = database.store, database.key_store
+    counted = 0
 
-    async def count_successes() -> None:
+    async def count() -> None:
+        nonlocal counted
         Successes.count_all()
+        verified = signatures_verified()
+        SIGNATURES_VERIFIED.inc(verified - counted)
+        counted = verified
 
     async def rotate_keys() -> None:
         if await keys.rotate_if_due():
             announce_keys()
 
     return [
-        Job("count_successes", _METRICS_INTERVAL, count_successes),
+        Job("count", _METRICS_INTERVAL, count),
         Job("rotate_keys", _ROTATION_INTERVAL, rotate_keys),
         Job("prune", _DATABASE_INTERVAL, lambda: store.prune(utc_now())),
         Job("prune_keys", _DATABASE_INTERVAL, lambda: key_store.prune(utc_now())),

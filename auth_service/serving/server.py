@@ -91,7 +91,9 @@ class Server:
         core = await enter(open_core(settings, database, keys, revocations, feed, announce_keys))
         await self._serve(core, hub)
         self._watch_freshness(feed)
-        maintenance = Maintenance(jobs(database, keys, announce_keys))
+        maintenance = Maintenance(
+            jobs(database, keys, announce_keys, lambda: core.validation.signatures_verified)
+        )
         maintenance.start()
         self._stack.push_async_callback(maintenance.stop)
 

@@ -36,8 +36,6 @@ class RevocableClaims(Protocol):
     def subject(self) -> str: ...
     @property
     def issued_at(self) -> int: ...
-    @property
-    def marks(self) -> Marks: ...
 
 
 def marks(token_id: str, session_id: str) -> Marks:
@@ -89,9 +87,16 @@ class RevocationList:
         if expires_at > self._clock().timestamp():
             self._ids.add_packed(ids, expires_at, session=session)
 
-    def check(self, claims: RevocableClaims) -> InactiveReason | None:
-        """Return why the token of these claims is revoked, or None if it is not."""
-        token, token_print, session, session_print, token_key, session_key = claims.marks
+    def check(self, claims: RevocableClaims, known: Marks | None = None) -> InactiveReason | None:
+        """Return why the token of these claims is revoked, or None if it is not.
+
+        `known` are the marks of the claims, for those who check the same claims often.
+        """
+        if not self._ids:
+            return self._by_bound(claims)
+        token, token_print, session, session_print, token_key, session_key = known or marks(
+            claims.token_id, claims.session_id
+        )
         slots = self._slots
         if (
             (found := slots[token])

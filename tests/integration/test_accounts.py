@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -237,6 +236,6 @@ async def test_sessions_are_listed_live_and_newest_first(core: Core, clock: Fake
 async def test_a_token_of_no_user_has_no_account(core: Core, changes: dict[str, Any]) -> None:
     """A service account's, or one that a holder of the shared key made up."""
     await core.user()
-    claims = replace(core.claims((await core.login()).access_token), **changes)
+    claims = core.claims((await core.login()).access_token)._replace(**changes)
     with pytest.raises(PermissionDenied):
         await core.accounts.own_account(claims)

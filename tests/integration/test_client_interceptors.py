@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
@@ -76,7 +76,7 @@ class Issuer:
             auth_time=int(now.timestamp()),
             amr=("pwd",),
         )
-        return self._signer.sign(replace(claims, **changes))
+        return self._signer.sign(claims._replace(**changes))
 
     def revoke(self, session: str = "session") -> None:
         """Revoke a session, as the feed would."""

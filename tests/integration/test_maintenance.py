@@ -1,6 +1,7 @@
 """Maintenance: the jobs of a serving process, on a real database."""
 
 import asyncio
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -19,6 +20,7 @@ from tests.integration.serving import make_settings, running, until
 if TYPE_CHECKING:
     from auth_service.db.pool import Pool
 
+SIGNATURES = 7
 OLD_REVOCATION = """
     INSERT INTO revocations (kind, target, expires_at, created_at) VALUES ('token', 'old', $1, $1)
 """
@@ -34,7 +36,7 @@ async def run_once(database: Database, database_url: str, **changes: object) -> 
     """Run each job of a server once; return what was announced."""
     announced: list[str] = []
     keys = await signing_keys(make_settings(database_url, shared_key=None, **changes), database)
-    for job in jobs(database, keys, lambda: announced.append("keys")):
+    for job in jobs(database, keys, lambda: announced.append("keys"), lambda: SIGNATURES):
         await job.work()
     return announced
 
@@ -73,6 +75,20 @@ async def test_the_jobs_count_successful_calls(database: Database, database_url:
     await run_once(database, database_url)
     assert Successes.of(method).seconds == []
     assert f'auth_rpc_total{{code="OK",method="{method}"}} 1.0' in metrics_text().decode()
+
+
+async def test_the_jobs_count_verified_signatures(database: Database, database_url: str) -> None:
+    """What was verified since the last run is added."""
+
+    def counted() -> float:
+        (line,) = re.findall(
+            r"^auth_signatures_verified_total (.*)$", metrics_text().decode(), re.MULTILINE
+        )
+        return float(line)
+
+    before = counted()
+    await run_once(database, database_url)
+    assert counted() == before + SIGNATURES
 
 
 async def test_a_running_server_needs_no_cron_job(database_url: str, pool: "Pool") -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -893,7 +892,7 @@ class TestRevoke:
         """A session begun with what was true before is ended, or was never begun."""
         core = make_core(store, clock, login_burst=1000)
         user = await core.user()
-        admin = replace(core.claims((await core.login()).access_token), roles=("admin",))
+        admin = core.claims((await core.login()).access_token)._replace(roles=("admin",))
         clock.advance(SECOND)
 
         async def login() -> TokenPair | AuthError:

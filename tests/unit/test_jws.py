@@ -313,47 +313,6 @@ def test_a_text_claim_is_printable_text(value: object) -> None:
     assert refusal(jws.text, {"sub": value}, "sub", "default") is InactiveReason.MALFORMED
 
 
-def test_a_claim_of_several_texts_is_read() -> None:
-    """In order; absent, it is empty."""
-    assert jws.texts({"roles": ["b", "a"]}, "roles") == ("b", "a")
-    assert jws.texts({"roles": []}, "roles") == ()
-    assert jws.texts({}, "roles") == ()
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        "admin",
-        1,
-        True,
-        {},
-        {"admin": 1},
-        [1],
-        ["a", None],
-        [["a"]],
-        *([v] for v in UNPRINTABLE),
-    ],
-    ids=ascii,
-)
-def test_a_claim_of_several_texts_is_a_list_of_printable_texts(value: object) -> None:
-    """A single text is not taken for a list of one, nor of its letters."""
-    assert refusal(jws.texts, {"roles": value}, "roles") is InactiveReason.MALFORMED
-
-
-@pytest.mark.parametrize("value", ["a", "\u00e4lice b", "x" * 256])
-def test_a_name_is_read(value: str) -> None:
-    """Any printable text of 1 to 256 characters."""
-    assert jws.name({"sub": value}, "sub") == value
-
-
-@pytest.mark.parametrize("value", ["", "x" * 257, None, 1, ["a"], *UNPRINTABLE], ids=ascii)
-def test_a_name_is_printable_text_of_bounded_length(value: object) -> None:
-    """Absent, it is malformed."""
-    assert refusal(jws.name, {"sub": value}, "sub") is InactiveReason.MALFORMED
-    assert refusal(jws.name, {}, "sub") is InactiveReason.MALFORMED
-
-
 @pytest.mark.parametrize("value", [0, 1, jws.LATEST_TIME])
 def test_a_time_is_whole_seconds(value: int) -> None:
     """From the epoch to the year 2106. Absent, it is its default."""

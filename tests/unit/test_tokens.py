@@ -147,6 +147,7 @@ PAST = st.integers(0, EPOCH)
         roles=LISTS,
         auth_time=PAST,
         amr=LISTS,
+        not_before=PAST,
     )
 )
 def test_what_is_signed_verifies(algorithm: str, claims: AccessClaims) -> None:
@@ -173,11 +174,11 @@ def test_a_ring_that_only_verifies_signs_nothing() -> None:
 
 def test_a_token_that_no_verifier_would_take_is_not_issued(verifier: TokenVerifier) -> None:
     """The longest one is; past it, the caller is told what to ask less of."""
-    room = jws.MAX_TOKEN_LENGTH - len(token_of(replace(CLAIMS, audience=("",))))
+    room = jws.MAX_TOKEN_LENGTH - len(token_of(CLAIMS._replace(audience=("",))))
     enough = room * 3 // 4  # base64 makes four characters of three
     issued = set()
     for length in range(enough - 4, enough + 5):
-        claims = replace(CLAIMS, audience=("x" * length,))
+        claims = CLAIMS._replace(audience=("x" * length,))
         if len(jws.sign(claims.as_jwt(), SHARED, "at+jwt")) <= jws.MAX_TOKEN_LENGTH:
             assert verifier.verify(token_of(claims)) == claims
             issued.add(length)
@@ -191,7 +192,7 @@ def test_a_token_that_no_verifier_would_take_is_not_issued(verifier: TokenVerifi
 
 def test_a_service_account_has_no_session(verifier: TokenVerifier) -> None:
     """Its token has no `sid`, and verifies without one."""
-    claims = replace(CLAIMS, session_id="")
+    claims = CLAIMS._replace(session_id="")
     assert "sid" not in claims.as_jwt()
     assert verifier.verify(token_of(claims)) == claims
 
@@ -238,7 +239,7 @@ def test_another_type_of_token_is_refused(verifier: TokenVerifier, typ: str) -> 
 @pytest.mark.parametrize("issuer", ["https://auth.test/", "HTTPS://auth.test", "https://x"])
 def test_another_issuer_is_refused(verifier: TokenVerifier, issuer: str) -> None:
     """Issuers are compared letter by letter (RFC 9068 section 4)."""
-    token = token_of(replace(CLAIMS, issuer=issuer))
+    token = token_of(CLAIMS._replace(issuer=issuer))
     assert refusal(verifier.verify, token) is InactiveReason.WRONG_ISSUER
 
 
@@ -264,7 +265,7 @@ def test_the_skew_of_clocks_is_a_setting() -> None:
     """Without any, a token of the next second is early."""
     exact = lone_verifier(clock_skew=timedelta(0))
     assert exact.verify(token_of()) == CLAIMS
-    early = token_of(replace(CLAIMS, issued_at=EPOCH + 1))
+    early = token_of(CLAIMS._replace(issued_at=EPOCH + 1))
     assert refusal(exact.verify, early) is InactiveReason.NOT_YET_VALID
 
 
@@ -315,7 +316,7 @@ def test_a_revoked_token_is_refused(
     """By itself, with its session, with its user or with everything, and only what is meant."""
     revocations.add(revocation(kind, target))
     assert refusal(verifier.verify, token_of()) is reason
-    spared = replace(CLAIMS, token_id="a", session_id="b", subject="c", issued_at=EPOCH + 500)
+    spared = CLAIMS._replace(token_id="a", session_id="b", subject="c", issued_at=EPOCH + 500)
     clock.advance(timedelta(seconds=500))
     assert verifier.verify(token_of(spared)) == spared
 
@@ -346,6 +347,23 @@ def test_every_required_role_must_be_there(verifier: TokenVerifier, required: li
     assert verdict is InactiveReason.INSUFFICIENT_ROLE
 
 
+@pytest.mark.parametrize("name", ["iss", "sub", "jti", "client_id"])
+def test_a_token_without_a_name_is_malformed(verifier: TokenVerifier, name: str) -> None:
+    """RFC 9068 section 2.2 requires all of them but the session."""
+    without = {claim: value for claim, value in GOOD.items() if claim != name}
+    assert refusal(verifier.verify, ours(without)) is InactiveReason.MALFORMED
+
+
+def test_a_list_claim_is_read_in_order(verifier: TokenVerifier) -> None:
+    """An absent list is empty."""
+    assert verifier.verify(ours(GOOD | {"roles": ["b", "a"]})).roles == ("b", "a")
+    without = {
+        claim: value for claim, value in GOOD.items() if claim not in {"aud", "roles", "amr"}
+    }
+    claims = verifier.verify(ours(without))
+    assert (claims.audience, claims.roles, claims.amr) == ((), (), ())
+
+
 FAULTS: list[tuple[dict[str, Any], InactiveReason]] = [
     ({"issuer": "https://mallory.example"}, InactiveReason.WRONG_ISSUER),
     ({"expires_at": EPOCH}, InactiveReason.EXPIRED),
@@ -369,7 +387,7 @@ def test_of_several_faults_the_first_is_the_reason(
     changes = {name: value for fault, _ in FAULTS[first:] for name, value in fault.items()}
     verdict = refusal(
         verifier.verify,
-        token_of(replace(CLAIMS, **changes)),
+        token_of(CLAIMS._replace(**changes)),
         audience="billing",
         required_scope=["read"],
         required_roles=["user"],
@@ -404,7 +422,7 @@ def test_what_is_not_ours_says_nothing(verifier: TokenVerifier) -> None:
     """Nor can it be used to revoke."""
     key = STRANGERS["HS256"]
     forged = compact(header_of(key, kid=SHARED.kid), GOOD, key)
-    foreign = token_of(replace(CLAIMS, issuer="https://mallory.example"))
+    foreign = token_of(CLAIMS._replace(issuer="https://mallory.example"))
     assert refusal(verifier.authenticate, "x") is InactiveReason.MALFORMED
     assert refusal(verifier.authenticate, forged) is InactiveReason.BAD_SIGNATURE
     assert refusal(verifier.authenticate, foreign) is InactiveReason.WRONG_ISSUER
@@ -413,14 +431,81 @@ def test_what_is_not_ours_says_nothing(verifier: TokenVerifier) -> None:
 # What is remembered
 
 
-def test_a_remembered_token_is_not_read_again(verifier: TokenVerifier) -> None:
-    """The claims are the same object."""
-    assert verifier.verify(token_of()) is verifier.verify(token_of())
+def remember(verifier: TokenVerifier, token: str | None = None) -> AccessClaims:
+    """Have a token remembered, which its second sight does; return the claims that are kept."""
+    token = token or token_of()
+    verifier.verify(token)
+    claims = verifier.verify(token)
+    assert verifier.verify(token) is claims
+    return claims
+
+
+def test_a_token_is_remembered_at_its_second_sight(verifier: TokenVerifier) -> None:
+    """Tokens that come once leave the room to those that come often."""
+    first, second, third = (verifier.verify(token_of()) for _ in range(3))
+    assert first == second
+    assert first is not second
+    assert third is second
+    assert verifier.signatures_verified == 2
+
+
+def test_tokens_that_come_once_displace_none() -> None:
+    """However many there are."""
+    verifier = lone_verifier(cache_size=1)
+    kept = remember(verifier)
+    for number in range(20):
+        verifier.verify(token_of(CLAIMS._replace(token_id=str(number))))
+    assert verifier.verify(token_of()) is kept
+
+
+def test_only_a_remembered_token_is_recalled(verifier: TokenVerifier) -> None:
+    """Neither a token that came once, nor one that never came, nor a forgery."""
+    token = token_of()
+    assert not verifier.recall(token)
+    verifier.verify(token)
+    assert not verifier.recall(token)
+    remember(verifier)
+    assert verifier.recall(token)
+    assert not verifier.recall(token[:-4] + "AAAA")
+
+
+@pytest.mark.parametrize("seconds", [900, -11], ids=["expired", "not yet valid"])
+def test_a_token_that_is_out_of_its_time_is_not_recalled(
+    clock: FakeClock, verifier: TokenVerifier, seconds: int
+) -> None:
+    """It has expired, or the clock was set back to before its issue."""
+    remember(verifier)
+    clock.advance(timedelta(seconds=seconds))
+    assert not verifier.recall(token_of())
+
+
+@pytest.mark.parametrize(("kind", "target", "reason"), REVOCATIONS)
+def test_a_revoked_token_is_not_recalled(
+    verifier: TokenVerifier,
+    revocations: RevocationList,
+    kind: RevocationKind,
+    target: str,
+    reason: InactiveReason,
+) -> None:
+    """`verify` then gives the reason."""
+    remember(verifier)
+    revocations.add(revocation(kind, target))
+    assert not verifier.recall(token_of())
+    assert refusal(verifier.verify, token_of()) is reason
+
+
+def test_no_token_is_recalled_once_a_key_is_trusted_no_longer(
+    verifier: TokenVerifier, trusted: KeyRing
+) -> None:
+    """Whichever key it was."""
+    remember(verifier)
+    trusted.replace(k for k in KEYS.values() if k.algorithm != "ES256")
+    assert not verifier.recall(token_of())
 
 
 def test_a_remembered_token_expires(clock: FakeClock, verifier: TokenVerifier) -> None:
     """On time, and it is early again where the clock is set back."""
-    verifier.verify(token_of())
+    remember(verifier)
     clock.advance(timedelta(seconds=900))
     assert refusal(verifier.verify, token_of()) is InactiveReason.EXPIRED
     clock.advance(timedelta(seconds=-911))
@@ -436,14 +521,14 @@ def test_a_remembered_token_is_revoked(
     reason: InactiveReason,
 ) -> None:
     """At once."""
-    verifier.verify(token_of())
+    remember(verifier)
     revocations.add(revocation(kind, target))
     assert refusal(verifier.verify, token_of()) is reason
 
 
 def test_a_remembered_token_gains_nothing(verifier: TokenVerifier) -> None:
     """Audience, scope and roles are asked of it each time."""
-    verifier.verify(token_of())
+    remember(verifier)
     verdicts = [
         refusal(verifier.verify, token_of(), audience="another"),
         refusal(verifier.verify, token_of(), required_scope=["admin"]),
@@ -462,9 +547,9 @@ def test_no_token_outlives_the_trust_in_its_key(
 ) -> None:
     """Neither a remembered token nor another one of the same key."""
     token = token_of(algorithm=algorithm)
-    assert verifier.verify(token) == CLAIMS
+    assert remember(verifier, token) == CLAIMS
     trusted.replace(k for k in KEYS.values() if k.algorithm != algorithm)
-    another = token_of(replace(CLAIMS, token_id="another"), algorithm)
+    another = token_of(CLAIMS._replace(token_id="another"), algorithm)
     assert refusal(verifier.verify, token) is InactiveReason.UNKNOWN_KEY
     assert refusal(verifier.verify, another) is InactiveReason.UNKNOWN_KEY
 
@@ -483,7 +568,7 @@ def test_another_key_under_the_same_kid_is_another_key(
     verifier: TokenVerifier, trusted: KeyRing
 ) -> None:
     """The key that was remembered for a header is forgotten with its ring."""
-    verifier.verify(token_of())
+    remember(verifier)
     trusted.replace([replace(STRANGERS["HS256"], kid=SHARED.kid)])
     assert refusal(verifier.verify, token_of()) is InactiveReason.BAD_SIGNATURE
 
@@ -491,8 +576,8 @@ def test_another_key_under_the_same_kid_is_another_key(
 def test_of_too_many_tokens_the_oldest_is_forgotten() -> None:
     """It is read anew, while the others are remembered."""
     verifier = lone_verifier(cache_size=2)
-    tokens = [token_of(replace(CLAIMS, token_id=str(n))) for n in range(3)]
-    first, second, third = map(verifier.verify, tokens)
+    tokens = [token_of(CLAIMS._replace(token_id=str(n))) for n in range(3)]
+    first, second, third = (remember(verifier, token) for token in tokens)
     assert verifier.verify(tokens[1]) is second
     assert verifier.verify(tokens[2]) is third
     again = verifier.verify(tokens[0])
@@ -503,8 +588,9 @@ def test_of_too_many_tokens_the_oldest_is_forgotten() -> None:
 def test_nothing_is_remembered_where_there_is_no_room() -> None:
     """A size of zero turns the memory off."""
     verifier = lone_verifier(cache_size=0)
-    assert verifier.verify(token_of()) == verifier.verify(token_of())
-    assert verifier.verify(token_of()) is not verifier.verify(token_of())
+    seen = [verifier.verify(token_of()) for _ in range(3)]
+    assert seen == [CLAIMS] * 3
+    assert len(set(map(id, seen))) == 3
 
 
 def test_headers_do_not_fill_the_memory(verifier: TokenVerifier) -> None:
@@ -522,7 +608,7 @@ def test_headers_do_not_fill_the_memory(verifier: TokenVerifier) -> None:
 def test_a_forgery_of_a_remembered_token_is_refused(verifier: TokenVerifier) -> None:
     """The memory is of whole tokens, signature included, and of headers that prove nothing."""
     header, payload, signature = token_of().split(".")
-    verifier.verify(token_of())
+    remember(verifier)
     more = base64url.encode(json.dumps(GOOD | {"roles": ["admin"]}).encode())
     other = base64url.encode(b"\1" * 32)
     for forged in (f"{header}.{more}.{signature}", f"{header}.{payload}.{other}"):

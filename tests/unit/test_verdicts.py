@@ -1,7 +1,6 @@
 """The answers of Validate in bytes: the same ones that protobuf makes."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,8 +10,8 @@ from authn.v1 import auth_service_pb2 as pb
 from auth_service.core.validation import Validation, Verdict
 from auth_service.errors import InactiveReason, RevocationsStale
 from auth_service.models import Revocation, RevocationKind
-from auth_service.rpc.verdicts import LONGEST_REPEATED, Batch, Verdicts
-from auth_service.tokens.access import AccessClaims, TokenVerifier
+from auth_service.rpc.verdicts import LONGEST_REMEMBERED, Batch, Verdicts
+from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier
 from auth_service.tokens.keys import KeyRing, generate_key
 from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
@@ -44,7 +43,8 @@ class Replica:
     def __init__(self, cache_size: int = 10) -> None:
         self.clock = FakeClock(AS_OF)
         self.as_of = AS_OF
-        self.ring = KeyRing([generate_key("HS256")])
+        key = generate_key("HS256")
+        self.ring = KeyRing([key], key.kid)
         self.revocations = RevocationList(self.clock)
         verifier = TokenVerifier(
             self.ring,
@@ -54,7 +54,21 @@ class Replica:
             cache_size=cache_size,
         )
         limit = timedelta(seconds=5)
-        self.verdicts = Verdicts(Validation(verifier, lambda: self.as_of, limit, self.clock))
+        self.validation = Validation(verifier, lambda: self.as_of, limit, self.clock)
+        self.verdicts = Verdicts(self.validation)
+        self.token = TokenSigner(self.ring).sign(CLAIMS)
+
+    def ask(self, request: bytes) -> None:
+        """Answer a request for the token as AuthService does when no answer is remembered."""
+        verdict = self.validation.validate(self.token)
+        assert verdict.claims == CLAIMS
+        self.verdicts.response(verdict, self.token, request)
+
+    def remember(self, request: bytes) -> None:
+        """Ask until the answer is remembered."""
+        for _ in range(2):
+            self.ask(request)
+        assert self.verdicts.again(request) is not None
 
     def revoke(self, kind: RevocationKind, target: str) -> None:
         """Hear of a revocation."""
@@ -94,7 +108,7 @@ def test_an_active_token_is_answered_with_its_claims_and_the_time_of_now(
 
 def test_two_tokens_of_one_id_are_told_apart(verdicts: Verdicts) -> None:
     """A refresh may narrow the scope of a token whose id stays."""
-    for claims in (CLAIMS, replace(CLAIMS, scope=()), CLAIMS):
+    for claims in (CLAIMS, CLAIMS._replace(scope=()), CLAIMS):
         response = parsed(verdicts.response(Verdict(claims, None, AS_OF)))
         assert tuple(response.claims.scope) == claims.scope
 
@@ -125,12 +139,11 @@ def test_a_batch_is_read_and_written_as_protobuf_does_with_its_members(size: int
 # Requests that come again
 
 
-def test_a_request_that_comes_again_is_answered_as_before_with_the_time_of_now(
-    replica: Replica, verdicts: Verdicts
-) -> None:
-    """Byte for byte what the verdict on its claims would be; of other requests nothing is known."""
-    assert verdicts.again(REQUEST) is None
-    verdicts.response(Verdict(CLAIMS, None, AS_OF), REQUEST)
+def test_a_request_is_remembered_once_its_token_is(replica: Replica, verdicts: Verdicts) -> None:
+    """Its answer is the same, with the time of the present; nothing is known of other requests."""
+    for known in (False, False, True):
+        assert (verdicts.again(REQUEST) is not None) is known
+        replica.ask(REQUEST)
     for as_of in (AS_OF, AS_OF + timedelta(seconds=1)):
         replica.as_of = as_of
         assert verdicts.again(REQUEST) == verdicts.response(Verdict(CLAIMS, None, as_of))
@@ -148,51 +161,60 @@ def test_a_request_that_comes_again_is_answered_as_before_with_the_time_of_now(
     ],
     ids=["token", "session", "user", "all", "key"],
 )
-def test_what_is_revoked_meanwhile_is_to_be_asked_anew(
+def test_a_token_revoked_since_has_no_remembered_answer(
     replica: Replica, verdicts: Verdicts, change: Callable[[Replica], None]
 ) -> None:
-    """Whoever verifies it knows the reason."""
-    verdicts.response(Verdict(CLAIMS, None, AS_OF), REQUEST)
+    """Its verification gives the reason."""
+    replica.remember(REQUEST)
     change(replica)
     assert verdicts.again(REQUEST) is None
 
 
 @pytest.mark.parametrize("seconds", [900, -11], ids=["expired", "not yet valid"])
-def test_claims_that_the_time_has_ended_are_to_be_asked_anew(
+def test_a_token_out_of_its_time_has_no_remembered_answer(
     replica: Replica, verdicts: Verdicts, seconds: int
 ) -> None:
-    """At the very second of their expiry, or where the clock was set back."""
-    verdicts.response(Verdict(CLAIMS, None, AS_OF), REQUEST)
+    """From the second of its expiry on, and after the clock was set back."""
+    replica.remember(REQUEST)
     replica.as_of = AS_OF + timedelta(seconds=seconds)
     replica.clock.advance(timedelta(seconds=seconds))
     assert verdicts.again(REQUEST) is None
 
 
-def test_a_request_that_comes_again_is_not_answered_on_old_knowledge(
+def test_a_remembered_answer_is_not_given_on_stale_revocations(
     replica: Replica, verdicts: Verdicts
 ) -> None:
-    """As Validate does not at its first sight."""
-    verdicts.response(Verdict(CLAIMS, None, AS_OF), REQUEST)
+    """It is refused as at the first sight of the token."""
+    replica.remember(REQUEST)
     replica.clock.advance(timedelta(seconds=6))
     with pytest.raises(RevocationsStale):
         verdicts.again(REQUEST)
 
 
-def test_a_long_request_is_not_remembered(verdicts: Verdicts) -> None:
-    """A request may be as long as a message may: ten thousand of them would fill the memory."""
-    longest = b"x" * LONGEST_REPEATED
-    for request in (longest, longest + b"x"):
-        verdicts.response(Verdict(CLAIMS, None, AS_OF), request)
-    assert verdicts.again(longest) is not None
+def test_a_long_request_is_not_remembered(replica: Replica, verdicts: Verdicts) -> None:
+    """A request may be as long as a message: ten thousand of them would fill the memory."""
+    longest = b"x" * LONGEST_REMEMBERED
+    replica.remember(longest)
+    for _ in range(3):
+        replica.ask(longest + b"x")
     assert verdicts.again(longest + b"x") is None
 
 
-@pytest.mark.parametrize("size", [0, 1, 3])
-def test_no_more_requests_are_remembered_than_tokens(size: int) -> None:
-    """The bound is that of the verifier, none means none, and it is the oldest that goes."""
-    verdicts = Replica(cache_size=size).verdicts
+def test_the_oldest_of_too_many_answers_is_forgotten(
+    replica: Replica, verdicts: Verdicts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of answers is bounded."""
+    monkeypatch.setattr("auth_service.rpc.verdicts.REMEMBERED", 3)
     requests = [bytes([number]) for number in range(7)]
     for request in requests:
-        verdicts.response(Verdict(CLAIMS, None, AS_OF), request)
+        replica.remember(request)
     known = [verdicts.again(request) is not None for request in requests]
-    assert known == [False] * (7 - size) + [True] * size
+    assert known == [False] * 4 + [True] * 3
+
+
+def test_nothing_is_remembered_where_no_token_is() -> None:
+    """AUTH_VERIFIED_CACHE_SIZE=0 turns both memories off."""
+    replica = Replica(cache_size=0)
+    for _ in range(3):
+        replica.ask(REQUEST)
+    assert replica.verdicts.again(REQUEST) is None
