@@ -97,6 +97,8 @@ class Revocation:
     issued_before: datetime | None = None
     xid: int = field(default=0, compare=False, repr=False)
     """The transaction that wrote it; 0 where that is not known."""
+    disables: bool = field(default=False, compare=False, repr=False)
+    """Whether the user (kind USER) is disabled since then, and not only signed out."""
 
 
 class KeyState(StrEnum):
@@ -128,6 +130,8 @@ class StoredKey:
     """When the last token that it signed has expired."""
     compromised_at: datetime | None = None
     """Since when it is not trusted at all."""
+    changed_at: datetime | None = field(default=None, compare=False)
+    """When the database wrote this version, by its own clock; None if it has not yet."""
 
     def state(self, now: datetime) -> KeyState:
         """Return where the key stands at a moment."""

@@ -89,6 +89,15 @@ class SigningKeys:
         log.info("keys_changed", kids=sorted(keys), signs=active)
         return True
 
+    def known(self) -> list[StoredKey]:
+        """Return the keys of the database that this process knows, but for those that are removed.
+
+        What a failover lost of them must be written again, or tokens of a key that is in no
+        database could not be verified elsewhere.
+        """
+        now = self._clock()
+        return [row for row in self._rows.values() if row.state(now) is not KeyState.REMOVED]
+
     async def rotate_if_due(self) -> bool:
         """Publish the next key if it is time, unless another replica did; return if it was done."""
         if not self._due(self._rows.values()):

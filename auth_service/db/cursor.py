@@ -7,8 +7,9 @@ below `end` and is not in `running`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-__all__ = ["START", "Cursor"]
+__all__ = ["START", "Cursor", "Position"]
 
 MAX_RUNNING = 64
 """The longest `running`; it keeps the text of a cursor below about 1,300 characters."""
@@ -56,6 +57,17 @@ class Cursor:
     def covers(self, xid: int) -> bool:
         """Tell whether everything that a transaction committed was read."""
         return xid < self.end and xid not in self.running
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a read reaches."""
+
+    epoch: str
+    """Within what cursors are comparable, see database_epoch(); empty if the server cannot tell."""
+    cursor: Cursor
+    as_of: datetime
+    """A moment of the primary's clock: every commit acknowledged before it was read."""
 
 
 START = Cursor(0)

@@ -1,30 +1,35 @@
 """Revocations and keys from PostgreSQL into the RevocationList and the KeyRing of this process.
 
-Owns how soon, and how surely, what any replica has written is known here. A poll
-bounds the delay; a NOTIFY only wakes it early. One connection serves both, so that every poll
-proves that the connection which listens is alive. After a lost one the feed goes on from its cursor
-where the database is provably the same as before, and else reads everything anew.
+Owns how soon, and how surely, what any replica has written is known here. A poll bounds the delay;
+a NOTIFY only wakes it early. One connection serves both, so every poll proves that the connection
+that listens is alive. After a lost connection the feed goes on from its cursor if the database is
+provably the same as before. Otherwise commits may be lost: the feed writes again what this process
+knows, reads everything, and counts as fresh once the other replicas had time to do the same.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import asyncpg
 import structlog
 
-from auth_service.db.cursor import START, Cursor
+from auth_service.db.cursor import START, Cursor, Position
 from auth_service.db.driver_errors import translated
 from auth_service.db.key_store import KeyStore
 from auth_service.db.pool import open_connection
+from auth_service.db.restore import Restorer
+from auth_service.db.revocations import Page
 from auth_service.db.store import Store
 from auth_service.errors import Unavailable
 from auth_service.models import Revocation, StoredKey
 from auth_service.tokens.revocation import RevocationList
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     DedicatedConnection = asyncpg.Connection[asyncpg.Record]
 
 __all__ = ["RevocationFeed"]
@@ -35,10 +40,9 @@ CHANNEL = "authn_feed"
 FIRST_BACKOFF = 0.05  # seconds
 MAX_BACKOFF = 1.0
 CLOSE_TIMEOUT = 1.0
-
-
-Page = tuple[list[Revocation], Cursor]
-Pages = AsyncGenerator[Page, None]
+SETTLE = timedelta(seconds=2)
+"""How long the replicas have to write again what a failover lost: twice MAX_BACKOFF."""
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _ignore(*_: object) -> None:
@@ -53,38 +57,44 @@ class RevocationFeed:
         store: Store,
         url: str,
         revocations: RevocationList,
-        clock: Callable[[], datetime],
         *,
+        restorer: Restorer | None = None,
         keys: KeyStore | None = None,
         on_keys: Callable[[list[StoredKey]], object] = _ignore,
         on_revocations: Callable[[list[Revocation], list[Revocation]], object] = _ignore,
         poll_interval: timedelta = timedelta(seconds=1),
         timeout: timedelta = timedelta(seconds=2),
         transaction_pooling: bool = False,
+        settle: timedelta = SETTLE,
     ) -> None:
         """`on_revocations` gets all revocations read or made, and those of them that are new."""
         self._store = store
         self._url = url
         self._transaction_pooling = transaction_pooling
         self._revocations = revocations
-        self._clock = clock
+        self._restorer = restorer or Restorer(revocations)
         self._keys = keys
         self._on_keys = on_keys
         self._on_revocations = on_revocations
         self._poll_interval = poll_interval.total_seconds()
         self._timeout = timeout
+        self._settle = settle
         self._connection: DedicatedConnection | None = None
         self._cursor = START
         self.epoch = ""
-        """Within what cursors are comparable, see Store.epoch; empty where it cannot tell."""
+        """Within what cursors are comparable, see Position; empty if the server cannot tell."""
         self._as_of: datetime | None = None
+        self._fresh_from = _LONG_AGO
         self._poll_now = asyncio.Event()
         self._notify_now = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def as_of(self) -> datetime:
-        """The moment up to which revocations are known. Raises Unavailable before `start`."""
+        """The moment of the primary's clock up to which revocations are known.
+
+        Raises Unavailable before `start`.
+        """
         if self._as_of is None:
             raise Unavailable("revocations are not known yet")
         return self._as_of
@@ -95,9 +105,15 @@ class RevocationFeed:
         return self._cursor
 
     async def start(self) -> None:
-        """Learn all revocations, then keep up. Raises Unavailable where that is not possible."""
+        """Learn all revocations, then keep up. Raises Unavailable if that is not possible.
+
+        Just after a failover it waits until the replicas have written again what they know.
+        """
         try:
             await self._sync()
+            while self._as_of is None:
+                await self._poll_now.wait()
+                await self._sync()
         except BaseException:
             self._disconnect()
             raise
@@ -105,7 +121,7 @@ class RevocationFeed:
         self._tasks = [asyncio.create_task(loop(), name=f"feed{loop.__name__}") for loop in loops]
 
     async def stop(self) -> None:
-        """Stop to follow; what is known stays known."""
+        """Stop following; what is known stays known."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -117,12 +133,13 @@ class RevocationFeed:
         self._disconnect()
 
     def announce(self, revocation: Revocation) -> None:
-        """Take in a revocation that was just committed here, and tell all replicas, soon."""
+        """Take in a revocation that was just committed here, and tell all replicas soon."""
+        self._restorer.note([revocation])
         self._on_revocations([revocation], self._revocations.add_all([revocation]))
         self.wake()
 
     def wake(self) -> None:
-        """Tell all replicas, soon, of revocations committed before this call. Never blocks."""
+        """Tell all replicas soon of what was committed before this call. Never blocks."""
         self._notify_now.set()
 
     async def _follow(self) -> None:
@@ -145,37 +162,41 @@ class RevocationFeed:
         """Take in what was committed since the last time; from a new epoch, everything."""
         self._poll_now.clear()
         connection = self._connection or await self._connect()
-        as_of, since = self._clock(), self._cursor
-        cursor = await self._take_in(since, connection)
-        if cursor.end < since.end:  # another database answers, with transaction ids of its own
-            since = START
-            cursor = await self._take_in(since, connection)
+        since = self._cursor
+        position = await self._take_in(since, connection)
+        if position.epoch != self.epoch or position.cursor.end < since.end:
+            self.epoch = ""  # so that the next connection begins from nothing
+            raise Unavailable("another database answers, or an older copy of this one")
         if self._keys is not None:
             async with self._in_time():
                 changed = await self._keys.changed_since(since, connection)
             self._on_keys(changed)
-        self._cursor, self._as_of = cursor, as_of
+        self._cursor = position.cursor
+        if position.as_of >= self._fresh_from:
+            self._as_of = position.as_of
+        else:
+            self._poll_in(self._fresh_from - position.as_of)
         while self._revocations.prune():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)  # other calls have their turn, however many expire at once
-        if since == START:  # a million rows take seconds, of which the next poll makes up at once
+        if since == START:  # a million rows take seconds, which the next poll makes up for at once
             self._poll_now.set()
 
-    async def _take_in(self, since: Cursor, connection: "DedicatedConnection") -> Cursor:
-        """Take in what was committed since a cursor; return the next cursor.
+    async def _take_in(self, since: Cursor, connection: "DedicatedConnection") -> Position:
+        """Take in what was committed since a cursor; return the position after it.
 
         Other calls have their turn between two pages, and each page has the whole timeout.
         """
-        cursor = since
         pages = self._store.pages_of_revocations(since, connection)
+        position: Position  # there is at least one page
         async with contextlib.aclosing(pages):
             while page := await self._next(pages):
-                found, cursor = page
-                # Never replaced, only added to: this process may know of one that commits as we
-                # read, and a failover may have lost one. What is in excess expires.
+                found, position = page
+                # Added, never replaced: this process may know of one that commits while we read.
+                self._restorer.note(found)
                 self._on_revocations(found, self._revocations.add_all(found))
-        return cursor
+        return position
 
-    async def _next(self, pages: Pages) -> Page | None:
+    async def _next(self, pages: "AsyncGenerator[Page, None]") -> Page | None:
         async with self._in_time():
             return await anext(pages, None)
 
@@ -197,12 +218,12 @@ class RevocationFeed:
             writes=False,
         )
         connection.add_termination_listener(self._wake_poll)
+        async with self._in_time():
+            position = await self._store.position(connection)
         if not self._transaction_pooling:
             await self._listen(connection)
-        epoch = await self._store.epoch(connection)
-        if not epoch or epoch != self.epoch:
-            self._cursor = START
-        self.epoch = epoch
+        if not position.epoch or position.epoch != self.epoch:
+            await self._begin_epoch(position, connection)
         return connection
 
     async def _listen(self, connection: "DedicatedConnection") -> None:
@@ -213,6 +234,20 @@ class RevocationFeed:
             except asyncpg.FeatureNotSupportedError:
                 detail = "revocations are found by polling alone"
                 log.warning("revocation_feed_cannot_listen", detail=detail)
+
+    async def _begin_epoch(self, position: Position, connection: "DedicatedConnection") -> None:
+        """Begin with a database that may lack commits which this process knows of."""
+        self._fresh_from = _LONG_AGO
+        if position.epoch:
+            seen_at = await self._store.mark_epoch(position.epoch, connection)
+            self._fresh_from = seen_at + self._settle
+        if self._as_of is not None:
+            log.warning("database_epoch_changed", before=self.epoch, epoch=position.epoch)
+            await self._restorer.restore(connection, position.as_of)
+        self.epoch, self._cursor = position.epoch, START
+
+    def _poll_in(self, delay: timedelta) -> None:
+        asyncio.get_running_loop().call_later(delay.total_seconds(), self._poll_now.set)
 
     def _wake_poll(self, *_: object) -> None:
         self._poll_now.set()

@@ -49,10 +49,28 @@ class KeyStore:
         """
         async with self._locked() as connection:
             present = [rows.key(row) for row in await connection.fetch(self._sql["load_keys"])]
-            changed = list(decide(present))
-            for key in changed:
-                await connection.execute(self._sql["put_key"], *rows.key_arguments(key))
+            changed = []
+            for key in decide(present):
+                arguments = rows.key_arguments(key)
+                at = await connection.fetchval(self._sql["put_key"], *arguments)
+                changed.append(replace(key, changed_at=at))
         return changed
+
+    async def restore(self, known: Iterable[StoredKey], connection: "Connection") -> list[str]:
+        """Write what the database lost of these keys; return the ids of those that it lacked.
+
+        Replicas that do this at the same time come to the same result: of two versions of a key the
+        one that was written later holds.
+        """
+        restored = []
+        with translated():
+            async with connection.transaction():
+                await connection.execute(self._sql["lock_keys"])
+                for key in known:
+                    arguments = *rows.key_arguments(key), key.changed_at
+                    kid = await connection.fetchval(self._sql["restore_key"], *arguments)
+                    restored += [kid] if kid else []
+        return restored
 
     async def root_key(self, sealed: bytes) -> bytes:
         """Return the root key as it is sealed; `sealed` becomes it where there is none yet."""

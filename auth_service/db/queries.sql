@@ -179,31 +179,83 @@ RETURNING id, refreshed_at
 
 -- name: add_revocation
 -- xid moves along with a change, so that readers past the row's first writing see it again.
-INSERT INTO revocations AS r (kind, target, issued_before, expires_at, created_at)
-VALUES ($1, $2, $3, $4, $5)
+INSERT INTO revocations AS r (kind, target, issued_before, expires_at, created_at, disables)
+VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (kind, target) DO UPDATE
 SET issued_before = GREATEST(r.issued_before, excluded.issued_before),
     expires_at = GREATEST(r.expires_at, excluded.expires_at),
+    disables = r.disables OR excluded.disables,
     xid = pg_current_xact_id()
+
+-- name: note_enabled
+UPDATE revocations SET disables = false, xid = pg_current_xact_id()
+WHERE kind = 'user' AND target = $1 AND disables
+
+-- name: feed_position
+-- now() is the start of the transaction, and so not later than the snapshot.
+SELECT pg_is_in_recovery() AS standby, database_epoch() AS epoch, now() AS as_of,
+    pg_current_snapshot() AS snapshot
 
 -- name: revocations_since
 -- What was committed since a snapshot: its end is $1, and $2 were in progress in it. xid is the id of
 -- the top-level transaction, also of rows that a subtransaction wrote, as in the snapshot.
-SELECT pg_current_snapshot() AS snapshot, r.kind, r.target, r.issued_before, r.expires_at, r.xid
-FROM (SELECT) AS always
-LEFT JOIN revocations r ON r.xid >= $1::xid8 OR r.xid = ANY ($2::xid8[])
+SELECT kind, target, issued_before, expires_at, xid, disables
+FROM revocations WHERE xid >= $1::xid8 OR xid = ANY ($2::xid8[])
 
 -- name: first_revocations_since
--- The same, at most $3 rows. The limits inside make every plan read them from the index of xid: a
--- poll with nothing new reads no row.
-SELECT pg_current_snapshot() AS snapshot, r.kind, r.target, r.issued_before, r.expires_at, r.xid
-FROM (SELECT) AS always
+-- The same, at most $3 rows, beside the position. The limits inside make every plan read the rows
+-- from the index of xid: a poll with nothing new reads no row.
+WITH position AS MATERIALIZED (
+    SELECT pg_is_in_recovery() AS standby, database_epoch() AS epoch, now() AS as_of,
+        pg_current_snapshot() AS snapshot
+)
+SELECT position.*, r.kind, r.target, r.issued_before, r.expires_at, r.xid, r.disables
+FROM position
 LEFT JOIN (
     (SELECT * FROM revocations WHERE xid >= $1::xid8 ORDER BY xid LIMIT $3)
     UNION ALL
     (SELECT * FROM revocations WHERE xid = ANY ($2::xid8[]) ORDER BY xid LIMIT $3)
 ) r ON true
 LIMIT $3
+
+-- name: mark_epoch
+-- Returns when a replica first saw the epoch.
+INSERT INTO feed_epochs AS f (epoch, seen_at)
+SELECT $1, CASE WHEN EXISTS (SELECT FROM feed_epochs) THEN now() ELSE 'epoch' END
+ON CONFLICT (epoch) DO UPDATE SET seen_at = f.seen_at
+RETURNING seen_at
+
+-- name: lost_revocations
+-- The positions of what the database does not know. A replica keeps whole seconds, and an expiry
+-- that is up to a second later than the row's.
+SELECT known.n::integer - 1 AS n
+FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[])
+    WITH ORDINALITY AS known (kind, target, issued_before, expires_at, n)
+LEFT JOIN revocations r ON r.kind = known.kind AND r.target = known.target
+WHERE known.expires_at > now() AND (
+    r.target IS NULL
+    OR r.expires_at < known.expires_at - interval '1 second'
+    OR r.issued_before < known.issued_before
+)
+
+-- name: end_sessions
+-- Returns those that were live; the order lets replicas do this at the same time.
+WITH ended AS (
+    UPDATE sessions SET revoked_at = $2::timestamptz
+    WHERE (user_id, id) IN (
+        SELECT user_id, id FROM sessions WHERE id = ANY ($1::uuid[]) AND revoked_at IS NULL
+        ORDER BY id FOR UPDATE
+    )
+    RETURNING user_id, id
+), audited AS (
+    INSERT INTO audit_log (at, event, user_id, session_id)
+    SELECT $2, 'session.revoked', user_id, id FROM ended
+)
+SELECT id FROM ended
+
+-- name: end_sessions_before
+UPDATE sessions SET revoked_at = $3
+WHERE user_id = $1 AND revoked_at IS NULL AND created_at < $2
 
 -- name: notify_revocations
 SELECT pg_notify('authn_feed', '')
@@ -254,15 +306,38 @@ SELECT pg_advisory_xact_lock(hashtext('auth_service.signing_keys'))
 
 -- name: put_key
 INSERT INTO signing_keys (
-    kid, algorithm, encrypted_secret, created_at, activate_at, retire_at, remove_at, compromised_at
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+    kid, algorithm, encrypted_secret, created_at, activate_at, retire_at, remove_at, compromised_at,
+    changed_at
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp())
 ON CONFLICT (kid) DO UPDATE SET
     encrypted_secret = excluded.encrypted_secret,
     activate_at = excluded.activate_at,
     retire_at = excluded.retire_at,
     remove_at = excluded.remove_at,
     compromised_at = excluded.compromised_at,
+    changed_at = excluded.changed_at,
     xid = pg_current_xact_id()
+RETURNING changed_at
+
+-- name: restore_key
+-- Of two versions the one that was written later holds. A key that was ever compromised stays so.
+INSERT INTO signing_keys AS k (
+    kid, algorithm, encrypted_secret, created_at, activate_at, retire_at, remove_at, compromised_at,
+    changed_at
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT (kid) DO UPDATE SET
+    activate_at = CASE WHEN excluded.changed_at > k.changed_at
+        THEN excluded.activate_at ELSE k.activate_at END,
+    retire_at = CASE WHEN excluded.changed_at > k.changed_at
+        THEN excluded.retire_at ELSE k.retire_at END,
+    remove_at = CASE WHEN excluded.changed_at > k.changed_at
+        THEN excluded.remove_at ELSE k.remove_at END,
+    compromised_at = coalesce(k.compromised_at, excluded.compromised_at),
+    changed_at = GREATEST(k.changed_at, excluded.changed_at),
+    xid = pg_current_xact_id()
+WHERE excluded.changed_at > k.changed_at
+    OR (k.compromised_at IS NULL AND excluded.compromised_at IS NOT NULL)
+RETURNING kid
 
 -- name: prune_keys
 -- A key of which nothing is trusted any more; kept a while, so that `keys list` can tell of it.
@@ -278,14 +353,6 @@ INSERT INTO root_key (encrypted_secret) VALUES ($1) ON CONFLICT DO NOTHING
 
 -- name: replace_root_key
 UPDATE root_key SET encrypted_secret = $1
-
--- name: database_epoch
--- Transaction numbers can be compared within one database, one timeline of it, and until it crashes:
--- what a crash loses of asynchronous commits, it gives the numbers of to others. PostgreSQL resets
--- its statistics at any start that a clean shutdown did not precede, and keeps them at any other.
-SELECT system_identifier || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8) || '-'
-    || extract(epoch FROM stats_reset)
-FROM pg_control_system(), pg_stat_archiver
 
 -- name: require_standby
 SELECT current_setting('synchronous_standby_names') <> '',

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from auth_service.db import rows
-from auth_service.db.cursor import START, Cursor
+from auth_service.db.cursor import START, Cursor, Position
 from auth_service.db.driver_errors import translated
 from auth_service.db.executor import Executor
 from auth_service.db.statements import statements
+from auth_service.errors import Unavailable
 from auth_service.models import Revocation
 
 if TYPE_CHECKING:
@@ -21,12 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["REVOCATION_PAGE", "RevocationStore", "record_revocation"]
 
-UNKNOWN_EPOCH = (
-    asyncpg.InsufficientPrivilegeError,
-    asyncpg.UndefinedFunctionError,  # another kind of database
-    asyncpg.FeatureNotSupportedError,
-    asyncpg.ObjectNotInPrerequisiteStateError,  # a server in recovery
-)
+Page = tuple[list[Revocation], Position]
+
 REVOCATION_PAGE = 1000  # takes about ten milliseconds of the event loop
 
 
@@ -45,15 +42,15 @@ class RevocationStore(Executor):
         """
         async with self._pool.acquire() as connection:
             pages = [page async for page in self.pages_of_revocations(cursor, connection)]
-        return [revocation for found, _ in pages for revocation in found], pages[-1][1]
+        return [revocation for found, _ in pages for revocation in found], pages[-1][1].cursor
 
     async def pages_of_revocations(
         self, cursor: Cursor, connection: "Connection"
-    ) -> AsyncGenerator[tuple[list[Revocation], Cursor], None]:
+    ) -> AsyncGenerator[Page, None]:
         """Yield the same in pages, since a million rows in one answer exceed a statement timeout.
 
-        All pages are of one snapshot, and each names the next cursor. There is at least one page.
-        A poll usually finds few rows, which come in one page and one round trip.
+        All pages are of one snapshot, and each names the position after it. There is at least one
+        page. A poll usually finds few rows, which come in one page and one round trip.
         """
         since = cursor.end, cursor.running
         with translated():
@@ -62,24 +59,28 @@ class RevocationStore(Executor):
                 sql = self._sql["first_revocations_since"]
                 found = await connection.fetch(sql, *since, REVOCATION_PAGE)
                 if len(found) < REVOCATION_PAGE:
-                    yield _page(found)
+                    new = (row for row in found if row["kind"] is not None)
+                    yield [rows.revocation(row) for row in new], _position(found[0])
                     return
-            async with connection.transaction(readonly=True):
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                position = await self.position(connection)
                 opened = await connection.cursor(self._sql["revocations_since"], *since)
+                found = await opened.fetch(REVOCATION_PAGE)
+                yield [rows.revocation(row) for row in found], position
                 while found := await opened.fetch(REVOCATION_PAGE):
-                    yield _page(found)
+                    yield [rows.revocation(row) for row in found], position
 
-    async def epoch(self, connection: "Connection") -> str:
-        """Return within what the cursors of `revocations_since` can be compared; "" if unknown.
-
-        Another database has another one, and so has this one after a failover or a crash.
-        """
+    async def position(self, connection: "Connection") -> Position:
+        """Return where the database stands. Raises Unavailable if the server is a standby."""
         with translated():
-            try:
-                found: str | None = await connection.fetchval(self._sql["database_epoch"])
-            except UNKNOWN_EPOCH:
-                return ""
-        return found or ""
+            (found,) = await connection.fetch(self._sql["feed_position"])
+        return _position(found)
+
+    async def mark_epoch(self, epoch: str, connection: "Connection") -> datetime:
+        """Note that a replica sees this epoch; return when the first one did."""
+        with translated():
+            seen_at: datetime = await connection.fetchval(self._sql["mark_epoch"], epoch)
+        return seen_at
 
     async def notify_revocations(self) -> None:
         """Wake the feeds of all replicas. Takes a lock of the whole database: coalesce."""
@@ -92,10 +93,12 @@ async def record_revocation(
     """Write a revocation in the transaction of a connection."""
     await connection.execute(
         statements()["add_revocation"], revocation.kind.value, revocation.target,
-        revocation.issued_before, revocation.expires_at, now,
+        revocation.issued_before, revocation.expires_at, now, revocation.disables,
     )  # fmt: skip
 
 
-def _page(found: list[asyncpg.Record]) -> tuple[list[Revocation], Cursor]:
-    revocations = [rows.revocation(row) for row in found if row["kind"] is not None]
-    return revocations, Cursor.of_snapshot(found[0]["snapshot"])
+def _position(row: asyncpg.Record) -> Position:
+    if row["standby"]:
+        # It replays with a delay that it does not know, and its snapshots name nothing in progress.
+        raise Unavailable("the database server is a standby; add target_session_attrs=primary")
+    return Position(row["epoch"], Cursor.of_snapshot(row["snapshot"]), row["as_of"])

@@ -77,7 +77,12 @@ def session_arguments(of: Session) -> Arguments:
 def revocation(row: asyncpg.Record) -> Revocation:
     """Read a row of revocations. A feed reads a million of them, so a kind is only looked up."""
     return Revocation(
-        _KINDS[row["kind"]], row["target"], row["expires_at"], row["issued_before"], row["xid"]
+        _KINDS[row["kind"]],
+        row["target"],
+        row["expires_at"],
+        row["issued_before"],
+        row["xid"],
+        row["disables"],
     )
 
 
@@ -92,6 +97,7 @@ def key(row: asyncpg.Record) -> StoredKey:
         retire_at=row["retire_at"],
         remove_at=row["remove_at"],
         compromised_at=row["compromised_at"],
+        changed_at=row["changed_at"],
     )
 
 

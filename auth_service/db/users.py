@@ -3,6 +3,7 @@
 Owns which statements make up one change of an account. Knows no rules: the caller decides.
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -66,7 +67,10 @@ class UserStore(Executor):
         async with self._transaction() as connection:
             await require_user(connection, "set_user_disabled", user_id, disabled)
             if revocation is not None:
-                revocation = await end_all_sessions(connection, user_id, revocation, now)
+                of_disabled = replace(revocation, disables=disabled)
+                revocation = await end_all_sessions(connection, user_id, of_disabled, now)
+            else:
+                await connection.execute(self._sql["note_enabled"], str(user_id))
             await connection.execute(self._sql["write_audit"], now, event, user_id, None)
         return revocation
 

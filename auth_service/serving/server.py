@@ -14,12 +14,19 @@ from auth_service.core.core import Core
 from auth_service.core.shielded import Shielded
 from auth_service.core.signing_keys import SigningKeys
 from auth_service.db.feed import RevocationFeed
+from auth_service.db.restore import Restorer
 from auth_service.models import StoredKey
 from auth_service.rpc.grpc_server import GrpcServer, services
 from auth_service.rpc.health import HealthServicer
 from auth_service.rpc.watch import WatchHub
 from auth_service.serving.maintenance import Maintenance, jobs
-from auth_service.serving.wiring import Database, open_core, open_database, signing_keys
+from auth_service.serving.wiring import (
+    Database,
+    open_core,
+    open_database,
+    session_policy,
+    signing_keys,
+)
 from auth_service.telemetry import configure_logging
 from auth_service.tokens.revocation import RevocationList
 from auth_service.web.routes import HttpServers, http_servers
@@ -104,11 +111,14 @@ class Server:
             if keys.update(changed):
                 hub.keys_changed()
 
+        now = utc_now()
+        life = session_policy(self._settings).revocation_expiry(now) - now
+        restorer = Restorer(revocations, database.key_store, keys.known, life=life)
         return RevocationFeed(
             database.store,
             database.url,
             revocations,
-            utc_now,
+            restorer=restorer,
             keys=database.key_store,
             on_keys=update_keys,
             on_revocations=hub.revoked,

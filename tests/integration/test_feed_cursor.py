@@ -142,13 +142,12 @@ async def test_a_poll_reads_by_the_index_whatever_the_plan(
     sql = statements()["first_revocations_since"]
     await connection.execute(f"PREPARE poll (xid8, xid8[], integer) AS {sql}")
     running = ",".join(map(str, cursor.running))
-    plan = "\n".join(
-        row[0]
-        for row in await connection.fetch(
-            "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF) "
-            f"EXECUTE poll ('{cursor.end}', '{{{running}}}', {REVOCATION_PAGE})"
-        )
+    explain = (
+        "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF) "
+        f"EXECUTE poll ('{cursor.end}', '{{{running}}}', {REVOCATION_PAGE})"
     )
+    for _ in range(2):  # the first one compiles database_epoch(), and reads catalogs for it
+        plan = "\n".join(row[0] for row in await connection.fetch(explain))
     await other.close()
     await connection.close()
     assert "Seq Scan" not in plan, plan

@@ -16,16 +16,20 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from auth_service.db import pool as pools
+from auth_service.db.cursor import START, Cursor
 from auth_service.db.embedded import EmbeddedPostgres
 from auth_service.db.feed import RevocationFeed
 from auth_service.db.migrate import migrate
 from auth_service.db.store import Store
+from auth_service.errors import Unavailable
 from auth_service.models import Revocation, RevocationKind
 from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
 from tests.folders import open_folder
+from tests.standby import open_pair
 
 if TYPE_CHECKING:
     from auth_service.db.pool import Pool
@@ -88,7 +92,7 @@ class Replica:
         self.read: list[str] = []
         self.known = RevocationList(clock)
         self.feed = RevocationFeed(
-            Store(pool), database.url, self.known, clock, poll_interval=OFTEN,
+            Store(pool), database.url, self.known, poll_interval=OFTEN, settle=timedelta(0),
             on_revocations=lambda found, _: self.read.extend(each.target for each in found),
         )  # fmt: skip
 
@@ -180,6 +184,7 @@ async def test_after_a_crash_everything_is_read_again(database: Database, clock:
         await until(lambda: "later" in replica.read)
         assert {"before", "unseen"} <= set(replica.read)
         assert len(replica.known) == 4  # what the database lost stays revoked here
+        assert await database.value("SELECT count(*) FROM revocations") == 4  # and there again
 
 
 async def test_after_a_failover_everything_is_read_again(
@@ -198,3 +203,47 @@ async def test_after_a_failover_everything_is_read_again(
         await database.start()
         await until(lambda: "before" in replica.read)
         assert replica.feed.epoch.split("-")[1] == "00000002"
+
+
+async def test_a_standby_is_refused(clock: FakeClock) -> None:
+    """Also if a pooler hides what it is: it has a delay that it does not know."""
+    async with open_pair() as pair:
+        pool = await pools.connect(pair.url, min_size=0)
+        store = Store(pool)
+        feed = RevocationFeed(store, pair.standby.dsn, RevocationList(clock))
+        with pytest.raises(Unavailable):
+            await feed.start()
+        await feed.stop()
+        connection = await asyncpg.connect(pair.standby.dsn)
+        for cursor in (START, Cursor(1)):
+            with pytest.raises(Unavailable, match="standby"):
+                await anext(store.pages_of_revocations(cursor, connection))
+        with pytest.raises(Unavailable, match="standby"):
+            await store.position(connection)
+        await connection.close()
+        await pool.close()
+
+
+async def test_a_feed_that_is_led_to_a_standby_is_not_fresh(clock: FakeClock) -> None:
+    """However often that server answers, until it is promoted."""
+    async with open_pair() as pair:
+        pool = await pools.connect(pair.url, min_size=0)
+        feed = RevocationFeed(
+            Store(pool), pair.url, RevocationList(clock), poll_interval=OFTEN, settle=timedelta(0)
+        )
+        await feed.start()
+        with capture_logs() as logs:
+            pair.lead_to(pair.standby)
+            pair.kill_primary()
+            await until(lambda: len(failures(logs)) > 2)
+            before, seen = feed.as_of, len(failures(logs))
+            await until(lambda: len(failures(logs)) > seen)
+            assert feed.as_of == before
+        await pair.promote()
+        await until(lambda: feed.as_of > before)
+        await feed.stop()
+        await pool.close()
+
+
+def failures(logs: list[Any]) -> list[Any]:
+    return [entry for entry in logs if entry["event"] == "revocation_feed_failed"]

@@ -17,8 +17,7 @@ from auth_service.errors import Unavailable
 from auth_service.models import Revocation, RevocationKind
 from tests.clock import FakeClock
 from tests.conftest import Outside
-from tests.folders import open_folder
-from tests.standby import Pair, execute, replicating_pair, until
+from tests.standby import Pair, execute, open_pair, until
 
 SOON = timedelta(milliseconds=500)
 
@@ -26,23 +25,21 @@ SOON = timedelta(milliseconds=500)
 @pytest.fixture(scope="module")
 def pair(outside: Outside) -> Iterator[Pair]:
     """Servers that the tests of this module share."""
-    with open_folder() as folder:
-        stack = contextlib.AsyncExitStack()
-        try:
-            yield outside.run(stack.enter_async_context(replicating_pair(folder)))
-        finally:
-            outside.run(stack.aclose())
+    stack = contextlib.AsyncExitStack()
+    try:
+        yield outside.run(stack.enter_async_context(open_pair()))
+    finally:
+        outside.run(stack.aclose())
 
 
 @pytest.fixture
 def own_pair(outside: Outside) -> Iterator[Pair]:
     """Servers that a test may stop."""
-    with open_folder() as folder:
-        stack = contextlib.AsyncExitStack()
-        try:
-            yield outside.run(stack.enter_async_context(replicating_pair(folder)))
-        finally:
-            outside.run(stack.aclose())
+    stack = contextlib.AsyncExitStack()
+    try:
+        yield outside.run(stack.enter_async_context(open_pair()))
+    finally:
+        outside.run(stack.aclose())
 
 
 def revocation(target: str, clock: FakeClock) -> Revocation:
@@ -51,10 +48,10 @@ def revocation(target: str, clock: FakeClock) -> Revocation:
 
 async def test_the_primary_is_found_behind_a_standby(pair: Pair) -> None:
     """By the pool and by a single connection, whatever the order of the hosts."""
-    pool = await pools.connect(pair.url)
+    pool = await pools.connect(pair.urls)
     assert not await pool.fetchval("SELECT pg_is_in_recovery()")
     pool.terminate()
-    connection = await pools.open_connection(pair.url, writes=False)
+    connection = await pools.open_connection(pair.urls, writes=False)
     assert not await connection.fetchval("SELECT pg_is_in_recovery()")
     await connection.close()
 
@@ -81,7 +78,7 @@ async def test_what_a_standby_refuses_is_unavailable(pair: Pair, clock: FakeCloc
 
 async def test_a_promoted_standby_is_used_without_a_restart(own_pair: Pair) -> None:
     """The pool loses the primary and finds the new one."""
-    pool = await pools.connect(own_pair.url, connect_timeout=SOON)
+    pool = await pools.connect(own_pair.urls, connect_timeout=SOON)
     await own_pair.primary.stop()
     with pytest.raises(Unavailable):
         await pool.fetchval("SELECT 1")
@@ -103,7 +100,7 @@ async def test_without_a_synchronous_standby_no_change_is_acknowledged(
 ) -> None:
     """PostgreSQL would not wait and say nothing; so nothing is written either."""
     await pair.wait_for_standby(replicated=False)
-    pool = await pools.connect(pair.url, replicated=True)
+    pool = await pools.connect(pair.urls, replicated=True)
     with pytest.raises(Unavailable, match="no standby"):
         await Store(pool).add_revocation(revocation("unheard", clock), clock.now)
     written = "SELECT count(*) FROM revocations WHERE target = 'unheard'"
@@ -116,7 +113,7 @@ async def test_a_replicated_change_is_on_the_standby_when_it_is_acknowledged(
 ) -> None:
     """Even if the database commits asynchronously by default."""
     await pair.wait_for_standby(replicated=True)
-    url = f"{pair.url}&synchronous_commit=off"
+    url = f"{pair.urls}&synchronous_commit=off"
     pool = await pools.connect(url, replicated=True)
     assert await pool.fetchval("SHOW synchronous_commit") == "off"
     async with pool.transaction() as connection:
