@@ -16,7 +16,7 @@ from auth_service.config.loading import Settings
 from auth_service.core.accounts import Accounts
 from auth_service.models import Revocation
 from auth_service.serving.wiring import Database, accounts, open_database, password_hasher
-from auth_service.telemetry import configure_logging
+from auth_service.telemetry.logs import configure_logging
 
 __all__ = ["Backend", "open_backend", "run"]
 

@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pool
 from auth_service.authz.admission import Refused
 from auth_service.errors import AuthError, InvalidArgument, Unavailable, Unsupported
 from auth_service.rpc import status
-from auth_service.telemetry import RPC_DURATION, RPC_TOTAL, Successes
+from auth_service.telemetry.metrics import RPC_DURATION, RPC_TOTAL, Successes
 
 __all__ = ["Context", "Dispatcher", "in_bytes", "parse"]
 

@@ -13,13 +13,15 @@ import structlog
 from auth_service.clock import utc_now
 from auth_service.core.signing_keys import SigningKeys
 from auth_service.serving.wiring import Database
-from auth_service.telemetry import SIGNATURES_VERIFIED, Successes
+from auth_service.telemetry.metrics import SIGNATURES_VERIFIED, Successes
+from auth_service.telemetry.repeats import REPEATS
 
 __all__ = ["Job", "Maintenance", "jobs"]
 
 log = structlog.get_logger(__name__)
 
 _METRICS_INTERVAL = 0.25  # seconds, like the others
+_REPEATS_INTERVAL = 1.0
 _ROTATION_INTERVAL = 10.0
 _DATABASE_INTERVAL = 60.0
 
@@ -71,12 +73,16 @@ def jobs(
         SIGNATURES_VERIFIED.inc(verified - counted)
         counted = verified
 
+    async def sum_up_repeats() -> None:
+        REPEATS.flush()
+
     async def rotate_keys() -> None:
         if await keys.rotate_if_due():
             announce_keys()
 
     return [
         Job("count", _METRICS_INTERVAL, count),
+        Job("sum_up_repeats", _REPEATS_INTERVAL, sum_up_repeats),
         Job("rotate_keys", _ROTATION_INTERVAL, rotate_keys),
         Job("prune", _DATABASE_INTERVAL, lambda: store.prune(utc_now())),
         Job("prune_keys", _DATABASE_INTERVAL, lambda: key_store.prune(utc_now())),

@@ -27,7 +27,7 @@ from auth_service.serving.wiring import (
     session_policy,
     signing_keys,
 )
-from auth_service.telemetry import configure_logging
+from auth_service.telemetry.logs import configure_logging
 from auth_service.tokens.revocation import RevocationList
 from auth_service.web.routes import HttpServers, http_servers
 

@@ -25,7 +25,8 @@ from auth_service.errors import ConfigError
 from auth_service.serving.shared_port import require_free
 from auth_service.serving.wiring import database_url, embedded_directory
 from auth_service.serving.worker import RETIRE
-from auth_service.telemetry import METRICS_DIRECTORY, WORKER_SLOT, configure_logging
+from auth_service.telemetry.logs import configure_logging
+from auth_service.telemetry.metrics import METRICS_DIRECTORY, WORKER_SLOT
 
 __all__ = ["Supervisor", "WorkerFailed"]
 

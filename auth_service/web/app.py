@@ -14,7 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from auth_service.telemetry import HTTP_DURATION, HTTP_TOTAL
+from auth_service.telemetry.metrics import HTTP_DURATION, HTTP_TOTAL
 from auth_service.web.connections import Limits
 from auth_service.web.request_limit import RequestLimit
 from auth_service.web.responses import HANDLERS

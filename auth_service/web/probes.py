@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from auth_service.telemetry import METRICS_CONTENT_TYPE, metrics_text
+from auth_service.telemetry.metrics import METRICS_CONTENT_TYPE, metrics_text
 
 __all__ = ["HEALTH_PATHS", "probe_routes"]
 

@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from auth_service.telemetry import HTTP_CLOSED
+from auth_service.telemetry.metrics import HTTP_CLOSED
 from auth_service.web.connections import Limits, Place
 
 __all__ = ["Protocol"]

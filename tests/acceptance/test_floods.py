@@ -1,6 +1,7 @@
 """Slow and abusive clients against a real server process: it stays up, and probes are answered."""
 
 import asyncio
+import json
 import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import StartServer
-from tests.acceptance.servers import ServerProcess, free_port
-from tests.chaos.slow_clients import Prober, half_open
+from tests.acceptance.servers import ServerProcess, eventually, free_port
+from tests.chaos.slow_clients import Prober, half_open, http_flood, request
 
 TLS_RECORD = b"\x16\x03\x01"
 
@@ -56,3 +57,17 @@ async def test_without_a_file_descriptor_left_waiting_connections_give_way(
         await prober.probe()
     assert prober.answers == {"200": 1}
     assert 1 <= target.process.output().count("http_accept_failed") <= 30
+
+
+async def test_a_flood_of_requests_does_not_flood_the_log(target: Target) -> None:
+    """Each request is written or summed up, and the sum comes without another request."""
+    figures = await http_flood(target.http_port, request("/auth"), requests=5000)
+    assert figures.answers == {"401": 5000}
+
+    async def told() -> bool:
+        entries = map(json.loads, target.process.output().splitlines())
+        found = [e for e in entries if e.get("path") == "/auth"]
+        return bool(sum(entry.get("times", 1) for entry in found) == 5000)
+
+    await eventually(told, what="every request is told of")
+    assert len(target.process.output()) < 5000 * figures.seconds + 20_000

@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 from auth_service.errors import InactiveReason, InvalidToken, NotFound
 from auth_service.rpc import status
 from auth_service.rpc.dispatcher import Dispatcher, in_bytes
-from auth_service.telemetry import Successes, configure_logging
+from auth_service.telemetry.logs import configure_logging
+from auth_service.telemetry.metrics import Successes
 from tests.acceptance.servers import eventually
 from tests.channels import open_channel
 

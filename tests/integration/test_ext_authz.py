@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from auth_service.rpc.dispatcher import Dispatcher
 from auth_service.rpc.ext_authz import add_ext_authz
-from auth_service.telemetry import Successes
+from auth_service.telemetry.metrics import Successes
 from auth_service.tokens.access import AccessClaims, TokenSigner
 from auth_service.tokens.keys import KeyRing, shared_key
 from tests.acceptance.servers import Client, Proxy, database_target, make_user, through

@@ -14,7 +14,7 @@ from auth_service.db.key_store import KeyStore
 from auth_service.db.store import Store
 from auth_service.serving.maintenance import Job, Maintenance, jobs
 from auth_service.serving.wiring import Database, signing_keys
-from auth_service.telemetry import Successes, metrics_text
+from auth_service.telemetry.metrics import Successes, metrics_text
 from tests.integration.serving import make_settings, running, until
 
 if TYPE_CHECKING:

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import structlog
 
-from auth_service.telemetry import (
+from auth_service.telemetry.logs import configure_logging, mask_secrets
+from auth_service.telemetry.metrics import (
     METRICS_CONTENT_TYPE,
     RPC_DURATION,
     RPC_TOTAL,
     Successes,
-    configure_logging,
-    mask_secrets,
     metrics_text,
 )
+from auth_service.telemetry.repeats import MAX_DISTINCT, MAX_REPEATED, Repeats
 
 MASK = "**********"
 
@@ -197,3 +197,84 @@ def test_successes_fall_into_the_buckets_that_one_observation_each_would() -> No
     assert found[0] == found[1]
     assert len(found[0]) > len(seconds)
     assert 'auth_rpc_total{code="OK",method="/test.Together/Method"} 8.0' in lines
+
+
+# Entries that repeat
+
+
+@pytest.fixture
+def written() -> Iterator[list[Any]]:
+    """The entries that pass a processor for repeats whose second ends when told."""
+    entries: list[Any] = []
+
+    def keep(_logger: object, _method: str, entry: Any) -> Any:
+        entries.append(dict(entry))
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[structlog.processors.add_log_level, Second.repeats, keep])
+    Second.now += 10
+    yield entries
+    Second.now += 10
+    Second.repeats.flush()
+
+
+class Second:
+    """A clock that stands still until a test moves it, and what goes by it."""
+
+    now = 0.0
+    repeats = Repeats(lambda: Second.now)
+
+
+def test_entries_that_repeat_are_summed_up(written: list[Any]) -> None:
+    """Those that differ in duration and client alone are the same."""
+    for number in range(1000):
+        structlog.get_logger().info("http", path="/auth", status=401, ms=number, peer=str(number))
+    assert len(written) == MAX_REPEATED
+    Second.now += 1
+    structlog.get_logger().info("other")
+    assert written[MAX_REPEATED:] == [
+        {
+            "event": "repeated",
+            "of": "http",
+            "times": 1000 - MAX_REPEATED,
+            "path": "/auth",
+            "status": "401",
+            "level": "info",
+        },
+        {"event": "other", "level": "info"},
+    ]
+
+
+def test_the_sum_is_written_without_another_entry(written: list[Any]) -> None:
+    """And once only; it has the level of the entries that it stands for."""
+    for _ in range(MAX_REPEATED + 1):
+        structlog.get_logger().error("rpc_failed", exc_info=ValueError("x"))
+    Second.now += 1
+    for _ in range(3):
+        Second.repeats.flush()
+    (last,) = written[MAX_REPEATED:]
+    assert (last["of"], last["times"], last["level"]) == ("rpc_failed", 1, "error")
+    assert last["exception"] == "ValueError"
+    assert "exc_info" not in last
+
+
+def test_entries_that_say_something_else_are_all_written(written: list[Any]) -> None:
+    """As those of an admin's changes, each of another user."""
+    for number in range(MAX_DISTINCT):
+        structlog.get_logger().info("admin", call="CreateUser", user_id=number)
+    assert len(written) == MAX_DISTINCT
+
+
+def test_entries_of_ever_new_kinds_are_summed_up_by_their_name(written: list[Any]) -> None:
+    """A client that makes up values cannot fill the memory or the log."""
+    for number in range(MAX_DISTINCT + 1000):
+        structlog.get_logger().info("http", method=f"M{number}")
+    assert len(written) == MAX_DISTINCT + MAX_REPEATED
+    Second.now += 1
+    Second.repeats.flush()
+    assert written[-1] == {
+        "event": "repeated",
+        "of": "http",
+        "times": 1000 - MAX_REPEATED,
+        "level": "info",
+    }
