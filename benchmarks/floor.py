@@ -59,7 +59,7 @@ class Validate(rpc.AuthServiceServicer):
 
 
 class Refresh(rpc.AuthServiceServicer):
-    """The UPDATE alone; `refresh_token` names user, session and generation, and is padded."""
+    """The UPDATE alone; `refresh_token` names user, session, generation and seed, and is padded."""
 
     def __init__(self, pool: Any, statement: str) -> None:
         self._pool = pool
@@ -78,8 +78,8 @@ class Refresh(rpc.AuthServiceServicer):
 
     async def Refresh(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Step the session."""
-        user, session, generation, _ = request.refresh_token.split(" ")
-        wanted = tables.rotation(UUID(user), UUID(session), int(generation))
+        user, session, generation, seed, _ = request.refresh_token.split(" ")
+        wanted = tables.rotation(UUID(user), UUID(session), int(generation), bytes.fromhex(seed))
         row = await self._pool.fetchrow(self._statement, *wanted)
         if row is None:
             raise RuntimeError("no such session, or another generation")

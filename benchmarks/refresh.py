@@ -56,7 +56,10 @@ async def _measure(
     async def update() -> float:
         nonlocal generation
         generation += 1
-        names = [f"{row['user_id']} {row['id']} {generation} ".ljust(420, "x") for row in theirs]
+        names = [
+            f"{row['user_id']} {row['id']} {generation} {row['seed'].hex()} ".ljust(420, "x")
+            for row in theirs
+        ]
         bodies = [pb.RefreshRequest(refresh_token=name).SerializeToString() for name in names]
         return await drive("bare", bare, bodies)
 

@@ -111,7 +111,7 @@ async def _growth(url: str) -> list[Verdict]:
     before = await connection.fetchval("SELECT pg_relation_size('sessions')")
     for _ in range(REFRESHES):
         rows = await session_rows(url, FEW)
-        live = [(row["user_id"], row["id"], row["generation"]) for row in rows]
+        live = [(row["user_id"], row["id"], row["generation"], row["seed"]) for row in rows]
         turns = [live[start::CONNECTIONS] for start in range(CONNECTIONS)]
         await asyncio.gather(*(_rotate(url, turn) for turn in turns))
     after = await connection.fetchval("SELECT pg_relation_size('sessions')")
@@ -126,10 +126,10 @@ async def _growth(url: str) -> list[Verdict]:
     return [Verdict(question, [share], at_most=10, unit="%", sides=sides)]
 
 
-async def _rotate(url: str, sessions: Sequence[tuple[Any, Any, int]]) -> None:
+async def _rotate(url: str, sessions: Sequence[tuple[Any, Any, int, bytes]]) -> None:
     connection: Any = await asyncpg.connect(url)
     statement = await connection.prepare(rotate_statement())
-    for user, session, generation in sessions:
-        await statement.fetchrow(*rotation(user, session, generation))
+    for session in sessions:
+        await statement.fetchrow(*rotation(*session))
     # Counts reach the statistics when a connection ends, or is idle for a while.
     await connection.close()

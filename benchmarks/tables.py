@@ -8,6 +8,7 @@ import asyncpg
 
 from auth_service.db.sessions import Rotation
 from auth_service.db.statements import statements
+from auth_service.tokens.refresh import token_id
 
 SESSIONS_A_USER = 5
 PASSWORD = "correct horse battery staple"
@@ -71,7 +72,8 @@ def rotate_statement() -> str:
     return statements()["rotate_session"]
 
 
-def rotation(user: UUID, session: UUID, generation: int) -> Rotation:
+def rotation(user: UUID, session: UUID, generation: int, seed: bytes) -> Rotation:
     """Return the arguments of that UPDATE."""
     week, skew = timedelta(days=7), timedelta(seconds=10)
-    return Rotation(user, session, generation, generation, (), week, skew, None)
+    jti = token_id(seed, generation)
+    return Rotation(user, session, generation, generation, (), week, skew, None, jti)

@@ -13,8 +13,9 @@ from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.token_issuer import TokenIssuer
 from auth_service.db.store import Store
 from auth_service.errors import InvalidGrant, InvalidToken, NotFound, PermissionDenied
-from auth_service.models import Revocation, RevocationKind
+from auth_service.models import Revocation, RevocationKind, Session
 from auth_service.tokens.access import AccessClaims, TokenVerifier
+from auth_service.tokens.refresh import is_genuine
 
 __all__ = ["ADMIN_ROLE", "Announce", "Revocations", "Revoker"]
 
@@ -84,11 +85,8 @@ class Revoker:
 
         Does nothing if the token is invalid (RFC 7009 section 2.2).
         """
-        try:
-            claims = self._tokens.read_refresh_token(refresh_token)
-        except InvalidGrant:
-            return
-        await self._revocations.end_session(claims.user_id, claims.session_id, "session.revoked")
+        if (session := await self._session_of(refresh_token)) is not None:
+            await self._revocations.end_session(session.user_id, session.id, "session.revoked")
 
     async def revoke_access_token(self, access_token: str) -> None:
         """End one access token. Does nothing if it is invalid (RFC 7009 section 2.2)."""
@@ -104,18 +102,9 @@ class Revoker:
         Does nothing if the token is invalid. Raises PermissionDenied if it was issued to another
         client (RFC 7009 section 2.1).
         """
-        try:
-            refresh = self._tokens.read_refresh_token(token)
-        except InvalidGrant:
-            refresh = None
-        if refresh is not None:
-            found = await self._store.get_session(refresh.user_id, refresh.session_id)
-            if found is None:
-                return
-            _require_owner(found.session.client_id, client_id)
-            await self._revocations.end_session(
-                refresh.user_id, refresh.session_id, "session.revoked"
-            )
+        if (session := await self._session_of(token)) is not None:
+            _require_owner(session.client_id, client_id)
+            await self._revocations.end_session(session.user_id, session.id, "session.revoked")
             return
         try:
             access = self._verifier.authenticate(token)
@@ -123,6 +112,17 @@ class Revoker:
             return
         _require_owner(access.client_id, client_id)
         await self._revocations.end_access_token(access)
+
+    async def _session_of(self, refresh_token: str) -> Session | None:
+        """Return the session that made a refresh token; None if none did."""
+        try:
+            claims = self._tokens.read_refresh_token(refresh_token)
+        except InvalidGrant:
+            return None
+        found = await self._store.get_session(claims.user_id, claims.session_id)
+        if found is None or not is_genuine(claims, found.session):
+            return None
+        return found.session
 
     async def revoke_session(self, session_id: str, caller: AccessClaims) -> None:
         """End a session of the caller; an admin may end anybody's. Raises NotFound."""

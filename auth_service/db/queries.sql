@@ -150,6 +150,7 @@ FROM users u, (
 WHERE s.user_id = $1 AND s.id = free.id AND s.generation BETWEEN $4::bigint AND $3
     AND s.scope @> $5::text[]
     AND s.revoked_at IS NULL AND s.refresh_expires_at > free.now AND s.expires_at > free.now
+    AND refresh_token_id(s.seed, $3) = $9::bytea
     AND u.id = $1 AND NOT u.disabled
 RETURNING s.*, u.roles
 

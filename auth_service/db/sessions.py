@@ -45,6 +45,8 @@ class Rotation(NamedTuple):
     clock_skew: timedelta
     """How far ahead of the database's clock a session may be dated."""
     request_hash: bytes | None
+    token_id: bytes
+    """The `jti` of the refresh token, decoded. Nothing changes unless the row's seed makes it."""
 
 
 class RotatedSession(NamedTuple):

@@ -10,6 +10,7 @@ import pytest
 from auth_service.db.sessions import Rotation
 from auth_service.db.store import Store
 from auth_service.models import Session, User
+from auth_service.tokens.refresh import token_id
 from tests.clock import FakeClock
 from tests.conftest import Outside
 from tests.databases import set_clock
@@ -43,6 +44,7 @@ def rotation(
         idle_ttl,
         timedelta(seconds=10),
         None,
+        token_id(session.seed, generation),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
+from auth_service import base64url
 from auth_service.db.store import Store
 from auth_service.errors import InvalidArgument, InvalidGrant
 from auth_service.tokens.refresh import token_id
@@ -260,7 +261,7 @@ class TestSlowDatabase:
                 await task
         assert await audited(pool, "session.reuse_detected") == 0
         seed = (await row(pool, first))["seed"]
-        current = refresh_token(first.refresh_token, gen=2, jti=token_id(seed, 2))
+        current = refresh_token(first.refresh_token, gen=2, jti=base64url.encode(token_id(seed, 2)))
         third = await core.sessions.refresh(current)
         assert payload(third.refresh_token)["gen"] == 3
         clock.advance(SECOND)

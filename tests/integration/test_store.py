@@ -1,6 +1,7 @@
 """The store: each state change is whole, and conflicts have one winner."""
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -31,6 +32,7 @@ from auth_service.models import (
     ServiceAccount,
     Session,
 )
+from auth_service.tokens.refresh import token_id
 from tests.clock import FakeClock
 from tests.integration.conftest import AddSession, AddUser, rotation
 
@@ -463,6 +465,29 @@ async def test_rotation_leaves_the_indexes_alone(
             for _ in range(pool.size):
                 await pool.execute("SELECT pg_stat_force_next_flush()")
     assert updates == Counter(all=20, hot=20)
+
+
+@pytest.mark.parametrize("step", ["rotate_session", "rotate_free_session"])
+@pytest.mark.parametrize("adopt", [False, True])
+async def test_a_session_does_not_step_for_a_token_that_its_row_did_not_make(
+    store: Store, add_user: AddUser, add_session: AddSession, step: str, adopt: bool
+) -> None:
+    """The statement itself compares the token's id, so that a forgery writes nothing."""
+    session = await add_session(await add_user())
+    wanted = rotation(session, 3 if adopt else 0, adopt=adopt)
+    for wrong in (token_id(session.seed, 1), token_id(bytes(32), wanted.generation), b""):
+        assert await getattr(store, step)(wanted._replace(token_id=wrong)) is None
+    assert (await store.find_session(session.id)) == session
+    assert await getattr(store, step)(wanted) is not None
+
+
+async def test_the_database_computes_the_same_token_ids(pool: "Pool") -> None:
+    """For any seed of 32 bytes, and any generation."""
+    generator = random.Random(20)
+    for generation in (0, 1, 9, 10, 2**31, 2**40 - 1, *(generator.getrandbits(40) for _ in "ab")):
+        for seed in (bytes(32), b"\xff" * 32, bytes(range(32)), generator.randbytes(32)):
+            computed = await pool.fetchval("SELECT refresh_token_id($1, $2)", seed, generation)
+            assert computed == token_id(seed, generation)
 
 
 async def test_sessions_are_listed_live_and_newest_first(
