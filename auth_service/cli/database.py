@@ -44,7 +44,7 @@ async def open_backend(settings: Settings) -> AsyncIterator[Backend]:
         hasher = password_hasher(settings)
         try:
             yield Backend(
-                settings, database, accounts(settings, database.store, hasher, revocations.append)
+                settings, database, accounts(settings, database, hasher, revocations.append)
             )
         finally:
             hasher.close()

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from auth_service import base64url
 from auth_service.cli.database import Backend, run
 from auth_service.cli.settings import config_option
 from auth_service.cli.terminal import Exit, examples, fail, json_option, show, table
-from auth_service.clock import utc_now
 from auth_service.config.durations import parse_duration
 from auth_service.config.key_files import read_key as read_key_file
 from auth_service.core.signing_keys import SigningKeys, replace_master_key
@@ -68,7 +67,10 @@ def list_(as_json: bool, config_file: Path | None) -> None:
     """List the signing keys; a configured shared key comes first."""
 
     async def work(backend: Backend) -> list[dict[str, object]]:
-        stored = [_record(key) for key in await backend.database.key_store.load()]
+        stored = [
+            _record(key, backend.database.clock())
+            for key in await backend.database.key_store.load()
+        ]
         policy = key_policy(backend.settings)
         if policy.configured is None or policy.configured.kid in [key["kid"] for key in stored]:
             return stored
@@ -104,7 +106,7 @@ def rotate(
     async def work(keys: SigningKeys) -> StoredKey:
         return await keys.rotate(algorithm, activate_in)
 
-    show(_record(_change(config_file, work)), as_json=as_json)
+    show(_change(config_file, work), as_json=as_json)
 
 
 @keys.command(
@@ -123,7 +125,7 @@ def import_(activate_in: timedelta | None, as_json: bool, config_file: Path | No
     async def work(keys: SigningKeys) -> StoredKey:
         return await keys.add(read_key(content), activate_in)
 
-    show(_record(_change(config_file, work)), as_json=as_json)
+    show(_change(config_file, work), as_json=as_json)
 
 
 @keys.command(cls=_TakesKid, epilog=examples("auth-service keys retire KID"))
@@ -132,7 +134,7 @@ def import_(activate_in: timedelta | None, as_json: bool, config_file: Path | No
 @config_option
 def retire(kid: str, as_json: bool, config_file: Path | None) -> None:
     """Stop to sign with the key KID now; its tokens stay good until they expire."""
-    show(_record(_change(config_file, lambda keys: keys.retire(kid))), as_json=as_json)
+    show(_change(config_file, lambda keys: keys.retire(kid)), as_json=as_json)
 
 
 @keys.command(cls=_TakesKid, epilog=examples("auth-service keys compromise KID"))
@@ -145,7 +147,7 @@ def compromise(kid: str, as_json: bool, config_file: Path | None) -> None:
     Its access tokens are refused from now on; sessions go on, and the next refresh gives a token
     of another key.
     """
-    show(_record(_change(config_file, lambda keys: keys.compromise(kid))), as_json=as_json)
+    show(_change(config_file, lambda keys: keys.compromise(kid)), as_json=as_json)
 
 
 @keys.command(
@@ -224,20 +226,20 @@ def export(shared: bool, as_json: bool, config_file: Path | None) -> None:
 
 def _change(
     config_file: Path | None, change: Callable[[SigningKeys], Awaitable[StoredKey]]
-) -> StoredKey:
-    async def work(backend: Backend) -> StoredKey:
+) -> dict[str, object]:
+    async def work(backend: Backend) -> dict[str, object]:
         changed = await change(await signing_keys(backend.settings, backend.database))
         await backend.database.store.notify_revocations()  # wakes the feeds, which read keys too
-        return changed
+        return _record(changed, backend.database.clock())
 
     return run(config_file, work)
 
 
-def _record(key: StoredKey) -> dict[str, object]:
+def _record(key: StoredKey, now: datetime) -> dict[str, object]:
     return {
         "kid": key.kid,
         "algorithm": key.algorithm,
-        "state": key.state(utc_now()).value,
+        "state": key.state(now).value,
         "created_at": key.created_at,
         "activate_at": key.activate_at,
         "retire_at": key.retire_at,

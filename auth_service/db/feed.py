@@ -9,7 +9,7 @@ knows, reads everything, and counts as fresh once the other replicas had time to
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -66,8 +66,12 @@ class RevocationFeed:
         timeout: timedelta = timedelta(seconds=2),
         transaction_pooling: bool = False,
         settle: timedelta = SETTLE,
+        on_poll: Callable[["DedicatedConnection"], Awaitable[object]] | None = None,
     ) -> None:
-        """`on_revocations` gets all revocations read or made, and those of them that are new."""
+        """`on_poll` is called with the connection before each poll.
+
+        `on_revocations` gets all revocations read or made, and those of them that are new.
+        """
         self._store = store
         self._url = url
         self._transaction_pooling = transaction_pooling
@@ -76,6 +80,7 @@ class RevocationFeed:
         self._keys = keys
         self._on_keys = on_keys
         self._on_revocations = on_revocations
+        self._on_poll = on_poll
         self._poll_interval = poll_interval.total_seconds()
         self._timeout = timeout
         self._settle = settle
@@ -162,6 +167,9 @@ class RevocationFeed:
         """Take in what was committed since the last time; from a new epoch, everything."""
         self._poll_now.clear()
         connection = self._connection or await self._connect()
+        if self._on_poll is not None:
+            async with self._in_time():
+                await self._on_poll(connection)
         since = self._cursor
         position = await self._take_in(since, connection)
         if position.epoch != self.epoch or position.cursor.end < since.end:

@@ -370,3 +370,6 @@ SELECT version_num FROM alembic_version
 
 -- name: ping
 SELECT 1
+
+-- name: read_clock
+SELECT clock_timestamp()

@@ -12,7 +12,7 @@ from authn.v1 import admin_service_pb2 as pb
 from authn.v1 import admin_service_pb2_grpc
 
 from auth_service import base64url
-from auth_service.clock import utc_now
+from auth_service.clock import Clock
 from auth_service.core import fields
 from auth_service.core.accounts import Accounts, require_admin
 from auth_service.core.shielded import Shielded
@@ -43,6 +43,7 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         announce_keys: Callable[[], object],
         callers: Callers,
         shielded: Shielded,
+        clock: Clock,
     ) -> None:
         """`announce_keys` is called after a new key has been committed."""
         self._accounts = accounts
@@ -50,6 +51,7 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         self._announce_keys = announce_keys
         self._callers = callers
         self._shielded = shielded
+        self._clock = clock
 
     async def CreateUser(
         self, request: pb.CreateUserRequest, context: Context
@@ -112,7 +114,7 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
     async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
         """Return the signing keys without their private parts."""
         self._admin(context)
-        now = utc_now()
+        now = self._clock()
         stored = [_key(key, now) for key in await self._keys.stored()]
         if (given := self._keys.configured) is not None:
             first = pb.SigningKey(kid=given.kid, algorithm=given.algorithm, state="configured")

@@ -81,7 +81,9 @@ class GrpcServer:
             AccountServicer(core.accounts, callers, shielded), server
         )
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminServicer(core.accounts, core.keys, core.announce_keys, callers, shielded),
+            AdminServicer(
+                core.accounts, core.keys, core.announce_keys, callers, shielded, core.clock
+            ),
             server,
         )
         if settings.ext_authz:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from auth_service.clock import utc_now
 from auth_service.core.signing_keys import SigningKeys
 from auth_service.serving.wiring import Database
 from auth_service.telemetry.metrics import SIGNATURES_VERIFIED, Successes
@@ -63,7 +62,7 @@ def jobs(
     signatures_verified: Callable[[], int],
 ) -> list[Job]:
     """Return the jobs of a serving process; `announce_keys` is called after a key rotation."""
-    store, key_store = database.store, database.key_store
+    store, key_store, clock = database.store, database.key_store, database.clock
     counted = 0
 
     async def count() -> None:
@@ -84,9 +83,9 @@ def jobs(
         Job("count", _METRICS_INTERVAL, count),
         Job("sum_up_repeats", _REPEATS_INTERVAL, sum_up_repeats),
         Job("rotate_keys", _ROTATION_INTERVAL, rotate_keys),
-        Job("prune", _DATABASE_INTERVAL, lambda: store.prune(utc_now())),
-        Job("prune_keys", _DATABASE_INTERVAL, lambda: key_store.prune(utc_now())),
-        Job("extend_audit_log", _DATABASE_INTERVAL, lambda: store.extend_audit_log(utc_now())),
+        Job("prune", _DATABASE_INTERVAL, lambda: store.prune(clock())),
+        Job("prune_keys", _DATABASE_INTERVAL, lambda: key_store.prune(clock())),
+        Job("extend_audit_log", _DATABASE_INTERVAL, lambda: store.extend_audit_log(clock())),
     ]
 
 

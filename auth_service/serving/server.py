@@ -5,20 +5,23 @@ import contextlib
 import gc
 import signal
 from contextlib import AsyncExitStack
+from functools import partial
 
 import structlog
 
-from auth_service.clock import utc_now
+from auth_service.clock import DatabaseClock
 from auth_service.config.loading import Settings
 from auth_service.core.core import Core
 from auth_service.core.shielded import Shielded
 from auth_service.core.signing_keys import SigningKeys
+from auth_service.db.database_clock import adjust_clock
 from auth_service.db.feed import RevocationFeed
 from auth_service.db.restore import Restorer
 from auth_service.models import StoredKey
 from auth_service.rpc.grpc_server import GrpcServer, services
 from auth_service.rpc.health import HealthServicer
 from auth_service.rpc.watch import WatchHub
+from auth_service.serving.clock_watch import ClockWatch
 from auth_service.serving.maintenance import Maintenance, jobs
 from auth_service.serving.wiring import (
     Database,
@@ -35,7 +38,7 @@ __all__ = ["Server"]
 
 log = structlog.get_logger(__name__)
 
-_HEALTH_INTERVAL = 0.25  # seconds between two checks of whether revocations are fresh
+_HEALTH_INTERVAL = 0.25  # seconds between two checks of what health reports
 
 
 class Server:
@@ -84,7 +87,7 @@ class Server:
         settings, enter = self._settings, self._stack.enter_async_context
         database = await enter(open_database(settings))
         keys = await signing_keys(settings, database)
-        revocations = RevocationList(utc_now)
+        revocations = RevocationList(database.clock)
         hub = WatchHub(revocations, keys.ring, lambda: (feed.as_of, feed.epoch, feed.cursor))
         feed = self._feed(database, keys, revocations, hub)
         await feed.start()
@@ -97,7 +100,7 @@ class Server:
 
         core = await enter(open_core(settings, database, keys, revocations, feed, announce_keys))
         await self._serve(core, hub)
-        self._watch_freshness(feed)
+        self._watch_health(feed, database.clock)
         maintenance = Maintenance(
             jobs(database, keys, announce_keys, lambda: core.validation.signatures_verified)
         )
@@ -111,7 +114,7 @@ class Server:
             if keys.update(changed):
                 hub.keys_changed()
 
-        now = utc_now()
+        now = database.clock()
         life = session_policy(self._settings).revocation_expiry(now) - now
         restorer = Restorer(revocations, database.key_store, keys.known, life=life)
         return RevocationFeed(
@@ -124,6 +127,7 @@ class Server:
             on_revocations=hub.revoked,
             poll_interval=self._settings.feed_poll_interval,
             transaction_pooling=self._settings.database_transaction_pooling,
+            on_poll=partial(adjust_clock, database.clock),
         )
 
     async def _serve(self, core: Core, hub: WatchHub) -> None:
@@ -154,13 +158,14 @@ class Server:
         await shielded.drain()
         log.info("stopped")
 
-    def _watch_freshness(self, feed: RevocationFeed) -> None:
-        """Keep health equal to whether Validate would answer, until the server stops."""
+    def _watch_health(self, feed: RevocationFeed, clock: DatabaseClock) -> None:
+        """Report SERVING while Validate would answer and the machine's clock is right."""
+        clocks = ClockWatch(clock, self._settings.clock_skew)
 
         async def watch() -> None:
             while True:
-                age = utc_now() - feed.as_of
-                self._health.set_serving(age <= self._settings.freshness_limit)
+                fresh = clock() - feed.as_of <= self._settings.freshness_limit
+                self._health.set_serving(clocks.agrees() and fresh)
                 await asyncio.sleep(_HEALTH_INTERVAL)
 
         self._stack.push_async_callback(_cancel, asyncio.create_task(watch()))

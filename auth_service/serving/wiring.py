@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from auth_service.clock import utc_now
+from auth_service.clock import DatabaseClock
 from auth_service.config.loading import Settings
 from auth_service.core.accounts import Accounts
 from auth_service.core.core import Core
@@ -25,6 +25,7 @@ from auth_service.core.token_issuer import TokenIssuer
 from auth_service.core.validation import Validation
 from auth_service.db import migrate
 from auth_service.db import pool as pools
+from auth_service.db.database_clock import read_clock
 from auth_service.db.embedded import EmbeddedPostgres, default_directory, running_dsn
 from auth_service.db.feed import RevocationFeed
 from auth_service.db.key_store import KeyStore
@@ -55,11 +56,12 @@ KEY_MARGIN = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """An open database, and the two stores on it."""
+    """An open database, the two stores on it, and its clock, which is that of all replicas."""
 
     url: str
     store: Store
     key_store: KeyStore
+    clock: DatabaseClock
 
 
 def session_policy(settings: Settings) -> SessionPolicy:
@@ -147,31 +149,35 @@ async def open_database(settings: Settings, *, join: bool = False) -> AsyncItera
         )
         try:
             await migrate.schema_version_ok(pool)
-            yield Database(url, Store(pool), KeyStore(pool))
+            async with pool.acquire() as connection:
+                clock = await read_clock(connection)
+            yield Database(url, Store(pool), KeyStore(pool), clock)
         finally:
             await pool.close()
 
 
 async def signing_keys(settings: Settings, database: Database) -> SigningKeys:
     """Return the signing keys, loaded. Raises ConfigError for a wrong master key."""
-    keys = SigningKeys(database.key_store, master_key(settings), key_policy(settings), utc_now)
+    keys = SigningKeys(
+        database.key_store, master_key(settings), key_policy(settings), database.clock
+    )
     await keys.start()
     return keys
 
 
 def accounts(
     settings: Settings,
-    store: Store,
+    database: Database,
     hasher: PasswordHasher,
     announce: Callable[[Revocation], object],
 ) -> Accounts:
     """Return the rules of accounts; `announce` is called with each committed revocation."""
     return Accounts(
-        store,
+        database.store,
         hasher,
         session_policy(settings),
         announce,
-        utc_now,
+        database.clock,
         password_min_length=settings.password_min_length,
     )
 
@@ -192,25 +198,25 @@ async def open_core(
         keys.ring,
         revocations,
         issuer=settings.issuer,
-        clock=utc_now,
+        clock=database.clock,
         clock_skew=settings.clock_skew,
         cache_size=settings.verified_cache_size,
     )
-    store, policy = database.store, session_policy(settings)
+    store, clock, policy = database.store, database.clock, session_policy(settings)
     tokens = TokenIssuer(TokenSigner(keys.ring), RefreshTokens(root, settings.issuer), policy)
-    credentials = Credentials(store, hasher, policy, utc_now)
-    ended = Revocations(store, policy, feed.announce, utc_now)
+    credentials = Credentials(store, hasher, policy, clock)
+    ended = Revocations(store, policy, feed.announce, clock)
     try:
         yield Core(
             credentials,
-            Sessions(store, credentials, tokens, ended, policy, shielded, utc_now),
+            Sessions(store, credentials, tokens, ended, policy, shielded, clock),
             Revoker(store, ended, tokens, verifier),
-            accounts(settings, store, hasher, feed.announce),
-            Validation(verifier, lambda: feed.as_of, settings.freshness_limit, utc_now),
+            accounts(settings, database, hasher, feed.announce),
+            Validation(verifier, lambda: feed.as_of, settings.freshness_limit, clock),
             keys,
             announce_keys,
             shielded,
-            utc_now,
+            clock,
             settings.own_audience(),
         )
     finally:

@@ -13,6 +13,7 @@ from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     generate_latest,
     values,
@@ -20,6 +21,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 __all__ = [
+    "CLOCK_AHEAD",
     "HTTP_CLOSED",
     "HTTP_DURATION",
     "HTTP_TOTAL",
@@ -61,6 +63,11 @@ HTTP_CLOSED = Counter(
     "auth_http_connections_closed_total",
     "HTTP connections that the service closed on a slow client, or to make room for another.",
     ["reason"],
+)
+CLOCK_AHEAD = Gauge(
+    "auth_clock_ahead_seconds",
+    "How far this machine's clock is ahead of the database's.",
+    multiprocess_mode="mostrecent",  # workers share the machine's clock
 )
 
 

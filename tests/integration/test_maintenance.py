@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from auth_service.clock import utc_now
+from auth_service.db.database_clock import read_clock
 from auth_service.db.key_store import KeyStore
 from auth_service.db.store import Store
 from auth_service.serving.maintenance import Job, Maintenance, jobs
@@ -27,9 +28,10 @@ OLD_REVOCATION = """
 
 
 @pytest.fixture
-def database(database_url: str, pool: "Pool") -> Database:
+async def database(database_url: str, pool: "Pool") -> Database:
     """The stores on the test's database."""
-    return Database(database_url, Store(pool), KeyStore(pool))
+    async with pool.acquire() as connection:
+        return Database(database_url, Store(pool), KeyStore(pool), await read_clock(connection))
 
 
 async def run_once(database: Database, database_url: str, **changes: object) -> list[str]:
