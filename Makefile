@@ -1,5 +1,5 @@
 # All commands of a contributor. `make` alone lists the targets. CI (.ci/run) runs `make ci`,
-# which is `make check`, `make test` and `make interop`. Paths are relative and quoted, so that a
+# which is `make check`, `make compat`, `make test` and `make interop`. Paths are relative and quoted, so that a
 # checkout may be in a directory with a space. Nothing is installed outside the checkout.
 
 PYTHON ?= python3
@@ -35,7 +35,7 @@ test: $(STAMP) ## Run the tests with branch coverage (TESTS=path for some, witho
 check: lint types imports protos generated ## Run every static check (lint, types, imports, protos, generated code)
 
 .PHONY: ci
-ci: check test interop ## Run everything that CI runs
+ci: check compat test interop ## Run everything that CI runs
 
 .PHONY: lint
 lint: $(STAMP)
@@ -72,6 +72,10 @@ format: $(STAMP) ## Apply the formatter and the safe lint fixes
 .PHONY: bench
 bench: $(STAMP) ## Run the benchmarks (BENCH=name for one, WRITE=1 to update docs/benchmarks)
 	@$(PY) -m benchmarks $(if $(WRITE),--write) $(BENCH)
+
+.PHONY: compat
+compat: $(STAMP) ## Run the client's tests beside old and new versions of grpcio, protobuf and others
+	@$(PY) -m tests.compat
 
 .PHONY: interop
 interop: $(STAMP) ## Test a running server with real clients, Envoy, nginx and Chromium

@@ -387,7 +387,7 @@ def assert_refused(
     error: grpc.aio.AioRpcError, code: str, reason: str, challenge: str | None
 ) -> status_pb2.Status:
     """Check all that a refused client is told, and return the status with its details."""
-    trailers: dict[str, Any] = dict(error.trailing_metadata())
+    trailers: dict[str, Any] = dict(tuple(error.trailing_metadata()))
     assert (error.code().name, trailers.get("www-authenticate")) == (code, challenge)
     status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
     info = error_details_pb2.ErrorInfo()
