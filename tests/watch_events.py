@@ -1,6 +1,7 @@
 """Events of VerifierService.Watch, and the tokens that they are about, at one moment."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -65,6 +66,13 @@ def snapshot(*revocations: pb.Revocation, **options: Any) -> pb.WatchResponse:
     return event(
         revocation_snapshot=pb.RevocationSnapshot(revocations=revocations), cursor="s", **options
     )
+
+
+def segment(
+    *packed: pb.PackedRevocations, others: Sequence[pb.Revocation] = ()
+) -> pb.WatchResponse:
+    """Return the event that tells many revocations."""
+    return event(as_of=None, revocation_segment=pb.RevocationSegment(packed=packed, others=others))
 
 
 def revoked(revocation: pb.Revocation, cursor: str, **options: Any) -> pb.WatchResponse:

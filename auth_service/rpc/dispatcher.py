@@ -19,7 +19,7 @@ from auth_service.errors import AuthError, InvalidArgument, Unavailable, Unsuppo
 from auth_service.rpc import status
 from auth_service.telemetry.metrics import RPC_DURATION, RPC_TOTAL, Successes
 
-__all__ = ["Context", "Dispatcher", "in_bytes", "parse"]
+__all__ = ["Context", "Dispatcher", "encodes", "in_bytes", "parse"]
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +47,12 @@ def in_bytes(handler: Handler) -> Handler:
     The method may be a plain function instead of a coroutine function.
     """
     handler.in_bytes = True  # type: ignore[attr-defined]
+    return handler
+
+
+def encodes(handler: Handler) -> Handler:
+    """Mark a method with a stream of responses that yields each of them as bytes."""
+    handler.encodes = True  # type: ignore[attr-defined]
     return handler
 
 
@@ -192,7 +198,9 @@ def _wrap(method: str, handler: Any) -> Any:
     return getattr(grpc, f"{shape}_rpc_method_handler")(
         call.streaming if handler.response_streaming else call.unary,
         request_deserializer=deserializer and _forgiving(deserializer),
-        response_serializer=handler.response_serializer,
+        response_serializer=(
+            None if getattr(behavior, "encodes", False) else handler.response_serializer
+        ),
     )
 
 

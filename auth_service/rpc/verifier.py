@@ -1,19 +1,19 @@
-"""VerifierService: what services that verify tokens themselves need."""
+"""VerifierService: keys and revocations for services that verify tokens themselves."""
 
 from collections.abc import AsyncIterator, Collection
-from typing import Any
 
 from authn.v1 import verifier_service_pb2 as pb
 from authn.v1 import verifier_service_pb2_grpc
 
 from auth_service.rpc.callers import Callers, certificate_names
+from auth_service.rpc.dispatcher import Context, encodes
 from auth_service.rpc.watch import WatchHub
 from auth_service.tokens.keys import KeyRing
 
 __all__ = ["VERIFIER_ROLE", "VerifierServicer"]
 
 VERIFIER_ROLE = "verifier"
-"""Who holds it is sent shared secrets, with which it could also sign."""
+"""The role whose holders are sent shared secrets, with which they could also sign tokens."""
 
 
 class VerifierServicer(verifier_service_pb2_grpc.VerifierServiceServicer):
@@ -26,23 +26,27 @@ class VerifierServicer(verifier_service_pb2_grpc.VerifierServiceServicer):
         callers: Callers,
         certificates: Collection[str] = (),
     ) -> None:
-        """`certificates` are the names in client certificates that hold the verifier role."""
+        """A client certificate with one of the names in `certificates` has the verifier role."""
         self._ring = ring
         self._hub = hub
         self._callers = callers
         self._certificates = frozenset(certificates)
 
-    async def GetJwks(self, request: Any, context: Any) -> Any:
+    async def GetJwks(self, request: pb.GetJwksRequest, context: Context) -> pb.GetJwksResponse:
         """Return the public keys."""
         return pb.GetJwksResponse(jwks_json=self._ring.jwks())
 
-    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+    @encodes
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[bytes]:
         """Send the keys and the revocations, from where the cursor left off."""
-        self._callers.find(context)  # a token that is no good is told at once
-        async for event in self._hub.watch(request.cursor, lambda: self._is_verifier(context)):
-            yield event
+        self._callers.find(context)  # refuses an invalid token before the first event
+        messages = self._hub.watch(
+            request.cursor, lambda: self._is_verifier(context), segments=request.accept_segments
+        )
+        async for message in messages:
+            yield message
 
-    def _is_verifier(self, context: Any) -> bool:
+    def _is_verifier(self, context: Context) -> bool:
         if not self._certificates.isdisjoint(certificate_names(context)):
             return True
         caller = self._callers.find(context)

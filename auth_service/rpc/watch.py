@@ -1,12 +1,10 @@
 """Watch streams: from the feed of this process to the services that verify tokens themselves.
 
-Owns that a stream misses no revocation, and that a slow reader costs no more than a bounded queue:
-what overflows it is replaced by a fresh snapshot. Events are made once for all streams.
+Owns that a stream misses no revocation, and what a stream is sent when. All streams read one log,
+each from a position of its own, so a slow reader costs no memory but that position.
 """
 
 import asyncio
-import contextlib
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,67 +12,66 @@ from typing import Any
 from authn.v1 import verifier_service_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from auth_service.clock import Clock, seconds
 from auth_service.db.cursor import Cursor
-from auth_service.errors import Unavailable
-from auth_service.models import Revocation, RevocationKind
+from auth_service.models import Revocation
+from auth_service.rpc.revocation_log import Chunk, RevocationLog, message_of
+from auth_service.rpc.timestamps import timestamp
+from auth_service.rpc.turns import Turns
 from auth_service.tokens.keys import KeyRing, SigningKey
-from auth_service.tokens.revocation import RevocationList
+from auth_service.tokens.revoked_ids import ID_BYTES, session_id, token_id
 
 __all__ = ["WatchHub"]
 
-MAX_QUEUED = 1000  # events that wait for one slow reader
-MAX_LOGGED = 10_000  # revocations to resume from
-SNAPSHOT_PART = 5000  # revocations in one message: well below the usual limit of 4 MiB
-_FIELDS = {
-    RevocationKind.TOKEN: "token_id",
-    RevocationKind.SESSION: "session_id",
-    RevocationKind.USER: "subject",
-}
+MAX_EVENTS = 16
+"""A stream that is further behind gets one message with all of them."""
+PLAIN_PART = 500
+"""Revocations in one message of the older form."""
+
+Position = Callable[[], tuple[datetime, str, Cursor]]
 
 
 class WatchHub:
-    """Fans what the feed learns out to all streams of this process."""
+    """Sends what the feed learns to all streams of this process."""
 
     def __init__(
         self,
-        revocations: RevocationList,
         ring: KeyRing,
-        position: Callable[[], tuple[datetime, str, Cursor]],
+        position: Position,
+        clock: Clock,
         heartbeat: timedelta = timedelta(seconds=1),
     ) -> None:
         """`position` gives up to when revocations are known, and the epoch and cursor of that."""
-        self._revocations = revocations
         self._ring = ring
         self._position = position
+        self._now = seconds(clock)
         self._heartbeat = heartbeat.total_seconds()
         self._streams: set[_Stream] = set()
-        self._log: deque[Revocation] = deque(maxlen=MAX_LOGGED)
-        # The log has every revocation of a transaction from this id on. It also has those of each
-        # transaction that the feed still sees in progress, unless the id is among the dropped.
-        self._log_floor = 0
-        self._dropped: set[int] = set()
-        self._unnumbered: dict[tuple[RevocationKind, str], Revocation] = {}
+        self._log = RevocationLog()
+        self._turns = Turns()
+        self._converting = asyncio.Lock()
         self._closed = False
 
     def revoked(self, found: Iterable[Revocation], new: Collection[Revocation]) -> None:
-        """Log revocations that were read or made here, and send the new ones on."""
+        """Take in revocations that were read or made here, and send the new ones on."""
+        self._log.tidy(self._now())
+        says_more = {id(revocation) for revocation in new}
         for revocation in found:
-            name = revocation.kind, revocation.target
             if revocation.xid:
-                self._append(revocation)
-                if name in self._unnumbered and _covers(revocation, self._unnumbered[name]):
-                    del self._unnumbered[name]
-            elif revocation in new:  # the feed has still to read it
-                self._unnumbered[name] = revocation
-        for revocation in new if self._streams else ():
-            event = self._event(revocation=_revocation(revocation))
-            for stream in self._streams:
-                stream.put(event)
+                self._log.read(revocation)
+            if id(revocation) in says_more:
+                event = b""
+                if self._streams:
+                    event = _encode(self._event(revocation=message_of(revocation)))
+                self._log.append(revocation, event)
+        for stream in self._streams:
+            stream.wake()
 
     def keys_changed(self) -> None:
         """Let every stream send the ring as it is now."""
         for stream in self._streams:
-            stream.send_keys()
+            stream.needs_keys = True
+            stream.wake()
 
     def close(self) -> None:
         """Let every stream end, and each new one at once."""
@@ -83,158 +80,160 @@ class WatchHub:
             stream.wake()
 
     async def watch(
-        self, cursor: str, may_have_secrets: Callable[[], bool]
-    ) -> AsyncIterator[pb.WatchResponse]:
-        """Yield the events of one stream, resumed after `cursor` where that is possible.
+        self, cursor: str, may_have_secrets: Callable[[], bool], *, segments: bool = False
+    ) -> AsyncIterator[bytes]:
+        """Yield the messages of one stream, resumed after `cursor` where that is possible.
 
-        `may_have_secrets` is asked before each set of keys that has any; what it raises ends the
-        stream.
+        Each is an encoded WatchResponse. `may_have_secrets` is asked before each set of keys that
+        has any, and what it raises ends the stream. Without `segments` the stream has the form that
+        clients of the release before understand.
         """
-        stream = _Stream()
+        stream = _Stream(self._turns.number(), may_have_secrets, segments)
         self._streams.add(stream)
         try:
-            missed = self._missed(cursor)
-            if missed is None:
-                stream.needs_snapshot = True
-            else:
-                stream.events.extend(self._resumption(missed))
+            after = self._resumes(cursor)
+            async for message in self._catch_up(stream, 0, after, fresh=after is None):
+                yield message
             while not self._closed:
-                async for event in self._pending(stream, may_have_secrets):
-                    yield event
-                await stream.wait(self._heartbeat)
-                if not stream.has_any and not self._closed:
-                    yield self._event(heartbeat=pb.Heartbeat())
+                async for message in self._follow(stream):
+                    yield message
         finally:
             self._streams.discard(stream)
 
-    async def _pending(
-        self, stream: "_Stream", may_have_secrets: Callable[[], bool]
-    ) -> AsyncIterator[pb.WatchResponse]:
-        while stream.has_any and not self._closed:
-            if stream.needs_keys:
-                stream.needs_keys = False
-                yield pb.WatchResponse(key_set=self._key_set(may_have_secrets))
-            elif stream.needs_snapshot:
-                stream.needs_snapshot = False
-                # Of the moment of the snapshot: what is queued meanwhile comes after it.
-                heartbeat = self._event(heartbeat=pb.Heartbeat())
-                for part in self._snapshot():
-                    yield part
-                yield heartbeat
-            else:
-                yield stream.events.popleft()
-
-    def _missed(self, cursor: str) -> list[Revocation] | None:
-        """Return what was revoked after the cursor; None where only a snapshot has it all."""
+    def _resumes(self, cursor: str) -> Cursor | None:
+        """Return the position of a cursor; None if it means nothing here."""
         epoch, _, text = cursor.rpartition(":")
-        _, own_epoch, own = self._position()
-        after = Cursor.parse(text)
-        if not epoch or epoch != own_epoch or after is None or after.end < self._log_floor:
-            return None
-        if any(xid < self._log_floor and self._may_lack(xid, own) for xid in after.running):
-            return None
-        logged = [revocation for revocation in self._log if not after.covers(revocation.xid)]
-        return logged + list(self._unnumbered.values())
+        _, own_epoch, _ = self._position()
+        self._log.enter(own_epoch)
+        self._log.tidy(self._now())
+        return Cursor.parse(text) if epoch and epoch == own_epoch else None
 
-    def _may_lack(self, xid: int, own: Cursor) -> bool:
-        return xid not in own.running or xid in self._dropped
+    async def _catch_up(
+        self, stream: "_Stream", offset: int, after: Cursor | None = None, *, fresh: bool = False
+    ) -> AsyncIterator[bytes]:
+        """Yield what is not known yet, then a message that says up to when that is complete."""
+        chunks, stream.offset = self._log.since(offset, after), self._log.end
+        ends = self._ends(fresh)
+        for chunk in chunks:
+            async for message in self._in_turn(stream, chunk):
+                yield message
+        async for message in self._keys(stream):
+            yield message
+        # What was revoked while the chunks were sent comes after a position of before.
+        for message in ends if stream.offset < self._log.end else self._ends(fresh):
+            if not self._closed:
+                yield message
 
-    def _resumption(self, missed: Iterable[Revocation]) -> Iterable[pb.WatchResponse]:
-        """Return what was missed, of which the end alone says that nothing else was."""
-        for revocation in missed:
-            yield pb.WatchResponse(revocation=_revocation(revocation))
-        yield self._event(heartbeat=pb.Heartbeat())
+    def _ends(self, fresh: bool) -> list[bytes]:
+        ends = [self._event(heartbeat=pb.Heartbeat())]
+        if fresh:
+            ends.insert(0, self._event(revocation_snapshot=pb.RevocationSnapshot()))
+        return [_encode(event) for event in ends]
 
-    def _append(self, revocation: Revocation) -> None:
-        if len(self._log) == MAX_LOGGED:
-            self._drop(self._log[0].xid)
-        self._log.append(revocation)
+    async def _follow(self, stream: "_Stream") -> AsyncIterator[bytes]:
+        """Yield what has happened, or a heartbeat if nothing does for a while."""
+        async for message in self._keys(stream):
+            yield message
+        offset, end = stream.offset, self._log.end
+        events = self._log.events_since(offset) if end - offset <= MAX_EVENTS else None
+        if events is None:
+            async for message in self._catch_up(stream, offset):
+                yield message
+            return
+        stream.offset = end
+        for event in events:
+            if not self._closed:
+                yield event
+        if stream.offset < self._log.end or stream.needs_keys:
+            return
+        happened = await stream.wait(self._heartbeat)
+        if not happened and not self._closed:
+            yield _encode(self._event(heartbeat=pb.Heartbeat()))
 
-    def _drop(self, xid: int) -> None:
-        self._log_floor = max(self._log_floor, xid + 1)
-        with contextlib.suppress(Unavailable):  # the feed is reading everything for the first time
-            if xid in self._position()[2].running:
-                self._dropped.add(xid)
+    async def _in_turn(self, stream: "_Stream", chunk: Chunk) -> AsyncIterator[bytes]:
+        """Yield the messages of a chunk, each in its turn, and signs of life until then."""
+        for message in [chunk.event()] if stream.segments else await self._plain(chunk):
+            turn = self._turns.ask(stream.number, len(message))
+            try:
+                while not self._closed:
+                    async for keys in self._keys(stream):
+                        yield keys
+                    done, _ = await asyncio.wait([turn], timeout=self._heartbeat)
+                    if done:
+                        yield message
+                        break
+                    yield _ALIVE
+            finally:
+                turn.cancel()
 
-    def _snapshot(self) -> Iterable[pb.WatchResponse]:
-        """Return all revocations in parts, of which the last alone says what is known with it."""
-        found = self._revocations.snapshot()
-        whole = self._event(revocation_snapshot=pb.RevocationSnapshot())
-        for start in range(0, len(found), SNAPSHOT_PART):
-            part = map(_revocation, found[start : start + SNAPSHOT_PART])
-            message = pb.RevocationSnapshot(revocations=part)
-            if start + SNAPSHOT_PART < len(found):
-                yield pb.WatchResponse(revocation_snapshot=message)
-            else:
-                whole.revocation_snapshot.CopyFrom(message)
-        yield whole
+    async def _keys(self, stream: "_Stream") -> AsyncIterator[bytes]:
+        """Yield the set of keys if the stream does not have the present one yet."""
+        if stream.needs_keys and not self._closed:
+            stream.needs_keys = False
+            secret = any(key.is_secret for key in self._ring) and stream.may_have_secrets()
+            keys = [_key(key) for key in self._ring if secret or not key.is_secret]
+            yield _encode(pb.WatchResponse(key_set=pb.KeySet(keys=keys)))
 
-    def _key_set(self, may_have_secrets: Callable[[], bool]) -> pb.KeySet:
-        secret = any(key.is_secret for key in self._ring) and may_have_secrets()
-        return pb.KeySet(keys=[_key(key) for key in self._ring if secret or not key.is_secret])
+    async def _plain(self, chunk: Chunk) -> list[bytes]:
+        """Return a chunk in the older form, made once for all streams, in slices."""
+        async with self._converting:
+            if chunk.plain is None:
+                parts = []
+                revocations = _unpacked(chunk.segment())
+                while part := [
+                    each for _, each in zip(range(PLAIN_PART), revocations, strict=False)
+                ]:
+                    message = pb.RevocationSnapshot(revocations=part)
+                    parts.append(_encode(pb.WatchResponse(revocation_snapshot=message)))
+                    await asyncio.sleep(0)
+                chunk.plain = parts
+            return chunk.plain
 
     def _event(self, **event: Any) -> pb.WatchResponse:
         as_of, epoch, cursor = self._position()
-        response = pb.WatchResponse(cursor=f"{epoch}:{cursor}" if epoch else "", **event)
-        response.as_of.FromDatetime(as_of)
-        return response
+        cursor_text = f"{epoch}:{cursor}" if epoch else ""
+        return pb.WatchResponse(cursor=cursor_text, as_of=timestamp(as_of), **event)
 
 
 class _Stream:
-    """What one stream still has to send."""
+    """What one stream has been sent."""
 
-    def __init__(self) -> None:
-        self.events: deque[pb.WatchResponse] = deque()
+    def __init__(self, number: int, may_have_secrets: Callable[[], bool], segments: bool) -> None:
+        self.number = number
+        self.may_have_secrets = may_have_secrets
+        self.segments = segments
+        self.offset = 0
         self.needs_keys = True
-        self.needs_snapshot = False
         self._woken = asyncio.Event()
 
-    @property
-    def has_any(self) -> bool:
-        return bool(self.events) or self.needs_keys or self.needs_snapshot
-
-    def put(self, event: pb.WatchResponse) -> None:
-        if not self.needs_snapshot:  # which will have it
-            self.events.append(event)
-        if len(self.events) > MAX_QUEUED:
-            self.events.clear()
-            self.needs_snapshot = True
-        self.wake()
-
-    def send_keys(self) -> None:
-        self.needs_keys = True
-        self.wake()
-
     def wake(self) -> None:
+        """End a wait."""
         self._woken.set()
 
-    async def wait(self, seconds: float) -> None:
-        """Return when there is something to send, or the time is up."""
+    async def wait(self, seconds: float) -> bool:
+        """Return whether something has happened before the time was up."""
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
         except TimeoutError:
-            return
+            return False
         self._woken.clear()
+        return True
 
 
-def _covers(one: Revocation, other: Revocation) -> bool:
-    """Tell whether one says no less than the other of the same target."""
-    bounds = one.issued_before, other.issued_before
-    return one.expires_at >= other.expires_at and (
-        bounds[0] is None or bounds[1] is None or bounds[0] >= bounds[1]
-    )
-
-
-def _revocation(revocation: Revocation) -> pb.Revocation:
-    message = pb.Revocation(expires_at=_timestamp(revocation.expires_at))
-    if (field := _FIELDS.get(revocation.kind)) is not None:
-        setattr(message, field, revocation.target)
-    else:
-        message.all_tokens.SetInParent()
-    if revocation.issued_before is not None:
-        message.issued_before.CopyFrom(_timestamp(revocation.issued_before))
-    return message
+def _unpacked(segment: pb.RevocationSegment) -> Iterable[pb.Revocation]:
+    yield from segment.others
+    for group in segment.packed:
+        # One second earlier: clients of the release before add it again.
+        expires_at = group.expires_at - 1
+        for field, ids, text in (
+            ("token_id", group.token_ids, token_id),
+            ("session_id", group.session_ids, session_id),
+        ):
+            for at in range(0, len(ids), ID_BYTES):
+                message = pb.Revocation(expires_at=Timestamp(seconds=expires_at))
+                setattr(message, field, text(ids[at : at + ID_BYTES]))
+                yield message
 
 
 def _key(key: SigningKey) -> pb.VerificationKey:
@@ -246,7 +245,9 @@ def _key(key: SigningKey) -> pb.VerificationKey:
     return message
 
 
-def _timestamp(moment: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp
+def _encode(message: pb.WatchResponse) -> bytes:
+    return message.SerializeToString()
+
+
+_ALIVE = _encode(pb.WatchResponse(heartbeat=pb.Heartbeat()))
+"""Says nothing but that the stream lives."""

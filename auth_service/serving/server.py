@@ -88,7 +88,7 @@ class Server:
         database = await enter(open_database(settings))
         keys = await signing_keys(settings, database)
         revocations = RevocationList(database.clock)
-        hub = WatchHub(revocations, keys.ring, lambda: (feed.as_of, feed.epoch, feed.cursor))
+        hub = WatchHub(keys.ring, lambda: (feed.as_of, feed.epoch, feed.cursor), database.clock)
         feed = self._feed(database, keys, revocations, hub)
         await feed.start()
         self._stack.push_async_callback(feed.stop)

@@ -4,9 +4,12 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import grpc
 import pytest
@@ -15,10 +18,13 @@ import trustme
 from authn.v1 import auth_service_pb2, verifier_service_pb2_grpc
 from authn.v1 import verifier_service_pb2 as pb
 
+from auth_service import base64url
+from auth_service.client.feed import Feed
 from auth_service.db.cursor import Cursor
 from auth_service.models import Revocation, RevocationKind
-from auth_service.rpc import watch as module
-from auth_service.rpc.watch import MAX_LOGGED, MAX_QUEUED, WatchHub
+from auth_service.rpc import revocation_log, watch
+from auth_service.rpc.turns import Turns
+from auth_service.rpc.watch import MAX_EVENTS, WatchHub
 from auth_service.tokens.keys import KeyRing, SigningKey, generate_key
 from auth_service.tokens.revocation import RevocationList
 from tests.acceptance.servers import Client, make_user
@@ -39,7 +45,7 @@ NEVER = timedelta(hours=1)
 PUBLIC, SECRET = generate_key("EdDSA"), generate_key("HS256")
 TIMEOUT = 30.0  # seconds, which no passing test takes
 
-Stream = AsyncIterator[pb.WatchResponse]
+Stream = AsyncIterator[bytes]
 
 
 class Replica:
@@ -54,7 +60,7 @@ class Replica:
         self.epoch = EPOCH
         self.cursor = 1
         self.running: tuple[int, ...] = ()
-        self.hub = WatchHub(self.revocations, self.ring, self.position, heartbeat)
+        self.hub = WatchHub(self.ring, self.position, self.clock, heartbeat)
 
     def position(self) -> tuple[datetime, str, Cursor]:
         return self.clock.now, self.epoch, Cursor(self.cursor, self.running)
@@ -76,8 +82,8 @@ class Replica:
         self.announce(*(self.revocation(target, self.cursor) for target in targets))
         self.cursor += 1
 
-    def watch(self, cursor: str = "", secrets: bool = False) -> Stream:
-        return self.hub.watch(cursor, lambda: secrets)
+    def watch(self, cursor: str = "", secrets: bool = False, segments: bool = True) -> Stream:
+        return self.hub.watch(cursor, lambda: secrets, segments=segments)
 
     def at(self, number: int) -> str:
         return f"{EPOCH}:{number}"
@@ -92,31 +98,53 @@ def replica() -> Replica:
 async def take(stream: Stream, count: int) -> list[pb.WatchResponse]:
     """Return the next events of a stream."""
     async with asyncio.timeout(TIMEOUT):
-        return [await anext(stream) for _ in range(count)]
+        return [pb.WatchResponse.FromString(await anext(stream)) for _ in range(count)]
 
 
-async def fresh(replica: Replica) -> Stream:
+async def until(stream: Stream, kind: str) -> list[pb.WatchResponse]:
+    """Return the next events of a stream, up to the first of a kind that has a position."""
+    events: list[pb.WatchResponse] = []
+    while not events or kinds(events)[-1] != kind or not events[-1].HasField("as_of"):
+        events += await take(stream, 1)
+    return events
+
+
+async def fresh(replica: Replica, segments: bool = True) -> Stream:
     """Return a stream that has brought everything up to now."""
-    stream = replica.watch()
-    assert kinds(await take(stream, 3)) == ["key_set", "revocation_snapshot", "heartbeat"]
+    stream = replica.watch(segments=segments)
+    first, *_, snapshot, heartbeat = kinds(await until(stream, "heartbeat"))
+    assert (first, snapshot, heartbeat) == ("key_set", "revocation_snapshot", "heartbeat")
     return stream
 
 
-async def resumed(replica: Replica, cursor: str) -> list[str] | None:
-    """Return what a stream that resumes brings as missed; None if it is a snapshot."""
-    stream = replica.watch(cursor)
-    found = []
-    async for event in stream:
-        match event.WhichOneof("event"):
-            case "revocation_snapshot":
-                return None
-            case "revocation":
-                assert not event.cursor
-                assert not event.HasField("as_of")
-                found.append(target(event.revocation))
-            case "heartbeat":
-                break
-    return found
+async def resumed(replica: Replica, cursor: str, segments: bool = True) -> list[str] | None:
+    """Return what a stream that resumes brings as missed; None if it is everything."""
+    events = await until(replica.watch(cursor, segments=segments), "heartbeat")
+    if any(e.HasField("revocation_snapshot") and e.HasField("as_of") for e in events):
+        return None
+    assert kinds(events)[0] == "key_set"
+    for event in events[:-1]:
+        assert not event.cursor
+        assert not event.HasField("as_of")
+    return [name for event in events for name in names(event)]
+
+
+def names(event: pb.WatchResponse) -> list[str]:
+    """Return whom an event revokes."""
+    match event.WhichOneof("event"):
+        case "revocation":
+            return [target(event.revocation)]
+        case "revocation_snapshot":
+            return [target(each) for each in event.revocation_snapshot.revocations]
+        case "revocation_segment":
+            segment = event.revocation_segment
+            packed = [
+                str(UUID(bytes=group.session_ids[at : at + 16]))
+                for group in segment.packed
+                for at in range(0, len(group.session_ids), 16)
+            ]
+            return packed + [target(each) for each in segment.others]
+    return []
 
 
 def kinds(events: Sequence[pb.WatchResponse]) -> list[str | None]:
@@ -135,35 +163,84 @@ async def test_a_stream_begins_with_the_keys_then_a_snapshot_then_a_heartbeat(
 ) -> None:
     """The keys say nothing of how far revocations are known, the rest does."""
     replica.read("a", "b")
-    key_set, snapshot, heartbeat = await take(replica.watch(), 3)
+    key_set, segment, snapshot, heartbeat = await take(replica.watch(), 4)
     (key,) = key_set.key_set.keys
     assert (key.kid, key.algorithm) == (PUBLIC.kid, "EdDSA")
     assert key.public_jwk == PUBLIC.public_jwk_json()
-    assert not key_set.cursor
-    assert not key_set.HasField("as_of")
-    assert {target(r) for r in snapshot.revocation_snapshot.revocations} == {"a", "b"}
+    assert names(segment) == ["a", "b"]
+    for event in (key_set, segment):
+        assert not event.cursor
+        assert not event.HasField("as_of")
+    assert snapshot.HasField("revocation_snapshot")
     for event in (snapshot, heartbeat):
         assert event.cursor == replica.at(2)
         assert event.as_of.ToDatetime(replica.clock.now.tzinfo) == replica.clock.now
     assert heartbeat.HasField("heartbeat")
 
 
-async def test_of_a_snapshot_in_parts_only_the_last_says_how_far_it_reaches(
+async def test_a_client_of_the_release_before_gets_the_older_form(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who breaks off in between knows nothing, and begins anew."""
-    monkeypatch.setattr(module, "SNAPSHOT_PART", 2)
+    """A snapshot in parts; only the last says how far it reaches, and no event is of a new kind."""
+    monkeypatch.setattr(watch, "PLAIN_PART", 2)
     replica.read("a", "b", "c", "d", "e")
-    _, *parts, heartbeat = await take(replica.watch(), 5)
-    found = [{target(r) for r in part.revocation_snapshot.revocations} for part in parts]
-    assert [len(names) for names in found] == [2, 2, 1]
-    assert set.union(*found) == set("abcde")
-    assert [part.HasField("as_of") for part in parts] == [False, False, True]
-    assert [part.cursor for part in parts] == ["", "", replica.at(2)]
+    _, *parts, heartbeat = await take(replica.watch(segments=False), 6)
+    assert [names(part) for part in parts] == [["a", "b"], ["c", "d"], ["e"], []]
+    assert kinds(parts) == ["revocation_snapshot"] * 4
+    assert [part.HasField("as_of") for part in parts] == [False, False, False, True]
+    assert [part.cursor for part in parts] == ["", "", "", replica.at(2)]
     assert heartbeat.HasField("heartbeat")
 
 
-async def test_the_heartbeat_after_a_snapshot_claims_nothing_that_is_still_queued(
+IDS = [str(UUID(int=number)) for number in range(3)]
+TOKENS = [base64url.encode(bytes([number] * 16)) for number in range(3)]
+
+
+@pytest.mark.parametrize("segments", [True, False])
+async def test_both_forms_tell_the_same(replica: Replica, segments: bool) -> None:
+    """What can be packed and what cannot, each until it expires."""
+    named = (RevocationKind.SESSION, RevocationKind.TOKEN)
+    found = [replica.revocation(text, 1, kind) for kind in named for text in (*IDS, *TOKENS)]
+    replica.announce(*found, replica.revocation("ada", 1, RevocationKind.USER))
+    replica.announce(replica.revocation("", 1, RevocationKind.ALL))
+    told = RevocationList(replica.clock)
+    feed = Feed(KeyRing([]), told, [], replica.clock)
+    feed.begin()
+    for event in await until(replica.watch(segments=segments), "heartbeat"):
+        assert segments or not event.HasField("revocation_segment")
+        feed.apply(event)
+    assert sorted(map(str, told.snapshot())) == sorted(map(str, replica.revocations.snapshot()))
+    assert len(told) == len(found) + 2
+    assert feed.as_of == replica.clock.now
+
+
+async def test_a_revocation_takes_20_bytes_or_less_on_the_wire(replica: Replica) -> None:
+    """Of sessions that expire over half an hour."""
+    count = 4 * revocation_log.CHUNK
+    for number in range(count):
+        session = replica.revocation(str(UUID(int=number << 60)), 1)
+        expires_at = session.expires_at + timedelta(seconds=number % 1800)
+        replica.announce(replace(session, expires_at=expires_at))
+    stream, sizes = replica.watch(), []
+    while not pb.WatchResponse.FromString(message := await anext(stream)).cursor:
+        sizes.append(len(message))
+    assert sum(sizes) / count <= 20
+    assert max(sizes) < 2**18
+
+
+async def test_all_streams_send_the_same_bytes(replica: Replica) -> None:
+    """A slow reader holds a reference, and not a copy, of what is encoded once."""
+    replica.announce(*(replica.revocation(str(number), 1) for number in range(3000)))
+    streams = [replica.watch() for _ in range(3)]
+    for stream in streams:
+        await take(stream, 1)
+    for _ in range(2):
+        first, *others = [await anext(stream) for stream in streams]
+        assert len(first) > 1000
+        assert all(other is first for other in others)
+
+
+async def test_the_heartbeat_after_a_snapshot_claims_nothing_that_is_still_to_be_sent(
     replica: Replica,
 ) -> None:
     """A stream that breaks right after it resumes before what was revoked meanwhile."""
@@ -294,9 +371,9 @@ async def test_a_stream_resumes_with_exactly_what_was_missed(replica: Replica) -
     """Keys first, then the revocations from the cursor on, then how far that reaches."""
     for name in "abcd":
         replica.read(name)
-    keys, *missed, heartbeat = await take(replica.watch(replica.at(3)), 4)
+    keys, *missed, heartbeat = await until(replica.watch(replica.at(3)), "heartbeat")
     assert keys.HasField("key_set")
-    assert [target(event.revocation) for event in missed] == ["c", "d"]
+    assert [name for event in missed for name in names(event)] == ["c", "d"]
     assert heartbeat.cursor == replica.at(5)
     assert await resumed(replica, replica.at(5)) == []
 
@@ -335,14 +412,15 @@ async def test_an_older_revocation_does_not_hide_a_wider_one_not_read_yet(
     assert await resumed(replica, replica.at(3)) == []
 
 
-async def test_a_stream_that_breaks_among_what_it_missed_misses_none_of_it(
-    replica: Replica,
-) -> None:
-    """No event but the last lets the reader move its cursor on."""
-    for name in "abc":
-        replica.read(name)
-    events = await take(replica.watch(replica.at(1)), 4)
-    assert [event.cursor for event in events] == [""] * 4
+async def test_each_of_two_announcements_of_one_session_is_numbered(replica: Replica) -> None:
+    """It was revoked twice before the feed read it once, the second time for longer."""
+    replica.announce(replica.revocation("sid"))
+    replica.clock.advance(timedelta(seconds=5))
+    replica.announce(replica.revocation("sid"))
+    assert await resumed(replica, replica.at(1)) == ["sid", "sid"]
+    replica.read("sid")
+    assert await resumed(replica, replica.at(1)) == ["sid", "sid"]
+    assert await resumed(replica, replica.at(2)) == []
 
 
 @pytest.mark.parametrize(
@@ -382,20 +460,47 @@ async def test_a_database_without_an_epoch_gives_no_cursors(replica: Replica) ->
     assert [event.cursor for event in events] == [""] * 3
 
 
-async def test_a_cursor_from_before_the_log_gets_a_snapshot(replica: Replica) -> None:
-    """And the oldest that the log still reaches back to is resumed."""
-    for number in range(MAX_LOGGED + 2):
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that keeps four revocations one by one, or a few more, and others in chunks of two."""
+    monkeypatch.setattr(revocation_log, "LATEST", 4)
+    monkeypatch.setattr(revocation_log, "CHUNK", 2)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("segments", [True, False])
+async def test_a_stream_resumes_however_much_it_missed(replica: Replica, segments: bool) -> None:
+    """It gets nothing that is much older, and a revocation of before only within a chunk."""
+    for number in range(1, 40):
         replica.read(str(number))
-    assert await resumed(replica, replica.at(2)) is None
-    missed = await resumed(replica, replica.at(3))
+    for number in range(1, 41):
+        missed = await resumed(replica, replica.at(number), segments)
+        assert missed is not None
+        wanted = [str(n) for n in range(number, 40)]
+        assert missed[-len(wanted) :] == wanted or wanted == []
+        assert len(missed) - len(wanted) <= 1
+
+
+@pytest.mark.usefixtures("small")
+async def test_what_is_announced_and_packed_before_it_is_read_is_told_until_then(
+    replica: Replica,
+) -> None:
+    """Every stream that resumes gets it, however new its cursor."""
+    replica.announce(replica.revocation("here"))
+    replica.announce(*(replica.revocation(str(n), 1) for n in range(20)))
+    replica.cursor = 5
+    missed = await resumed(replica, replica.at(5))
     assert missed is not None
-    assert (missed[0], len(missed)) == ("2", MAX_LOGGED)
+    assert "here" in missed
+    replica.read("here")
+    assert await resumed(replica, replica.at(6)) == []
 
 
+@pytest.mark.usefixtures("small")
 async def test_a_stream_resumes_past_a_transaction_that_stays_open(replica: Replica) -> None:
-    """A transaction in progress since before the log is no reason for a snapshot until it ends."""
+    """It is told what that transaction revokes in the end, and nothing from before."""
     replica.cursor, replica.running = 2, (1,)
-    for number in range(2, MAX_LOGGED + 5):
+    for number in range(2, 40):
         replica.read(str(number))
     cursor = f"{EPOCH}:{Cursor(replica.cursor, (1,))}"
     replica.read("next")
@@ -403,40 +508,106 @@ async def test_a_stream_resumes_past_a_transaction_that_stays_open(replica: Repl
     replica.announce(replica.revocation("late", 1))
     assert await resumed(replica, cursor) == ["next", "late"]
     replica.running = ()
-    assert await resumed(replica, cursor) is None
+    replica.read(*map(str, range(100, 140)))
+    missed = await resumed(replica, cursor)
+    assert missed is not None
+    assert {"next", "late", "139"} <= set(missed)
+    assert len(missed) <= 43
 
 
-async def test_a_dropped_revocation_of_a_late_transaction_ends_resumption(
-    replica: Replica,
-) -> None:
-    """While a feed reads more than the log holds, its cursor still counts that transaction."""
-    replica.cursor, replica.running = 9, (1,)
-    cursor = f"{EPOCH}:{Cursor(9, (1,))}"
-    replica.announce(replica.revocation("late", 1))
-    assert await resumed(replica, cursor) == ["late"]
-    replica.announce(*(replica.revocation(str(n), 1) for n in range(MAX_LOGGED)))
-    assert await resumed(replica, cursor) is None
+@pytest.mark.usefixtures("small")
+async def test_after_a_failover_no_cursor_covers_what_was_known_before(replica: Replica) -> None:
+    """Transaction ids of another epoch mean nothing, and the new database may lack some of it."""
+    for number in range(1, 20):
+        replica.read(str(number))
+    assert await resumed(replica, replica.at(20)) == []
+    replica.epoch, replica.cursor = "7512-00000002", 3
+    old = [str(number) for number in range(1, 20)]
+    assert await resumed(replica, f"{replica.epoch}:100") == old
+    replica.read("new")
+    assert await resumed(replica, f"{replica.epoch}:4") == old
+    assert await resumed(replica, f"{replica.epoch}:3") == [*old, "new"]
+    assert await resumed(replica, replica.at(100)) is None
+
+
+@pytest.mark.usefixtures("small")
+async def test_what_has_expired_is_sent_no_more(replica: Replica) -> None:
+    """Chunks of which all has expired go as a whole, and others lose what has expired."""
+    long = replica.revocation("long", 1)
+    long = replace(long, expires_at=long.expires_at + timedelta(days=365))
+    replica.announce(long, *(replica.revocation(str(n), 1) for n in range(30)))
+    for _ in range(3):
+        replica.clock.advance(timedelta(hours=2))
+        replica.announce(*(replica.revocation(f"{replica.clock.now}{n}", 1) for n in range(10)))
+    missed = await resumed(replica, replica.at(1))
+    assert missed is not None
+    assert "long" in missed
+    assert set(missed).isdisjoint(map(str, range(30)))
+    assert len(missed) <= 21
 
 
 # Slow readers
 
 
-async def test_a_slow_reader_gets_a_snapshot_in_place_of_its_queue(replica: Replica) -> None:
-    """What overflowed is in it, what came meanwhile too, and the stream goes on."""
-    stream = await fresh(replica)
-    fast = await fresh(replica)
-    for number in range(MAX_QUEUED):
+@pytest.mark.parametrize("segments", [True, False])
+@pytest.mark.parametrize("count", [MAX_EVENTS + 1, 5000])
+async def test_a_slow_reader_gets_what_it_missed_in_few_messages(
+    replica: Replica, count: int, segments: bool
+) -> None:
+    """Nothing is queued for it meanwhile, and the stream goes on."""
+    stream, fast = await fresh(replica, segments), await fresh(replica, segments)
+    for number in range(count):
         replica.read(str(number))
-    assert len(await take(fast, MAX_QUEUED)) == MAX_QUEUED
-    replica.read("one too many")
-    replica.read("and another")
-    snapshot, heartbeat = await take(stream, 2)
-    assert len(snapshot.revocation_snapshot.revocations) == MAX_QUEUED + 2
-    assert heartbeat.cursor == replica.at(replica.cursor)
-    assert [target(e.revocation) for e in await take(fast, 2)] == ["one too many", "and another"]
+        if number % MAX_EVENTS == MAX_EVENTS - 1:
+            assert len(await take(fast, MAX_EVENTS)) == MAX_EVENTS
+    events = await until(stream, "heartbeat")
+    assert [name for e in events for name in names(e)] == [str(n) for n in range(count)]
+    assert len(events) <= 2 + (count / 400 if segments else count / 40)
+    assert events[-1].cursor == replica.at(replica.cursor)
     replica.read("later")
     (event,) = await take(stream, 1)
     assert target(event.revocation) == "later"
+
+
+async def test_a_stream_that_waits_for_its_turn_shows_that_it_lives(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By heartbeats that claim nothing; keys that change are sent at once, and close ends it."""
+    monkeypatch.setattr("auth_service.rpc.turns.BYTES_PER_SECOND", 1e-6)
+    replica.hub._heartbeat = 0.001
+    replica.read("a")
+    first, second = replica.watch(), replica.watch()
+    assert kinds(await take(first, 2)) == ["key_set", "revocation_segment"]
+    keys, heartbeat = await take(second, 2)
+    assert (keys.HasField("key_set"), heartbeat) == (
+        True,
+        pb.WatchResponse(heartbeat=pb.Heartbeat()),
+    )
+    replica.hub.keys_changed()
+    assert kinds(await take(second, 2)) == ["key_set", "heartbeat"]
+    replica.hub.close()
+    assert await anext(second, None) is None
+
+
+async def test_the_stream_that_came_first_has_its_turns_first() -> None:
+    """And one that has ended leaves its turn to the next."""
+    turns = Turns()
+    numbers = [turns.number() for _ in range(3)]
+    asked = [turns.ask(number, 1000) for number in reversed(numbers)]
+    given: list[int] = []
+
+    def note(number: int, turn: "asyncio.Future[None]") -> None:
+        if not turn.cancelled():
+            given.append(number)
+
+    for number, turn in zip(reversed(numbers), asked, strict=True):
+        turn.add_done_callback(partial(note, number))
+    asked[1].cancel()
+    await asyncio.sleep(0)
+    async with asyncio.timeout(TIMEOUT):
+        await asyncio.wait(asked)
+        await turns.ask(turns.number(), 1)
+    assert given == [numbers[0], numbers[2]]
 
 
 # Secrets
@@ -491,7 +662,8 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 
 def open_watch(channel: Any, cursor: str = "", metadata: Any = ()) -> Any:
     stub: Any = verifier_service_pb2_grpc.VerifierServiceStub(channel)
-    return stub.Watch(pb.WatchRequest(cursor=cursor), metadata=metadata, timeout=TIMEOUT)
+    request = pb.WatchRequest(cursor=cursor, accept_segments=True)
+    return stub.Watch(request, metadata=metadata, timeout=TIMEOUT)
 
 
 async def first(call: Any, count: int = 3) -> list[Any]:
@@ -518,10 +690,10 @@ async def test_who_is_not_a_verifier_gets_public_keys_and_revocations(database_u
         await client.auth.Revoke(auth_service_pb2.RevokeRequest(refresh_token=pair.refresh_token))
         other = await client.login()
         for metadata in ((), bearer(other.access_token)):
-            keys, snapshot, heartbeat = await first(open_watch(client.channel, "", metadata))
+            call = open_watch(client.channel, "", metadata)
+            keys, segment, _, heartbeat = await first(call, 4)
             assert not keys.key_set.keys
-            found = [r.session_id for r in snapshot.revocation_snapshot.revocations]
-            assert found == [pair.session_id]
+            assert names(segment) == [pair.session_id]
             assert heartbeat.cursor
         await client.channel.close()
     async with running(make_settings(database_url, signing_algorithm="EdDSA")) as server:
@@ -617,8 +789,8 @@ async def test_a_stream_resumes_at_the_same_server(database_url: str) -> None:
         request = auth_service_pb2.RevokeRequest(refresh_token=tokens.refresh_token)
         await client.auth.Revoke(request, timeout=TIMEOUT)
         events = await first(open_watch(client.channel, heartbeat.cursor))
-        assert kinds(events) == ["key_set", "revocation", "heartbeat"]
-        assert events[1].revocation.session_id == tokens.session_id
+        assert kinds(events) == ["key_set", "revocation_segment", "heartbeat"]
+        assert names(events[1]) == [tokens.session_id]
         await client.channel.close()
 
 

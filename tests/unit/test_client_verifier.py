@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from authn.v1 import verifier_service_pb2 as pb
@@ -39,6 +40,7 @@ from tests.watch_events import (
     key_set,
     revocation,
     revoked,
+    segment,
     snapshot,
     token_of,
     verification_key,
@@ -279,11 +281,13 @@ def test_a_fresh_stream_is_complete_with_its_snapshot(feed: Feed, ring: KeyRing)
     assert PUBLIC.kid in ring
 
 
-def test_a_stream_without_any_key_tells_who_gets_them(clock: FakeClock) -> None:
-    """A caller without the role waits for nothing."""
+def test_a_stream_without_any_key_is_told_from_one_that_is_late(clock: FakeClock) -> None:
+    """More waiting brings no keys to a caller without the role."""
     feed = Feed(KeyRing([]), RevocationList(clock), [], clock)
+    assert not feed.lacks_keys
     feed.apply(key_set())
-    assert "verifier role" in feed.missing
+    assert feed.lacks_keys
+    assert feed.missing == "connected, but no keys"
 
 
 def test_the_streamed_keys_are_replaced_and_the_given_ones_stay(feed: Feed, ring: KeyRing) -> None:
@@ -381,8 +385,9 @@ def test_a_heartbeat_drops_what_has_expired(
 def test_as_of_never_goes_back(feed: Feed, clock: FakeClock) -> None:
     """Nor does an event without it change it, or a replica's fast clock drive it ahead."""
     feed.apply(snapshot(as_of=None))
-    assert feed.as_of is None
     feed.apply(heartbeat(as_of=START - SECOND))
+    assert feed.as_of is None
+    feed.apply(snapshot(as_of=START - SECOND))
     feed.apply(heartbeat(as_of=START - 2 * SECOND))
     feed.apply(heartbeat(as_of=None))
     feed.apply(key_set(PUBLIC, as_of=START))
@@ -436,28 +441,105 @@ def test_a_key_set_that_makes_no_sense_changes_nothing(
     assert feed.missing == "nothing has been received"
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        pb.Revocation(),
-        revocation(),
-        revocation(token_id=""),
-        revocation(session_id=""),
-        revocation(subject="", issued_before=START),
-        revocation(subject="alice"),
-        revocation(all_tokens=pb.AllTokens()),
-        revocation(token_id="jti", expires_at=None),
-        TOO_LATE,
-    ],
-)
-def test_a_revocation_that_makes_no_sense_changes_nothing(
+@pytest.mark.parametrize("bad", [pb.Revocation(), revocation()])
+def test_a_revocation_of_a_later_kind_changes_nothing(
     feed: Feed, revocations: RevocationList, bad: pb.Revocation
 ) -> None:
-    """Above all it is no sign of freshness."""
-    for message in (revoked(bad, "1"), snapshot(revocation(token_id="good"), bad)):
+    """What it covers is not known, so it is no sign of freshness."""
+    whole = snapshot(revocation(token_id="good"), bad)
+    for message in (revoked(bad, "1"), whole, segment(others=[revocation(token_id="x"), bad])):
         with pytest.raises(BadEvent):
             feed.apply(message)
     assert (len(revocations), feed.as_of, feed.begin()) == (0, None, "")
+
+
+@pytest.mark.parametrize(
+    ("bad", "covered", "spared"),
+    [
+        (revocation(token_id=""), [], [{"token_id": ""}, {}]),
+        (revocation(session_id=""), [], [{"session_id": ""}, {}]),
+        (revocation(subject="", issued_before=START + SECOND), [], [{}]),
+        (revocation(subject="alice"), [{}, {"token_id": "x"}], [{"subject": "bob"}]),
+        (revocation(token_id="jti", expires_at=None), [{}], [{"token_id": "x"}]),
+        (TOO_LATE, [{}], [{"token_id": "x"}]),
+        (
+            revocation(all_tokens=pb.AllTokens()),
+            [{}, {"subject": "bob"}],
+            [{"issued_at": CLAIMS.issued_at + 5}],
+        ),
+    ],
+)
+def test_a_faulty_revocation_counts_for_what_it_covers_and_is_logged_once(
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+    bad: pb.Revocation,
+    covered: list[dict[str, Any]],
+    spared: list[dict[str, Any]],
+) -> None:
+    """All else goes on: one poisoned entry must not stop every verifier of the fleet."""
+    verifier = verifier_of(clock)
+    good = revocation(session_id="good")
+    apply(verifier, key_set(PUBLIC), segment(others=[bad, good]), snapshot(bad), revoked(bad, "1"))
+    assert verifier.revocations_as_of == START
+    other = token_of(token_id="y", session_id="good", subject="eve")
+    assert reason_against(verifier, other) is InactiveReason.SESSION_REVOKED
+    assert all(reason_against(verifier, token_of(**claims)) for claims in covered)
+    clock.advance(5 * SECOND)
+    for claims in spared:
+        reason = reason_against(verifier, token_of(**claims))
+        assert reason in (None, InactiveReason.MALFORMED)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_a_segment_is_taken_in_and_completes_nothing(
+    feed: Feed, revocations: RevocationList
+) -> None:
+    """Packed ids and others; the event that follows the last one says up to when it is."""
+    ids, later = b"".join(number.to_bytes(16) for number in range(2500)), int(LATER.timestamp())
+    packed = pb.PackedRevocations(expires_at=later, token_ids=ids, session_ids=ids[:160])
+    feed.apply(key_set(PUBLIC))
+    message = segment(packed, others=[revocation(token_id="jti")])
+    assert len(list(feed.steps(message))) >= 2
+    feed.apply(heartbeat("1"))
+    assert (len(revocations), feed.as_of, feed.begin()) == (2511, None, "")
+    feed.apply(snapshot())
+    feed.apply(heartbeat("1"))
+    assert (feed.as_of, feed.begin()) == (START, "1")
+    ninth = base64url.encode((9).to_bytes(16))
+    assert {r.target for r in revocations.snapshot()} >= {ninth, str(UUID(int=9)), "jti"}
+
+
+@pytest.mark.parametrize("field", ["token_ids", "session_ids"])
+def test_a_segment_that_is_cut_off_changes_nothing(
+    feed: Feed, revocations: RevocationList, field: str
+) -> None:
+    """Its ids would be those of other tokens."""
+    good = pb.PackedRevocations(expires_at=int(LATER.timestamp()), token_ids=bytes(16))
+    bad = pb.PackedRevocations(expires_at=int(LATER.timestamp()), **{field: bytes(17)})
+    with pytest.raises(BadEvent, match="cut off"):
+        feed.apply(segment(good, bad))
+    assert len(revocations) == 0
+
+
+@pytest.mark.parametrize("expires_at", [-(2**63), 0, 2**63 - 1])
+def test_a_packed_expiry_may_be_any_number(
+    feed: Feed, revocations: RevocationList, expires_at: int
+) -> None:
+    """One that is too late to be written is kept for good."""
+    feed.apply(segment(pb.PackedRevocations(expires_at=expires_at, token_ids=bytes(16))))
+    assert len(revocations) == (expires_at > 0)
+    assert len(revocations.snapshot()) == len(revocations)
+
+
+def test_much_that_expires_at_once_is_dropped_in_steps(
+    feed: Feed, revocations: RevocationList, clock: FakeClock
+) -> None:
+    """The event loop has its turn in between."""
+    ids = b"".join(number.to_bytes(16) for number in range(3000))
+    feed.apply(segment(pb.PackedRevocations(expires_at=int(LATER.timestamp()), session_ids=ids)))
+    clock.advance(LATER - START)
+    assert len(list(feed.steps(heartbeat()))) > 2
+    assert len(revocations) == 0
 
 
 def test_an_event_of_a_later_version_is_no_sign_of_freshness(feed: Feed) -> None:

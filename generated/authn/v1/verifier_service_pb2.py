@@ -16,7 +16,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61uthn/v1/verifier_service.proto\x12\x08\x61uthn.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x10\n\x0eGetJwksRequest\"$\n\x0fGetJwksResponse\x12\x11\n\tjwks_json\x18\x01 \x01(\t\"\x1e\n\x0cWatchRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\"\x8b\x02\n\rWatchResponse\x12#\n\x07key_set\x18\x01 \x01(\x0b\x32\x10.authn.v1.KeySetH\x00\x12;\n\x13revocation_snapshot\x18\x02 \x01(\x0b\x32\x1c.authn.v1.RevocationSnapshotH\x00\x12*\n\nrevocation\x18\x03 \x01(\x0b\x32\x14.authn.v1.RevocationH\x00\x12(\n\theartbeat\x18\x04 \x01(\x0b\x32\x13.authn.v1.HeartbeatH\x00\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\tB\x07\n\x05\x65vent\"1\n\x06KeySet\x12\'\n\x04keys\x18\x01 \x03(\x0b\x32\x19.authn.v1.VerificationKey\"j\n\x0fVerificationKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x14\n\npublic_jwk\x18\x03 \x01(\tH\x00\x12\x15\n\x06secret\x18\x04 \x01(\x0c\x42\x03\x80\x01\x01H\x00\x42\n\n\x08material\"?\n\x12RevocationSnapshot\x12)\n\x0brevocations\x18\x01 \x03(\x0b\x32\x14.authn.v1.Revocation\"\xe1\x01\n\nRevocation\x12\x12\n\x08token_id\x18\x01 \x01(\tH\x00\x12\x14\n\nsession_id\x18\x02 \x01(\tH\x00\x12\x11\n\x07subject\x18\x03 \x01(\tH\x00\x12)\n\nall_tokens\x18\x04 \x01(\x0b\x32\x13.authn.v1.AllTokensH\x00\x12\x31\n\rissued_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06target\"\x0b\n\tAllTokens\"\x0b\n\tHeartbeat2\xc4\x01\n\x0fVerifierService\x12Y\n\x07GetJwks\x12\x18.authn.v1.GetJwksRequest\x1a\x19.authn.v1.GetJwksResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/verifier/jwks\x12V\n\x05Watch\x12\x16.authn.v1.WatchRequest\x1a\x17.authn.v1.WatchResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/verifier/watch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61uthn/v1/verifier_service.proto\x12\x08\x61uthn.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x10\n\x0eGetJwksRequest\"$\n\x0fGetJwksResponse\x12\x11\n\tjwks_json\x18\x01 \x01(\t\"7\n\x0cWatchRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x63\x63\x65pt_segments\x18\x02 \x01(\x08\"\xc6\x02\n\rWatchResponse\x12#\n\x07key_set\x18\x01 \x01(\x0b\x32\x10.authn.v1.KeySetH\x00\x12;\n\x13revocation_snapshot\x18\x02 \x01(\x0b\x32\x1c.authn.v1.RevocationSnapshotH\x00\x12*\n\nrevocation\x18\x03 \x01(\x0b\x32\x14.authn.v1.RevocationH\x00\x12(\n\theartbeat\x18\x04 \x01(\x0b\x32\x13.authn.v1.HeartbeatH\x00\x12\x39\n\x12revocation_segment\x18\x07 \x01(\x0b\x32\x1b.authn.v1.RevocationSegmentH\x00\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\tB\x07\n\x05\x65vent\"1\n\x06KeySet\x12\'\n\x04keys\x18\x01 \x03(\x0b\x32\x19.authn.v1.VerificationKey\"j\n\x0fVerificationKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x14\n\npublic_jwk\x18\x03 \x01(\tH\x00\x12\x15\n\x06secret\x18\x04 \x01(\x0c\x42\x03\x80\x01\x01H\x00\x42\n\n\x08material\"?\n\x12RevocationSnapshot\x12)\n\x0brevocations\x18\x01 \x03(\x0b\x32\x14.authn.v1.Revocation\"f\n\x11RevocationSegment\x12+\n\x06packed\x18\x01 \x03(\x0b\x32\x1b.authn.v1.PackedRevocations\x12$\n\x06others\x18\x02 \x03(\x0b\x32\x14.authn.v1.Revocation\"O\n\x11PackedRevocations\x12\x12\n\nexpires_at\x18\x01 \x01(\x03\x12\x11\n\ttoken_ids\x18\x02 \x01(\x0c\x12\x13\n\x0bsession_ids\x18\x03 \x01(\x0c\"\xe1\x01\n\nRevocation\x12\x12\n\x08token_id\x18\x01 \x01(\tH\x00\x12\x14\n\nsession_id\x18\x02 \x01(\tH\x00\x12\x11\n\x07subject\x18\x03 \x01(\tH\x00\x12)\n\nall_tokens\x18\x04 \x01(\x0b\x32\x13.authn.v1.AllTokensH\x00\x12\x31\n\rissued_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06target\"\x0b\n\tAllTokens\"\x0b\n\tHeartbeat2\xc4\x01\n\x0fVerifierService\x12Y\n\x07GetJwks\x12\x18.authn.v1.GetJwksRequest\x1a\x19.authn.v1.GetJwksResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/verifier/jwks\x12V\n\x05Watch\x12\x16.authn.v1.WatchRequest\x1a\x17.authn.v1.WatchResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/verifier/watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,21 +34,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETJWKSRESPONSE']._serialized_start=126
   _globals['_GETJWKSRESPONSE']._serialized_end=162
   _globals['_WATCHREQUEST']._serialized_start=164
-  _globals['_WATCHREQUEST']._serialized_end=194
-  _globals['_WATCHRESPONSE']._serialized_start=197
-  _globals['_WATCHRESPONSE']._serialized_end=464
-  _globals['_KEYSET']._serialized_start=466
-  _globals['_KEYSET']._serialized_end=515
-  _globals['_VERIFICATIONKEY']._serialized_start=517
-  _globals['_VERIFICATIONKEY']._serialized_end=623
-  _globals['_REVOCATIONSNAPSHOT']._serialized_start=625
-  _globals['_REVOCATIONSNAPSHOT']._serialized_end=688
-  _globals['_REVOCATION']._serialized_start=691
-  _globals['_REVOCATION']._serialized_end=916
-  _globals['_ALLTOKENS']._serialized_start=918
-  _globals['_ALLTOKENS']._serialized_end=929
-  _globals['_HEARTBEAT']._serialized_start=931
-  _globals['_HEARTBEAT']._serialized_end=942
-  _globals['_VERIFIERSERVICE']._serialized_start=945
-  _globals['_VERIFIERSERVICE']._serialized_end=1141
+  _globals['_WATCHREQUEST']._serialized_end=219
+  _globals['_WATCHRESPONSE']._serialized_start=222
+  _globals['_WATCHRESPONSE']._serialized_end=548
+  _globals['_KEYSET']._serialized_start=550
+  _globals['_KEYSET']._serialized_end=599
+  _globals['_VERIFICATIONKEY']._serialized_start=601
+  _globals['_VERIFICATIONKEY']._serialized_end=707
+  _globals['_REVOCATIONSNAPSHOT']._serialized_start=709
+  _globals['_REVOCATIONSNAPSHOT']._serialized_end=772
+  _globals['_REVOCATIONSEGMENT']._serialized_start=774
+  _globals['_REVOCATIONSEGMENT']._serialized_end=876
+  _globals['_PACKEDREVOCATIONS']._serialized_start=878
+  _globals['_PACKEDREVOCATIONS']._serialized_end=957
+  _globals['_REVOCATION']._serialized_start=960
+  _globals['_REVOCATION']._serialized_end=1185
+  _globals['_ALLTOKENS']._serialized_start=1187
+  _globals['_ALLTOKENS']._serialized_end=1198
+  _globals['_HEARTBEAT']._serialized_start=1200
+  _globals['_HEARTBEAT']._serialized_end=1211
+  _globals['_VERIFIERSERVICE']._serialized_start=1214
+  _globals['_VERIFIERSERVICE']._serialized_end=1410
 # @@protoc_insertion_point(module_scope)

@@ -18,26 +18,30 @@ class GetJwksResponse(_message.Message):
     def __init__(self, jwks_json: _Optional[str] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("cursor",)
+    __slots__ = ("cursor", "accept_segments")
     CURSOR_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     cursor: str
-    def __init__(self, cursor: _Optional[str] = ...) -> None: ...
+    accept_segments: bool
+    def __init__(self, cursor: _Optional[str] = ..., accept_segments: bool = ...) -> None: ...
 
 class WatchResponse(_message.Message):
-    __slots__ = ("key_set", "revocation_snapshot", "revocation", "heartbeat", "as_of", "cursor")
+    __slots__ = ("key_set", "revocation_snapshot", "revocation", "heartbeat", "revocation_segment", "as_of", "cursor")
     KEY_SET_FIELD_NUMBER: _ClassVar[int]
     REVOCATION_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     REVOCATION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    REVOCATION_SEGMENT_FIELD_NUMBER: _ClassVar[int]
     AS_OF_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     key_set: KeySet
     revocation_snapshot: RevocationSnapshot
     revocation: Revocation
     heartbeat: Heartbeat
+    revocation_segment: RevocationSegment
     as_of: _timestamp_pb2.Timestamp
     cursor: str
-    def __init__(self, key_set: _Optional[_Union[KeySet, _Mapping]] = ..., revocation_snapshot: _Optional[_Union[RevocationSnapshot, _Mapping]] = ..., revocation: _Optional[_Union[Revocation, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., as_of: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., cursor: _Optional[str] = ...) -> None: ...
+    def __init__(self, key_set: _Optional[_Union[KeySet, _Mapping]] = ..., revocation_snapshot: _Optional[_Union[RevocationSnapshot, _Mapping]] = ..., revocation: _Optional[_Union[Revocation, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., revocation_segment: _Optional[_Union[RevocationSegment, _Mapping]] = ..., as_of: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., cursor: _Optional[str] = ...) -> None: ...
 
 class KeySet(_message.Message):
     __slots__ = ("keys",)
@@ -62,6 +66,24 @@ class RevocationSnapshot(_message.Message):
     REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
     revocations: _containers.RepeatedCompositeFieldContainer[Revocation]
     def __init__(self, revocations: _Optional[_Iterable[_Union[Revocation, _Mapping]]] = ...) -> None: ...
+
+class RevocationSegment(_message.Message):
+    __slots__ = ("packed", "others")
+    PACKED_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
+    packed: _containers.RepeatedCompositeFieldContainer[PackedRevocations]
+    others: _containers.RepeatedCompositeFieldContainer[Revocation]
+    def __init__(self, packed: _Optional[_Iterable[_Union[PackedRevocations, _Mapping]]] = ..., others: _Optional[_Iterable[_Union[Revocation, _Mapping]]] = ...) -> None: ...
+
+class PackedRevocations(_message.Message):
+    __slots__ = ("expires_at", "token_ids", "session_ids")
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_IDS_FIELD_NUMBER: _ClassVar[int]
+    expires_at: int
+    token_ids: bytes
+    session_ids: bytes
+    def __init__(self, expires_at: _Optional[int] = ..., token_ids: _Optional[bytes] = ..., session_ids: _Optional[bytes] = ...) -> None: ...
 
 class Revocation(_message.Message):
     __slots__ = ("token_id", "session_id", "subject", "all_tokens", "issued_before", "expires_at")
