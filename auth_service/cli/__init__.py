@@ -1,4 +1,7 @@
-"""The commands. They read arguments, call the service or its core, and print; nothing else."""
+"""The commands. They read arguments, call the service or its core, and print.
+
+Rules, statements and wire formats do not belong here.
+"""
 
 from auth_service.cli.app import main
 

@@ -1,4 +1,4 @@
-"""The root command, and the one place where an error becomes a line on stderr and an exit code."""
+"""The root command, and the conversion of errors to a line on stderr and an exit code."""
 
 import importlib
 import os
@@ -31,7 +31,7 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
-    """Imports a command when it is asked for: `validate` need not load a database's driver."""
+    """Imports a command at its first use, so that `validate` does not load the database driver."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -53,16 +53,16 @@ class _Commands(click.Group):
 )
 @click.version_option(package_name="auth-service")
 def cli() -> None:
-    """Authentication service: serve it, manage it, and call it.
+    """Run, manage and call the authentication service.
 
-    serve, migrate, users, service-accounts, sessions, keys and config work on the service's own
-    database and settings (AUTH_* variables, --config). login, refresh, validate and revoke call a
+    serve, migrate, users, service-accounts, sessions, keys and config use the database and the
+    settings of the service (AUTH_* variables, --config). login, refresh, validate and revoke call a
     running server (--address). Passwords and tokens are read from a prompt or standard input.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit with its code."""
+    """Run a command and exit with its exit code."""
     try:
         code = cli.main(arguments, prog_name="auth-service", standalone_mode=False)
     except click.ClickException as error:
@@ -70,9 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("aborted", err=True)
-        code = 130  # as a shell reports SIGINT
+        code = 130  # the exit code of a shell for SIGINT
     except BrokenPipeError:
-        # The reader went away, as in `… | head`. Python would complain again when it flushes.
+        # The reader has closed the pipe, as `head` does. Without this, Python's flush fails again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = Exit.OK
     except AuthError as error:

@@ -1,4 +1,4 @@
-"""The connection of the client commands to a server, and its errors in a person's words."""
+"""The connection of the client commands to a server, and its errors as text."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ _UNAVAILABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which server to call, and how."""
+    """The server to call, and how to call it."""
 
     address: str
     tls: bool
@@ -35,7 +35,7 @@ class Target:
 
 
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --address and its kin to a command; it takes them as one argument `target`."""
+    """Add --address, --tls, --ca-file and --deadline to a command, as its argument `target`."""
 
     @click.option(
         "--address",
@@ -43,33 +43,33 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
         default="127.0.0.1:50051",
         show_default=True,
         show_envvar=True,
-        help="The server.",
+        help="Address of the server.",
     )
     @click.option(
         "--tls/--plaintext",
         default=None,
-        help="Whether to use TLS (default: yes, unless the server is on this machine).",
+        help="Use TLS or plaintext (default: plaintext only if the server is on this machine).",
     )
     @click.option(
         "--ca-file",
         envvar="AUTH_CA_FILE",
         show_envvar=True,
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="The authorities to trust, in PEM; implies --tls.",
+        help="Certificate authorities to trust, in PEM; implies --tls.",
     )
     @click.option(
         "--deadline",
         type=click.FloatRange(min=0, min_open=True),
         default=10.0,
         show_default=True,
-        help="Seconds to wait for the answer.",
+        help="Seconds to wait for the response.",
     )
     @wraps(command)
     def wrapper(
         address: str, tls: bool | None, ca_file: Path | None, deadline: float, **arguments: Any
     ) -> Any:
         if tls is False and ca_file is not None:
-            fail(Exit.USAGE, "--plaintext and --ca-file exclude each other", "leave one out")
+            fail(Exit.USAGE, "--plaintext and --ca-file exclude each other", "omit one of them")
         if tls is None:
             tls = ca_file is not None or not is_loopback(address)
         return command(target=Target(address, tls, ca_file, deadline), **arguments)
@@ -79,8 +79,8 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def open_stub(target: Target, stub: Callable[[grpc.Channel], Any]) -> Iterator[Any]:
-    """Give a stub on a channel to the server; what fails becomes a Failure."""
-    # A proxy of the environment is for the outside; it cannot reach this machine's loopback.
+    """Yield a stub on a channel to the server; an RPC error becomes a Failure."""
+    # A proxy of the environment cannot reach the loopback of this machine.
     options = [("grpc.enable_http_proxy", 0)] if is_loopback(target.address) else []
     with _channel(target, options) as channel:
         try:

@@ -1,4 +1,4 @@
-"""login, refresh, validate, revoke: the service's RPCs for people and scripts."""
+"""login, refresh, validate, revoke: the RPCs of the service for people and scripts."""
 
 import socket
 from typing import Any
@@ -17,10 +17,8 @@ __all__ = ["login", "refresh", "revoke", "validate"]
 
 FIELDS = ("access-token", "refresh-token", "session-id")
 
-scope_option = click.option("--scope", multiple=True, help="A scope to ask for; may be repeated.")
-only_option = click.option(
-    "--only", type=click.Choice(FIELDS), help="Print this field and no more."
-)
+scope_option = click.option("--scope", multiple=True, help="A scope to request; may be repeated.")
+only_option = click.option("--only", type=click.Choice(FIELDS), help="Print only this field.")
 
 
 @click.command(
@@ -31,11 +29,13 @@ only_option = click.option(
     )
 )
 @click.argument("identifier")
-@click.option("--service-account", is_flag=True, help="IDENTIFIER is a service account's id.")
-@click.option("--audience", multiple=True, help="A service the tokens are for; may be repeated.")
+@click.option("--service-account", is_flag=True, help="IDENTIFIER is the id of a service account.")
+@click.option("--audience", multiple=True, help="An audience of the tokens; may be repeated.")
 @scope_option
-@click.option("--client-id", default="auth-service-cli", show_default=True, help="The application.")
-@click.option("--device-label", help="The device (default: this machine's name).")
+@click.option(
+    "--client-id", default="auth-service-cli", show_default=True, help="Name of the application."
+)
+@click.option("--device-label", help="Name of the device (default: the host name).")
 @only_option
 @json_option
 @server_options
@@ -50,7 +50,10 @@ def login(  # noqa: PLR0917 - click passes the options by name
     only: str | None,
     as_json: bool,
 ) -> None:
-    """Log in as IDENTIFIER and print the tokens; the password is asked for or read from stdin."""
+    """Log in as IDENTIFIER and print the tokens.
+
+    The password or secret is read from a prompt or standard input.
+    """
     request = pb.LoginRequest(audience=audience, scope=scope)
     if service_account:
         request.client.client_id = identifier
@@ -77,7 +80,10 @@ def login(  # noqa: PLR0917 - click passes the options by name
 @json_option
 @server_options
 def refresh(target: Target, scope: tuple[str, ...], only: str | None, as_json: bool) -> None:
-    """Trade a refresh token, from a prompt or standard input, for new tokens."""
+    """Exchange a refresh token for new tokens.
+
+    The refresh token is read from a prompt or standard input.
+    """
     request = pb.RefreshRequest(refresh_token=read_secret("Refresh token"), scope=scope)
     with open_stub(target, AuthServiceStub) as stub:
         response = stub.Refresh(request, timeout=target.deadline)
@@ -86,14 +92,14 @@ def refresh(target: Target, scope: tuple[str, ...], only: str | None, as_json: b
 
 @click.command(
     epilog=examples(
-        "auth-service validate < token-file && echo good",
+        "auth-service validate < token-file && echo active",
         "auth-service validate --audience orders --scope orders:read --json < token-file",
     )
 )
-@click.option("--audience", default="", help="The audience that the token must have.")
-@click.option("--scope", multiple=True, help="A scope that it must have; may be repeated.")
-@click.option("--role", multiple=True, help="A role that it must have; may be repeated.")
-@click.option("--max-staleness", help="How old the knowledge of revocations may be, such as 2s.")
+@click.option("--audience", default="", help="An audience that the token must have.")
+@click.option("--scope", multiple=True, help="A scope that the token must have; may be repeated.")
+@click.option("--role", multiple=True, help="A role that the token must have; may be repeated.")
+@click.option("--max-staleness", help="Maximum age of the known revocations, for example 2s.")
 @json_option
 @server_options
 def validate(
@@ -104,7 +110,10 @@ def validate(
     max_staleness: str | None,
     as_json: bool,
 ) -> None:
-    """Ask whether an access token, from a prompt or standard input, is good; exit code 1 if not."""
+    """Check an access token; exit with 1 if it is not active.
+
+    The access token is read from a prompt or standard input.
+    """
     request = pb.ValidateRequest(audience=audience, required_scope=scope, required_roles=role)
     if max_staleness is not None:
         try:
@@ -127,16 +136,25 @@ def validate(
         "auth-service revoke --session ID < access-token-file",
     )
 )
-@click.option("--session", "session_id", help="End this session; the token is the caller's.")
+@click.option("--session", "session_id", help="End this session; the token is that of the caller.")
 @click.option("--all", "all_sessions", is_flag=True, help="End all sessions of the caller.")
-@click.option("--user", "user_id", default="", help="With --all: of this user id (role admin).")
+@click.option(
+    "--user",
+    "user_id",
+    default="",
+    help="With --all: end the sessions of this user id (needs the role admin).",
+)
 @server_options
 def revoke(target: Target, session_id: str | None, all_sessions: bool, user_id: str) -> None:
-    """End what a token, from a prompt or standard input, stands for or may end."""
+    """Revoke a token, a session, or all sessions of a user.
+
+    The token is read from a prompt or standard input. A refresh token ends its session, and an
+    access token is revoked, unless --session or --all is given.
+    """
     if session_id is not None and all_sessions:
-        fail(Exit.USAGE, "--session and --all exclude each other", "leave one out")
+        fail(Exit.USAGE, "--session and --all exclude each other", "omit one of them")
     if user_id and not all_sessions:
-        fail(Exit.USAGE, "--user goes with --all", "add --all")
+        fail(Exit.USAGE, "--user requires --all", "add --all")
     token = read_secret("Token").strip()
     metadata: tuple[tuple[str, str], ...] = ()
     if session_id is not None or all_sessions:

@@ -23,13 +23,13 @@ def config() -> None:
 @json_option
 @config_option
 def show(as_json: bool, config_file: Path | None) -> None:
-    """Print the settings in force, secrets masked."""
+    """Print the settings in effect, with secrets masked."""
     values = masked(settings_of(config_file))
     if as_json:
         click.echo(json.dumps(values))
         return
     for name, value in values.items():
-        # JSON spells strings, numbers, booleans and lists of strings the way TOML does.
+        # Strings, numbers, booleans and lists of strings are the same in JSON and in TOML.
         click.echo(f"# {name} is unset" if value is None else f"{name} = {json.dumps(value)}")
 
 
@@ -38,19 +38,19 @@ def show(as_json: bool, config_file: Path | None) -> None:
         "auth-service config check", "auth-service config check --config auth.toml --database"
     )
 )
-@click.option("--database", is_flag=True, help="Also reach the database and check its schema.")
+@click.option("--database", is_flag=True, help="Also connect to the database and check its schema.")
 @config_option
 def check(database: bool, config_file: Path | None) -> None:
-    """Tell whether the service would start with these settings; exit code 3 if not."""
+    """Check the settings; exit with 3 if they are wrong."""
     settings = settings_of(config_file)
     settings.check_files()
     if settings.database_url is not None:
         settings.master_key_bytes()
     if database:
-        from auth_service.cli.database import run  # noqa: PLC0415 - the rest needs no database
+        from auth_service.cli.database import run  # noqa: PLC0415 - only this needs the database
 
         run(config_file, lambda backend: backend.database.store.ping())
-    click.echo("the configuration is good", err=True)
+    click.echo("the configuration is valid", err=True)
 
 
 @config.command(epilog=examples("auth-service config docs > docs/configuration.md"))

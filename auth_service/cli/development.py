@@ -1,4 +1,4 @@
-"""What `serve --dev` adds: a first user, and lines to paste that try the service."""
+"""`serve --dev`: a first user, and shell commands that call the service."""
 
 from auth_service.cli.database import open_backend
 from auth_service.cli.users import generate_password
@@ -12,7 +12,7 @@ RESET = "make user-password   (or: auth-service users set-password demo@example.
 
 
 async def prepare(settings: Settings, address: str = "") -> str:
-    """Make the first user if there is none, and return what to tell the developer."""
+    """Create the first user if there is none; return the text for the developer."""
     password = await _first_user(settings)
     address = address or settings.grpc_address
     text = _text(address.replace("0.0.0.0:", "127.0.0.1:"), _flags(settings), password)
@@ -26,7 +26,7 @@ def _with_http(text: str, settings: Settings) -> str:
 
 
 async def _first_user(settings: Settings) -> str | None:
-    """Return the new user's password; None where the user is there already."""
+    """Return the password of the new user; None if the user exists."""
     async with open_backend(settings) as backend:
         try:
             await backend.accounts.get_user(FIRST_USER)
@@ -37,7 +37,7 @@ async def _first_user(settings: Settings) -> str | None:
             await backend.accounts.create_user(
                 [FIRST_USER], password, roles=["admin"], scope=["profile"]
             )
-        except AlreadyExists:  # another server on the same database was first
+        except AlreadyExists:  # by another server on the same database
             return None
         return password
 
@@ -49,16 +49,14 @@ def _flags(settings: Settings) -> str:
 def _text(address: str, flags: str, password: str | None) -> str:
     call = f"grpcurl {flags} -d @ {address} authn.v1.AuthService"
     if password is None:
-        user = (
-            f"User      {FIRST_USER}, with the password shown at the first start; reset it: {RESET}"
-        )
-        note = "# Login; asks for the password, so paste this line by itself"
+        user = f"User      {FIRST_USER}, with the password of the first start; to reset it: {RESET}"
+        note = "# Login; prompts for the password, so paste this line alone"
         credentials = (
             'python3 -c \'import getpass, json; print(json.dumps({"password": {"identifier": '
             f'"{FIRST_USER}", "password": getpass.getpass()}}}}))\''
         )
     else:
-        user = f"User      {FIRST_USER}\nPassword  {password}   shown only now; reset it: {RESET}"
+        user = f"User      {FIRST_USER}\nPassword  {password}   shown once; to reset it: {RESET}"
         note = "# Login"
         credentials = (
             f'echo \'{{"password": {{"identifier": "{FIRST_USER}", "password": "{password}"}}}}\''

@@ -1,4 +1,4 @@
-"""keys: the commands that list, rotate and hand out signing keys."""
+"""keys: the commands that list, rotate, import and export signing keys."""
 
 import re
 import sys
@@ -33,7 +33,7 @@ def _duration(_context: click.Context, _option: click.Parameter, text: str | Non
 activate_in_option = click.option(
     "--activate-in",
     callback=_duration,
-    help="When it signs, from now (default: AUTH_KEY_PUBLISH_LEAD). 0s: at once.",
+    help="Time until the key signs (default: AUTH_KEY_PUBLISH_LEAD); 0s: at once.",
 )
 
 
@@ -41,7 +41,7 @@ _KID_LIKE_OPTION = re.compile(r"-[A-Za-z0-9_-]{42}")  # base64url of a SHA-256 (
 
 
 class _TakesKid(click.Command):
-    """A command whose KID may begin with "-", as one in 64 does, and be none of its options."""
+    """A command whose KID may begin with "-", as one in 64 does, without being an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         kids = [arg for arg in args if _KID_LIKE_OPTION.fullmatch(arg)]
@@ -57,14 +57,17 @@ _COLUMNS = ("kid", "algorithm", "state", "created_at", "activate_at", "retire_at
     epilog=examples("auth-service keys list", "auth-service keys export --shared > shared.key")
 )
 def keys() -> None:
-    """List, rotate, end and hand out the keys that sign access tokens."""
+    """Manage the keys that sign access tokens."""
 
 
 @keys.command("list", epilog=examples("auth-service keys list --json"))
 @json_option
 @config_option
 def list_(as_json: bool, config_file: Path | None) -> None:
-    """List the signing keys; a configured shared key comes first."""
+    """List the signing keys.
+
+    A configured shared key (AUTH_SHARED_KEY) comes first.
+    """
 
     async def work(backend: Backend) -> list[dict[str, object]]:
         stored = [
@@ -89,7 +92,7 @@ def list_(as_json: bool, config_file: Path | None) -> None:
 @click.option(
     "--algorithm",
     type=click.Choice(ALGORITHMS),
-    help="What the new key is for (default: that of the key before).",
+    help="Algorithm of the new key (default: that of the previous key).",
 )
 @activate_in_option
 @json_option
@@ -97,10 +100,10 @@ def list_(as_json: bool, config_file: Path | None) -> None:
 def rotate(
     algorithm: str | None, activate_in: timedelta | None, as_json: bool, config_file: Path | None
 ) -> None:
-    """Publish a new key, which signs from --activate-in on.
+    """Publish a new key, which signs after --activate-in.
 
-    Running servers and watching services follow by themselves, and tokens of the key before stay
-    good until they expire.
+    Running servers and Watch streams receive it without a restart. Tokens of the previous key stay
+    valid until they expire.
     """
 
     async def work(keys: SigningKeys) -> StoredKey:
@@ -119,7 +122,10 @@ def rotate(
 @json_option
 @config_option
 def import_(activate_in: timedelta | None, as_json: bool, config_file: Path | None) -> None:
-    """Publish a key from standard input: a PEM private key, or a shared key in base64url."""
+    """Publish a key that is read from standard input.
+
+    It is a private key in PEM, or a shared key in base64url.
+    """
     content = sys.stdin.buffer.read()
 
     async def work(keys: SigningKeys) -> StoredKey:
@@ -133,7 +139,10 @@ def import_(activate_in: timedelta | None, as_json: bool, config_file: Path | No
 @json_option
 @config_option
 def retire(kid: str, as_json: bool, config_file: Path | None) -> None:
-    """Stop to sign with the key KID now; its tokens stay good until they expire."""
+    """Stop signing with the key KID.
+
+    Its tokens stay valid until they expire.
+    """
     show(_change(config_file, lambda keys: keys.retire(kid)), as_json=as_json)
 
 
@@ -142,10 +151,10 @@ def retire(kid: str, as_json: bool, config_file: Path | None) -> None:
 @json_option
 @config_option
 def compromise(kid: str, as_json: bool, config_file: Path | None) -> None:
-    """Emergency: trust the key KID no more, at once and everywhere.
+    """Emergency: withdraw trust in the key KID at once.
 
-    Its access tokens are refused from now on; sessions go on, and the next refresh gives a token
-    of another key.
+    Its access tokens are refused by every verifier. Sessions continue: the next refresh returns a
+    token that another key has signed.
     """
     show(_change(config_file, lambda keys: keys.compromise(kid)), as_json=as_json)
 
@@ -158,14 +167,14 @@ def compromise(kid: str, as_json: bool, config_file: Path | None) -> None:
     "--new-file",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
-    help="The new master key: base64url of 32 bytes or more, mode 0600.",
+    help="File (mode 0600) with the new master key: at least 32 bytes, in base64url.",
 )
 @config_option
 def replace_master(new_file: Path, config_file: Path | None) -> None:
-    """Encrypt what the master key protects anew, with the master key in --new-file.
+    """Encrypt all keys with the master key of --new-file.
 
-    Then set AUTH_MASTER_KEY or AUTH_MASTER_KEY_FILE to the new one and restart the servers; those
-    that still run go on with the keys that they have. No session ends.
+    Then set AUTH_MASTER_KEY or AUTH_MASTER_KEY_FILE to the new master key and restart the servers.
+    Until then, running servers use the keys that they have loaded. No session ends.
     """
 
     async def work(backend: Backend) -> int:
@@ -174,8 +183,8 @@ def replace_master(new_file: Path, config_file: Path | None) -> None:
         return await replace_master_key(backend.database.key_store, old, new)
 
     count = run(config_file, work)
-    click.echo(f"Encrypted anew: {count} signing keys and the root key of refresh tokens.")
-    click.echo(f"Now make {new_file} the servers' master key, and restart them.")
+    click.echo(f"Encrypted {count} signing keys and the root key of refresh tokens.")
+    click.echo(f"Now configure {new_file} as the master key of the servers, and restart them.")
 
 
 @keys.command("export-public", epilog=examples("auth-service keys export-public > jwks.json"))
@@ -195,13 +204,13 @@ def export_public(config_file: Path | None) -> None:
         "(umask 077; auth-service keys export --shared > shared.key)",
     )
 )
-@click.option("--shared", is_flag=True, required=True, help="The HS256 key; the only kind so far.")
+@click.option("--shared", is_flag=True, required=True, help="Export the HS256 key; required.")
 @json_option
 @config_option
 def export(shared: bool, as_json: bool, config_file: Path | None) -> None:
-    """Print the shared key as other services take it: base64url, for their AUTH_SHARED_KEY.
+    """Print the shared key in base64url.
 
-    Who holds it can sign access tokens as well as verify them.
+    Other services verify tokens with it. Everyone who has it can also sign access tokens.
     """
 
     async def work(backend: Backend) -> SigningKey:
@@ -212,7 +221,7 @@ def export(shared: bool, as_json: bool, config_file: Path | None) -> None:
             fail(
                 Exit.REFUSED,
                 "there is no shared key",
-                "run keys rotate --algorithm HS256, or verify with public keys: keys export-public",
+                "run keys rotate --algorithm HS256, or verify with keys export-public",
             )
         return (active or found)[0]
 

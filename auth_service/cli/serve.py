@@ -1,4 +1,4 @@
-"""serve and migrate: the commands that run the service and prepare its database."""
+"""serve and migrate: the commands that run the service and update its database schema."""
 
 import asyncio
 import signal
@@ -35,20 +35,21 @@ __all__ = ["migrate", "serve"]
 @click.option(
     "--dev",
     is_flag=True,
-    help="Also apply migrations, make a first user, and print grpcurl lines to try it with.",
+    help="Also migrate the database, create a first user, and print grpcurl commands to try.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="How many processes share the port (default: AUTH_WORKERS, else 1).",
+    help="Number of processes that share the ports (default: AUTH_WORKERS, or 1).",
 )
-@click.option("--supervised", type=int, hidden=True)  # how a supervisor starts its workers
+@click.option("--supervised", type=int, hidden=True)  # set by a supervisor for its workers
 @config_option
 def serve(dev: bool, workers: int | None, supervised: int | None, config_file: Path | None) -> None:
-    """Serve gRPC and HTTP until SIGTERM or Ctrl-C, then let calls in flight finish.
+    """Serve gRPC and HTTP until SIGTERM or Ctrl-C.
 
-    Without AUTH_DATABASE_URL the service starts a PostgreSQL of its own in AUTH_EMBEDDED_DIR. With
-    several workers, one that crashes is replaced, and SIGHUP restarts them one by one.
+    Calls in flight may finish. Without AUTH_DATABASE_URL the service starts an embedded PostgreSQL
+    in AUTH_EMBEDDED_DIR. With several workers, a worker that crashes is replaced, and SIGHUP
+    restarts the workers one by one.
     """
     try:
         if supervised is not None:
@@ -60,7 +61,9 @@ def serve(dev: bool, workers: int | None, supervised: int | None, config_file: P
         else:
             uvloop.run(_serve(settings, dev))
     except OSError as error:
-        fail(Exit.UNAVAILABLE, f"cannot serve: {error}", "is AUTH_GRPC_ADDRESS in use already?")
+        fail(
+            Exit.UNAVAILABLE, f"cannot serve: {error}", "check whether AUTH_GRPC_ADDRESS is in use"
+        )
 
 
 async def _serve(settings: Settings, dev: bool) -> None:
@@ -79,8 +82,6 @@ async def _serve_supervised(settings: Settings, line: int) -> None:
     server = await _started(settings)
     try:
         prefer_newest(settings.workers)
-        # It begins once run() waits: as soon as the supervisor hears that we serve, it may send
-        # signals.
         report = asyncio.create_task(report_serving(line, settings.max_connection_age))
         await server.run()
         report.cancel()
@@ -89,10 +90,11 @@ async def _serve_supervised(settings: Settings, line: int) -> None:
 
 
 async def _started(settings: Settings) -> "Server":
-    # Here and not above, since a supervisor needs no gRPC.
+    # Imported here because a supervisor needs no gRPC.
     from auth_service.serving.server import Server  # noqa: PLC0415
 
     server = Server(settings)
+    server.handle_signals()
     await server.start()
     return server
 
@@ -114,11 +116,11 @@ async def _supervise(settings: Settings, dev: bool, config_file: Path | None) ->
         loop.add_signal_handler(number, supervisor.stop)
     loop.add_signal_handler(signal.SIGHUP, supervisor.restart)
     try:
-        in_order = await supervisor.run(on_serving)
-    except WorkerFailed as error:  # and has said why
+        clean = await supervisor.run(on_serving)
+    except WorkerFailed as error:  # the worker has printed the cause
         raise click.exceptions.Exit(max(error.code, Exit.REFUSED)) from error
-    if not in_order:
-        fail(Exit.REFUSED, "not every worker stopped in good order", "see the log for its pid")
+    if not clean:
+        fail(Exit.REFUSED, "not every worker stopped cleanly", "see worker_exited in the log")
 
 
 async def _migrate_own_database(settings: Settings) -> None:
@@ -134,7 +136,10 @@ async def _migrate_own_database(settings: Settings) -> None:
 )
 @config_option
 def migrate(config_file: Path | None) -> None:
-    """Bring the database's schema up to date; safe to run at any time, by several at once."""
+    """Update the schema of the database.
+
+    It is safe at any time, also while servers run or several processes migrate.
+    """
     settings = settings_of(config_file)
 
     async def work() -> None:

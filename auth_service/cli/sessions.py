@@ -1,4 +1,4 @@
-"""sessions: the commands that list and end logins."""
+"""sessions: the commands that list and end sessions."""
 
 from pathlib import Path
 from uuid import UUID
@@ -28,7 +28,7 @@ def sessions() -> None:
 @json_option
 @config_option
 def list_(user: str, as_json: bool, config_file: Path | None) -> None:
-    """List a user's live sessions, the newest first."""
+    """List the active sessions of a user, newest first."""
 
     async def work(backend: Backend) -> list[Session]:
         found = await backend.accounts.get_user(user)
@@ -44,12 +44,19 @@ def list_(user: str, as_json: bool, config_file: Path | None) -> None:
     )
 )
 @click.argument("session_id", type=click.UUID, required=False)
-@click.option("--user", help="End every session of this user instead.")
+@click.option("--user", help="End all sessions of this user.")
 @config_option
 def revoke(session_id: UUID | None, user: str | None, config_file: Path | None) -> None:
-    """End a session, or all of a user's. A session that has ended already is no error."""
+    """End a session, or all sessions of a user.
+
+    A session that has already ended is not an error.
+    """
     if (session_id is None) == (user is None):
-        fail(Exit.USAGE, "name one session or one user", "sessions revoke --help has examples")
+        fail(
+            Exit.USAGE,
+            "give either a session or --user",
+            "see the examples of sessions revoke --help",
+        )
 
     async def work(backend: Backend) -> None:
         if user is not None:

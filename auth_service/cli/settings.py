@@ -1,4 +1,4 @@
-"""The settings of a command: AUTH_* variables, --config, the embedded PostgreSQL's directory."""
+"""The settings of a command: AUTH_* variables, --config, the embedded directory."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ config_option = click.option(
 
 
 def settings_of(config_file: Path | None, **overrides: Any) -> Settings:
-    """Load the settings, with the directory of the embedded PostgreSQL settled."""
+    """Load the settings; `embedded_dir` is set if the embedded PostgreSQL is used."""
     for warning in unknown_variables(os.environ):
         click.echo(f"warning: {warning}", err=True)
     settings = load_settings(config_file, **overrides)

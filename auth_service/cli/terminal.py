@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, secrets from a prompt or standard input, output, errors."""
+"""Shared by all commands: exit codes, secrets from a prompt or stdin, output, errors."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Exit(IntEnum):
-    """What a script learns from the exit code."""
+    """The exit codes of the commands."""
 
     OK = 0
     REFUSED = 1
@@ -26,13 +26,13 @@ class Exit(IntEnum):
 
 
 EXIT_CODES = (
-    "Exit codes: 0 done, or the token is active; 1 refused, or not active; 2 wrong usage; "
-    "3 wrong configuration; 4 server or database not available, try again."
+    "Exit codes: 0 success, or the token is active; 1 refused, or the token is not active; 2 wrong "
+    "usage; 3 wrong configuration; 4 server or database unavailable, try again."
 )
 
 
 class Failure(click.ClickException):
-    """An outcome that ends the command with a line on stderr and, where known, the way out."""
+    """Ends the command with an error and, if there is one, a hint on stderr."""
 
     def __init__(self, code: Exit, text: str, hint: str = "") -> None:
         super().__init__(text)
@@ -47,12 +47,12 @@ class Failure(click.ClickException):
 
 
 def fail(code: Exit, text: str, hint: str = "") -> NoReturn:
-    """End the command."""
+    """End the command with an error."""
     raise Failure(code, text, hint)
 
 
 def examples(*lines: str) -> str:
-    """Return an epilog with examples and the exit codes; click would otherwise wrap the lines."""
+    """Return an epilog with examples, whose lines click does not wrap, and the exit codes."""
     return "\n\n".join(["\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines), EXIT_CODES])
 
 
@@ -60,9 +60,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def read_secret(prompt: str, *, confirm: bool = False) -> str:
-    """Ask without echo at a terminal, else read the first line of standard input.
+    """Prompt without echo on a terminal; otherwise read the first line of standard input.
 
-    Never an argument: arguments are seen by every user of the machine and stay in histories.
+    Secrets are never arguments: every user of the machine can see those, and shells store them.
     """
     if sys.stdin.isatty():
         entered: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
@@ -70,14 +70,18 @@ def read_secret(prompt: str, *, confirm: bool = False) -> str:
     try:
         secret = sys.stdin.readline().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
-        fail(Exit.USAGE, f"standard input is not UTF-8 where the {prompt.lower()} is expected")
+        fail(Exit.USAGE, f"the {prompt.lower()} on standard input is not UTF-8")
     if not secret:
-        fail(Exit.USAGE, f"no {prompt.lower()} on standard input", "pipe it in, or use a terminal")
+        fail(
+            Exit.USAGE,
+            f"no {prompt.lower()} on standard input",
+            "pass it on standard input, or use a terminal",
+        )
     return secret
 
 
 def plain(value: object) -> object:
-    """Return a value as JSON can hold it."""
+    """Return a value as a JSON value."""
     match value:
         case datetime():
             return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -90,7 +94,7 @@ def plain(value: object) -> object:
 
 
 def show(record: Mapping[str, object], *, as_json: bool) -> None:
-    """Print one thing: a JSON object, or a line for each field."""
+    """Print a record: a JSON object, or a line for each field."""
     if as_json:
         click.echo(json.dumps({name: plain(value) for name, value in record.items()}))
         return
@@ -100,7 +104,7 @@ def show(record: Mapping[str, object], *, as_json: bool) -> None:
 
 
 def table(records: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
-    """Print several things: a JSON array, or columns under a heading."""
+    """Print records: a JSON array, or columns with a heading."""
     if as_json:
         click.echo(json.dumps([{n: plain(v) for n, v in record.items()} for record in records]))
         return

@@ -1,4 +1,4 @@
-"""token: looks into a token without trusting it."""
+"""token: decodes a token without verifying it."""
 
 import base64
 import binascii
@@ -16,7 +16,7 @@ _TIMES = ("iat", "nbf", "exp", "auth_time")
 
 @click.group(epilog=examples("auth-service token inspect < token-file"))
 def token() -> None:
-    """Look into tokens."""
+    """Decode tokens."""
 
 
 @token.command(
@@ -27,26 +27,29 @@ def token() -> None:
 )
 @json_option
 def inspect(as_json: bool) -> None:
-    """Decode a token from a prompt or standard input. NOTHING is verified; validate does."""
+    """Decode a token WITHOUT verifying it.
+
+    The token is read from a prompt or standard input. Use validate to verify it.
+    """
     header, claims = _decode(read_secret("Token"))
     if as_json:
         click.echo(json.dumps({"verified": False, "header": header, "claims": claims}))
         return
-    click.echo("not verified: anybody can write such a token", err=True)
+    click.echo("not verified: anyone can make such a token", err=True)
     for title, part in (("header", header), ("claims", claims)):
         for name, value in part.items():
             click.echo(f"{title}.{name} = {json.dumps(value)}{_moment(name, value)}")
 
 
 def header_of(encoded: str) -> dict[str, object]:
-    """Return a token's header, unverified."""
+    """Return the header of a token, which is not verified."""
     return _decode(encoded)[0]
 
 
 def _decode(encoded: str) -> tuple[dict[str, object], dict[str, object]]:
     parts = encoded.strip().split(".")
     if len(parts) != 3:
-        fail(Exit.REFUSED, "this is not a JWT", "three base64url parts with dots between them")
+        fail(Exit.REFUSED, "this is not a JWT", "a JWT is three base64url parts separated by dots")
     return _part(parts[0], "header"), _part(parts[1], "claims")
 
 
@@ -67,4 +70,4 @@ def _moment(name: str, value: object) -> str:
     try:
         return f"  ({plain(datetime.fromtimestamp(value, UTC))})"
     except (OverflowError, ValueError, OSError):
-        return "  (no moment)"
+        return "  (not a time)"

@@ -14,18 +14,18 @@ from auth_service.models import ServiceAccount, User
 
 __all__ = ["generate_password", "service_accounts", "users"]
 
-_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 characters, none that looks like another
+_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 characters, without those that look alike
 _PAGE = 500
 
 roles_option = click.option("--role", "roles", multiple=True, help="A role; may be repeated.")
 scope_option = click.option("--scope", multiple=True, help="A scope; may be repeated.")
 generate_option = click.option(
-    "--generate", is_flag=True, help="Make a password and print it, instead of asking for one."
+    "--generate", is_flag=True, help="Generate a password and print it; do not prompt."
 )
 
 
 def generate_password() -> str:
-    """Return 100 random bits as four groups of five characters, fit for shell and JSON."""
+    """Return 100 random bits in four groups of five characters, safe in shells and in JSON."""
     return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(5)) for _ in range(4))
 
 
@@ -36,7 +36,10 @@ def generate_password() -> str:
     )
 )
 def users() -> None:
-    """Create, show, disable and mend users. USER is an identifier or an id."""
+    """Create, list, show and change users.
+
+    USER is an identifier or an id.
+    """
 
 
 @users.command(
@@ -60,7 +63,10 @@ def create(
     as_json: bool,
     config_file: Path | None,
 ) -> None:
-    """Create a user who logs in with any of IDENTIFIERS; the password is asked for."""
+    """Create a user with one or more IDENTIFIERS.
+
+    The user can log in with each of them. The password is read from a prompt or standard input.
+    """
     password = _password(generate)
 
     async def work(backend: Backend) -> User:
@@ -104,7 +110,7 @@ def show_(user: str, as_json: bool, config_file: Path | None) -> None:
 @click.argument("user")
 @config_option
 def disable(user: str, config_file: Path | None) -> None:
-    """Keep a user from logging in, and end the user's sessions and tokens."""
+    """Disable a user; end all sessions and tokens."""
     _change(user, config_file, lambda backend, id_: backend.accounts.set_disabled(id_, True))
     click.echo(f"{user} is disabled and logged out", err=True)
 
@@ -113,7 +119,7 @@ def disable(user: str, config_file: Path | None) -> None:
 @click.argument("user")
 @config_option
 def enable(user: str, config_file: Path | None) -> None:
-    """Let a disabled user log in again."""
+    """Enable a user who was disabled."""
     _change(user, config_file, lambda backend, id_: backend.accounts.set_disabled(id_, False))
     click.echo(f"{user} is enabled", err=True)
 
@@ -129,7 +135,10 @@ def enable(user: str, config_file: Path | None) -> None:
 @generate_option
 @config_option
 def set_password(user: str, generate: bool, config_file: Path | None) -> None:
-    """Set a user's password, which is asked for, and end the user's sessions and tokens."""
+    """Set the password; end all sessions and tokens.
+
+    The password is read from a prompt or standard input.
+    """
     password = _password(generate)
     _change(user, config_file, lambda backend, id_: backend.accounts.set_password(id_, password))
     click.echo(f"{user} has a new password and is logged out", err=True)
@@ -142,7 +151,10 @@ def set_password(user: str, generate: bool, config_file: Path | None) -> None:
     epilog=examples("auth-service service-accounts create orders --role verifier"),
 )
 def service_accounts() -> None:
-    """Create and list the accounts of services, which log in with an id and a secret."""
+    """Create and list service accounts.
+
+    A service account logs in with an id and a secret.
+    """
 
 
 @service_accounts.command(
@@ -164,7 +176,10 @@ def create_service_account(
     as_json: bool,
     config_file: Path | None,
 ) -> None:
-    """Create a service account and print its secret, which cannot be shown again."""
+    """Create a service account and print its secret.
+
+    The secret cannot be shown again.
+    """
 
     async def work(backend: Backend) -> str:
         return await backend.accounts.create_service_account(client_id, roles=roles, scope=scope)
@@ -177,7 +192,7 @@ def create_service_account(
 @json_option
 @config_option
 def list_service_accounts(as_json: bool, config_file: Path | None) -> None:
-    """List all service accounts; secrets are not kept and cannot be shown."""
+    """List all service accounts, without their secrets."""
 
     async def work(backend: Backend) -> list[ServiceAccount]:
         return await backend.database.store.list_service_accounts()

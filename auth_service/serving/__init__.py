@@ -1,5 +1,5 @@
-"""A running service: wiring, the server process, the supervisor of several workers, shared ports.
+"""A running service: wiring, server process, maintenance, supervisor, workers, shared ports.
 
 `wiring` is the one place where policies, the password hasher, the database and the core are built.
-No rule and no wire format lives here.
+Rules and wire formats do not belong here.
 """

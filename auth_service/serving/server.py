@@ -48,12 +48,19 @@ class Server:
         self._settings = settings
         self._stack = AsyncExitStack()
         self._health = HealthServicer(services(settings))
+        self._stopping = asyncio.Event()
         self.port = 0
         """The gRPC port, once `start` has returned; 0 for a Unix socket."""
         self.http_port = 0
         """The HTTP port; 0 if HTTP is off."""
         self.probe_port = 0
         """The port of the probes; 0 if they have none of their own."""
+
+    def handle_signals(self) -> None:
+        """Let SIGTERM and SIGINT end `run`, also if they arrive before it."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
 
     async def start(self) -> None:
         """Start all parts; if one fails, stop those that have started.
@@ -68,15 +75,11 @@ class Server:
             raise
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then stop."""
-        stopped = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopped.set)
+        """Serve until a signal of `handle_signals`, then stop."""
         # The objects made so far stay: a full collection of them would stop all calls for 100 ms.
         gc.collect()
         gc.freeze()
-        await stopped.wait()
+        await self._stopping.wait()
         await self.stop()
 
     async def stop(self) -> None:

@@ -1,6 +1,6 @@
-"""The ports that several processes listen on at once (SO_REUSEPORT).
+"""The ports that several processes listen on at the same time (SO_REUSEPORT).
 
-Knows nothing of what is served: it finds the sockets of this process, those of gRPC among them.
+Finds the sockets of this process, including those of gRPC. Does not know what is served on them.
 """
 
 import array
@@ -22,12 +22,12 @@ BPF_RET = 0x06  # with BPF_K, a constant
 
 
 def require_free(variable: str, address: str) -> None:
-    """Refuse a port that somebody listens on; workers, which share theirs, would not notice."""
+    """Raise ConfigError for a port in use, which workers with shared ports do not notice."""
     host, _, port = address.rpartition(":")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except socket.gaierror:
-        return  # the first worker tells
+        return  # the first worker reports it
     for family, kind, protocol, _, place in found:
         try:
             with socket.socket(family, kind, protocol) as probe:
@@ -36,30 +36,30 @@ def require_free(variable: str, address: str) -> None:
         except OSError as error:
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
                 raise ConfigError(
-                    f"{variable}: cannot serve {address}: it is in use, or not for this user; "
-                    "stop what serves there, or choose another"
+                    f"{variable}: cannot serve {address}: it is in use, or not permitted; "
+                    "stop the other server, or choose another address"
                 ) from error
 
 
 def prefer_newest(workers: int) -> None:
-    """While one process more than `workers` listens, let the newest get every new connection.
+    """Direct new connections to the newest process while more than `workers` processes listen.
 
-    That is so while one is being replaced: the old one then has nothing left to accept when it
-    closes its socket, with which the kernel would reset what waits there. The filter names a socket
-    by its place in the order of listening; where there is none, the kernel chooses as ever
-    (socket(7)). Does nothing where there are no such filters.
+    This is the case while a worker is being replaced. The kernel resets connections that wait on a
+    socket when it closes, so the old worker must have none left to accept. The filter selects a
+    socket by its position in the order of listening; if there is no such socket, the kernel chooses
+    as usual (socket(7)). Does nothing on systems without such filters.
     """
     if sys.platform != "linux":
         return
     program = array.array("B", struct.pack("HBBI", BPF_RET, 0, 0, workers))
     attached = struct.pack("HP", 1, program.buffer_info()[0])
     for listener in _listeners():
-        with contextlib.suppress(OSError):  # another kernel; connections are spread as ever
+        with contextlib.suppress(OSError):  # an older kernel, which spreads connections as usual
             listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, attached)
 
 
 def may_have_clients() -> bool:
-    """Tell whether a client is connected to a shared port of this process, as far as we can see."""
+    """Return whether a client is connected to a shared port; True if the system cannot tell."""
     if sys.platform != "linux":
         return True
     ports = {listener.getsockname()[1] for listener in _listeners()}
@@ -67,7 +67,7 @@ def may_have_clients() -> bool:
 
 
 def _listeners() -> Iterator[socket.socket]:
-    """Give each socket on which this process shares a port, gRPC's own among them."""
+    """Yield each listening socket with a shared port, including those of gRPC."""
     for found in _sockets():
         listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if listens and found.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
@@ -76,14 +76,14 @@ def _listeners() -> Iterator[socket.socket]:
 
 def _sockets() -> Iterator[socket.socket]:
     for descriptor in list(Path("/proc/self/fd").iterdir()):
-        with contextlib.suppress(OSError):  # closed meanwhile
+        with contextlib.suppress(OSError):  # closed in the meantime
             if descriptor.is_socket():
                 with socket.socket(fileno=os.dup(int(descriptor.name))) as found:
                     yield found
 
 
 def _client_port(found: socket.socket) -> int | None:
-    """Return the port of ours to which a client is connected on this socket."""
+    """Return the local port of a socket that is connected to a client."""
     try:
         if found.family not in (socket.AF_INET, socket.AF_INET6):
             return None

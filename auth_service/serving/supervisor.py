@@ -1,9 +1,9 @@
-"""Several serving processes instead of one: started, replaced when they crash, restarted, stopped.
+"""Starts several serving processes, replaces those that crash, restarts and stops them.
 
-Owns the processes and what they share: the port, the embedded PostgreSQL, the directory of their
-metrics. Serves nothing, and knows nothing of gRPC. A worker is a fresh process and never a fork,
-which gRPC does not survive. Each holds one end of a socket pair: it writes a line when it serves,
-and stops when the other end is closed, so that none outlives a supervisor that was killed.
+Owns the processes and what they share: the ports, the embedded PostgreSQL, the directory of their
+metrics. It serves nothing and does not load gRPC. A worker is a new process and never a fork, which
+gRPC does not support. Each worker has one end of a socket pair: it writes a line when it serves,
+and stops when the other end is closed, so that no worker outlives a supervisor that was killed.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ __all__ = ["Supervisor", "WorkerFailed"]
 
 log = structlog.get_logger(__name__)
 
-FIRST_DELAY = 0.1  # seconds before a crashed worker is replaced; doubles with each crash
+FIRST_DELAY = 0.1  # seconds before a crashed worker is replaced; doubled after each crash
 LONGEST_DELAY = 10.0
-STEADY = 60.0  # seconds of serving after which a crash counts as the first again
+STEADY = 60.0  # seconds of serving after which the delay is FIRST_DELAY again
 CONNECTION_AGE = timedelta(minutes=1)
-"""What AUTH_MAX_CONNECTION_AGE is for workers if unset; so long a restart of one may take."""
-STOP_MARGIN = 15.0  # seconds that a worker gets beyond AUTH_DRAIN_TIMEOUT before it is killed
+"""The default of AUTH_MAX_CONNECTION_AGE for workers; a worker's restart takes up to this long."""
+STOP_MARGIN = 15.0  # seconds after AUTH_DRAIN_TIMEOUT until a worker is killed
 
 
 class WorkerFailed(Exception):
-    """A worker ended before it served; `code` is its exit code, or minus the signal's number."""
+    """A worker ended before it served; `code` is its exit code, or the negative signal number."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"a worker ended with {code} before it served")
@@ -49,7 +49,7 @@ class WorkerFailed(Exception):
 
 
 class _Worker:
-    """One process; `ended` gives its exit code, `successor` takes its place at a restart."""
+    """One process; `ended` returns its exit code, and `successor` replaces it in a restart."""
 
     def __init__(
         self,
@@ -66,14 +66,14 @@ class _Worker:
         self.ending = False
 
     async def line(self) -> bool:
-        """Wait for its next line: it serves, or its clients have left; False where it ended."""
+        """Wait for its next line (it serves, or has no clients left); False if it ended."""
         try:
             return bool(await self.reader.readline())
         except ConnectionError:
             return False
 
     async def end(self, patience: float) -> None:
-        """Stop it: by SIGTERM, and after `patience` seconds by SIGKILL."""
+        """Stop it with SIGTERM, and after `patience` seconds with SIGKILL."""
         self.ending = True
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
@@ -85,9 +85,9 @@ class _Worker:
 
 
 class Supervisor:
-    """Runs `command` in as many processes as the settings say.
+    """Runs `command` in AUTH_WORKERS processes.
 
-    The command gets `--supervised N`, N being the descriptor of its end of the socket pair.
+    The command gets the option `--supervised N`: N is the descriptor of its end of the socket pair.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class Supervisor:
         self._restart_asked = asyncio.Event()
 
     async def run(self, on_serving: Callable[[], Awaitable[None]]) -> bool:
-        """Serve until `stop` is called, then tell whether every worker stopped in good order.
+        """Serve until `stop` is called; return whether every worker exited with 0.
 
-        `on_serving` is awaited when all serve. Raises ConfigError for what an operator has to mend,
-        WorkerFailed where a worker does not even start; the worker has then said why.
+        `on_serving` is awaited when all workers serve. Raises ConfigError for wrong settings, and
+        WorkerFailed if a worker does not start; that worker has logged the cause.
         """
         configure_logging(self._settings.log_level, self._settings.log_format)
         self._require_own_ports()
@@ -125,22 +125,22 @@ class Supervisor:
                 work.cancel()
                 stop.cancel()
                 await asyncio.gather(work, stop, return_exceptions=True)
-                in_order = await self._drain()
-            return in_order
+                clean = await self._drain()
+            return clean
 
     def stop(self) -> None:
-        """Let all workers finish their calls and end."""
+        """Let all workers finish their calls and stop."""
         self._stop_asked.set()
 
     def restart(self) -> None:
-        """Replace the workers one by one, each when its successor serves and its clients left."""
+        """Replace the workers one by one, each when its successor serves and no client is left."""
         self._restart_asked.set()
 
     def _require_own_ports(self) -> None:
         if self._settings.grpc_reuse_port:
             raise ConfigError(
-                "AUTH_GRPC_REUSE_PORT is for processes that you start yourself, and "
-                f"AUTH_WORKERS={self._settings.workers} starts its own; keep one of the two"
+                "AUTH_GRPC_REUSE_PORT is for processes that you start, but "
+                f"AUTH_WORKERS={self._settings.workers} starts its own; unset one of them"
             )
         require_free("AUTH_GRPC_ADDRESS", self._settings.grpc_address)
         if self._settings.http_address != "off":
@@ -149,7 +149,7 @@ class Supervisor:
             require_free("AUTH_PROBE_ADDRESS", self._settings.probe_address)
 
     async def _shared(self, stack: AsyncExitStack) -> dict[str, str]:
-        """Return what the environment of all workers has beyond ours."""
+        """Return the variables that workers get in addition to the environment."""
         settings = self._settings
         metrics = stack.enter_context(tempfile.TemporaryDirectory(prefix="auth-service-metrics-"))
         shared = {
@@ -158,7 +158,7 @@ class Supervisor:
             "AUTH_MAX_CONNECTION_AGE": duration_text(self._connection_age),
             METRICS_DIRECTORY: metrics,
         }
-        if "hash_workers" not in settings.model_fields_set:  # the CPUs are shared as well
+        if "hash_workers" not in settings.model_fields_set:  # workers share the CPUs
             shared["AUTH_HASH_WORKERS"] = str(max(1, settings.hash_workers // settings.workers))
         if settings.database_url is None:
             shared |= await self._embedded(stack)
@@ -173,7 +173,7 @@ class Supervisor:
         return found
 
     async def _serve(self, on_serving: Callable[[], Awaitable[None]]) -> None:
-        # The first alone, so that what keeps all of them from starting is said once.
+        # The first one alone, so that an error that all would have is reported once.
         workers = [await self._launch()]
         others = range(1, self._settings.workers)
         workers += await asyncio.gather(*(self._launch() for _ in others))
@@ -181,14 +181,14 @@ class Supervisor:
         await asyncio.gather(self._restarts(), *map(self._keep, workers))
 
     async def _launch(self) -> _Worker:
-        """Start a worker, and return it once it serves. Raises WorkerFailed."""
-        # The slot names the worker's metrics: a number used again keeps counting in the same files.
+        """Start a worker and return it when it serves. Raises WorkerFailed."""
+        # The slot names the files of the worker's metrics; a reused slot continues their counts.
         slot = next(number for number in itertools.count() if number not in self._slots)
         self._slots.add(slot)
         try:
             worker = await self._spawn(slot)
-        except OSError as error:  # no memory, no process or no descriptor to be had
-            log.error("worker_not_started", error=str(error))  # noqa: TRY400 - it says all
+        except OSError as error:  # out of memory, processes or descriptors
+            log.error("worker_not_started", error=str(error))  # noqa: TRY400 - the text is enough
             self._slots.discard(slot)
             raise WorkerFailed(1) from error
         self._workers.add(worker)
@@ -211,7 +211,7 @@ class Supervisor:
                     env=self._environment | {WORKER_SLOT: str(slot)},
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
-                    start_new_session=True,  # Ctrl-C reaches us alone, and we stop them in order
+                    start_new_session=True,  # Ctrl-C reaches only the supervisor, which stops them
                 )
             except BaseException:
                 line[1].close()
@@ -229,7 +229,7 @@ class Supervisor:
         return code
 
     async def _keep(self, worker: _Worker) -> None:
-        """Keep a worker's place filled, by its successor or by another when it crashes."""
+        """Follow a worker's successors, and replace the worker that crashes."""
         delay = FIRST_DELAY
         while True:
             await asyncio.wait({worker.ended})
@@ -241,7 +241,7 @@ class Supervisor:
             worker, delay = await self._replace(worker, delay)
 
     async def _replace(self, crashed: _Worker, delay: float) -> tuple[_Worker, float]:
-        """Start others until one serves; return it and how long to wait the next time."""
+        """Start workers until one serves; return it, and the delay before the next replacement."""
         while True:
             await asyncio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
@@ -259,20 +259,20 @@ class Supervisor:
             try:
                 await self._restart_all()
             except WorkerFailed as error:
-                log.error("restart_abandoned", error=str(error))  # noqa: TRY400 - it said why
+                log.error("restart_abandoned", error=str(error))  # noqa: TRY400 - the worker logged why
 
     async def _restart_all(self) -> None:
-        """Replace one worker after the other, each by one that serves already."""
+        """Replace one worker after the other, each by one that already serves."""
         for old in [worker for worker in self._workers if worker.served_at is not None]:
             if old.ended.done():
                 continue
             new = await self._launch()
-            if old.ended.done():  # it crashed meanwhile, and is being replaced as such
+            if old.ended.done():  # it crashed in the meantime, and _keep replaces it
                 await new.end(self._patience)
                 continue
             old.successor = new
             old.writer.write(RETIRE)
-            with contextlib.suppress(TimeoutError):  # it hangs
+            with contextlib.suppress(TimeoutError):  # the worker hangs
                 await asyncio.wait_for(old.line(), self._longest_leave)
             await old.end(self._patience)
             log.info("worker_replaced", pid=old.process.pid, by=new.process.pid)

@@ -1,6 +1,6 @@
-"""What a serving process owes to the supervisor that started it.
+"""A worker's side of the connection to its supervisor.
 
-Owns the lines that the two exchange; knows nothing of what is served, nor how it is stopped.
+Owns the lines that the two exchange. Does not know what is served, or how it stops.
 """
 
 import asyncio
@@ -14,19 +14,19 @@ from auth_service.serving.shared_port import may_have_clients
 __all__ = ["RETIRE", "report_serving"]
 
 RETIRE = b"retire\n"
-"""What the supervisor writes to a worker whose successor serves."""
+"""Sent by the supervisor to a worker when its successor serves."""
 SERVING, RETIRED = b"serving\n", b"retired\n"
-SETTLE = 1.0  # seconds in which the last connection is accepted and its client hears of its age
-AGE_JITTER = 1.1  # gRPC lets each connection get up to a tenth older than it is told
-LOOK_INTERVAL = 0.1  # seconds between two looks at the connections that are left
+SETTLE = 1.0  # seconds to accept the last connection and to tell its client of its age
+AGE_JITTER = 1.1  # gRPC adds up to a tenth to the age of each connection
+CHECK_INTERVAL = 0.1  # seconds between two checks for remaining connections
 
 
 async def report_serving(line: int, connection_age: timedelta) -> None:
-    """Tell the supervisor that this process serves; stop as by SIGTERM when the supervisor is gone.
+    """Report to the supervisor that this process serves, and raise SIGTERM when it has gone.
 
-    `line` is our end of a socket pair. At RETIRE we report once more, when our clients have gone
-    elsewhere, which they do as no connection gets older than `connection_age`. To stop before would
-    refuse the calls that are on their way: gRPC tells clients to go and takes no more at one time.
+    `line` is this process's end of a socket pair. After RETIRE it reports again once no client is
+    connected, which takes as long as connections may last (`connection_age`). Stopping earlier
+    would refuse calls in transit: gRPC sends GOAWAY and refuses further calls at the same time.
     """
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=line))
     with contextlib.suppress(ConnectionError):
@@ -44,5 +44,5 @@ async def _left_alone(connection_age: timedelta) -> None:
     await asyncio.sleep(SETTLE)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(connection_age.total_seconds() * AGE_JITTER):
-            while may_have_clients():  # noqa: ASYNC110 - gRPC tells nobody of them
-                await asyncio.sleep(LOOK_INTERVAL)
+            while may_have_clients():  # noqa: ASYNC110 - gRPC has no event for it
+                await asyncio.sleep(CHECK_INTERVAL)

@@ -1,5 +1,6 @@
 """The commands, as real processes against a real server and a real PostgreSQL."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from auth_service.cli.app import cli
+from tests.acceptance.servers import eventually
 from tests.folders import open_folder
 
 COMMAND = [sys.executable, "-m", "auth_service"]
@@ -445,12 +447,46 @@ def test_commands_work_without_a_server_and_data_survives() -> None:
         key = served.ok("keys", "export", "--shared")
         served.start()
         try:
-            assert "shown at the first start" in served.greeting
+            assert "with the password of the first start" in served.greeting
             served.login(USER)
             assert served.ok("keys", "export", "--shared") == key
         finally:
             assert served.stop() == 0
         assert served.run("validate", stdin="x").returncode == 4
+
+
+def start_development(log: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("w") as stderr:
+        return subprocess.Popen(
+            [*COMMAND, "serve", "--dev"],
+            env=environment(**variables),
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
+
+
+async def test_a_signal_during_the_start_stops_the_server_cleanly() -> None:
+    """The server already accepts calls, and `serve --dev` has not created its user yet."""
+    with open_folder() as base:
+        log = base / "serve.log"
+        variables = {
+            "AUTH_EMBEDDED_DIR": str(base / "data"),
+            "AUTH_GRPC_ADDRESS": free_address(),
+            "AUTH_HTTP_ADDRESS": "off",
+        }
+        process = start_development(log, variables)
+
+        async def serving() -> bool:
+            assert process.poll() is None, log.read_text()
+            return " serving " in log.read_text()
+
+        try:
+            await eventually(serving, what="the server accepts calls")
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait, 60) == 0
+        finally:
+            process.kill()
+        assert log.read_text().endswith(" stopped\n")
 
 
 def test_unreachable_server_is_exit_code_four() -> None:
@@ -546,6 +582,7 @@ KEYS = (
     *("list", "rotate", "import", "retire", "compromise"),
     *("replace-master-key", "export-public", "export"),
 )
+GROUPS = ("users", "service-accounts", "sessions", "keys", "config", "token")
 HELP = (
     *(["serve"], ["migrate"], ["users"], ["service-accounts"], ["sessions"], ["keys"], ["config"]),
     *(["login"], ["refresh"], ["validate"], ["revoke"], ["token"], ["token", "inspect"]),
@@ -565,3 +602,10 @@ def test_every_help_has_examples_and_exit_codes() -> None:
         assert done.exit_code == 0, (arguments, done.output)
         assert "Examples:\n" in done.output, arguments
         assert "Exit codes: 0" in done.output, arguments
+
+
+def test_no_help_is_cut_off() -> None:
+    """Each command's line in the help of its group is complete on a terminal of 80 columns."""
+    for group in ([], *([name] for name in GROUPS)):
+        lines = CliRunner().invoke(cli, [*group, "--help"], terminal_width=80).output.splitlines()
+        assert [line for line in lines[1:] if line.endswith("...")] == [], group
