@@ -4,11 +4,14 @@ BENCH_SESSIONS=10000000 makes ten million sessions of it, which takes about 6 GB
 """
 
 import asyncio
+import hashlib
 import os
+from uuid import UUID
 
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
 from benchmarks.jobs import Job
 from benchmarks.load import Generator
+from benchmarks.premises import require, verdict
 from benchmarks.processes import OTHER_CPUS, Serving
 from benchmarks.replicas import Service, another_database, database
 from benchmarks.tables import fill
@@ -45,6 +48,12 @@ async def _measure(
         job = Job(side[1].address, VALIDATE, bodies[side], seconds=SECONDS, expect=ACTIVE)
         return (await generator.run_async(job)).rate
 
+    # The premise: the revocations are there, and only there.
+    for number in (1, REVOCATIONS // 2, REVOCATIONS):
+        session = str(UUID(hashlib.md5(f"revoked{number}".encode()).hexdigest()))  # noqa: S324
+        for side, active in ((none, True), (many, False)):
+            told = await verdict(side[1].address, side[0].token(session=session))
+            require(told.active is active, f"of a revoked session a server says {told.active}")
     names = "none", f"{REVOCATIONS:,} revocations, {SESSIONS:,} sessions"
     rates = await in_turn(
         {names[0]: lambda: validate(none), names[1]: lambda: validate(many)}, ROUNDS

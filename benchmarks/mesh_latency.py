@@ -44,6 +44,8 @@ def main() -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="auth-bench-")))
         directory.chmod(0o711)
         token = _start(stack, directory)
+        for address in (processes.EXT_AUTHZ, processes.JWT_AUTHN):
+            _require_checked(address)
         _measure(
             {
                 "Envoy alone": _request(processes.EXT_AUTHZ, "/assets/", token),
@@ -127,6 +129,14 @@ def _measure(sides: dict[str, tuple[str, bytes]]) -> None:
         ratio = statistics.median(seen[checked]) / statistics.median(seen[alone])
         median = statistics.median(added) * 1000
         print(f"{checked} adds: median {median:.2f} ms, {ratio:.2f} times")
+
+
+def _require_checked(address: str) -> None:
+    """See that a request with a bad token is refused: the premise of what checking adds."""
+    _, request = _request(address, "/orders/", "not.a.token")
+    with _connected(address) as connection:
+        connection.sendall(request)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401"), address
 
 
 def _connected(address: str) -> socket.socket:

@@ -9,6 +9,7 @@ from benchmarks.figures import Verdict, in_turn, medians, ratios, show
 from benchmarks.floor import DATABASE
 from benchmarks.jobs import Job
 from benchmarks.load import Generator
+from benchmarks.premises import require
 from benchmarks.processes import OTHER_CPUS, Serving, free_address, served
 from benchmarks.refreshing import REFRESH, Refreshing
 from benchmarks.replicas import Service, database
@@ -64,6 +65,10 @@ async def _measure(
         return await drive("bare", bare, bodies)
 
     rates = await in_turn({"bare": update, "Refresh": rotate}, ROUNDS)
+    # The premise: each call rotated one session once.
+    after = await session_rows(service.database_url, SESSIONS)
+    steps = {row["generation"] for row in after}
+    require(steps == {ROUNDS}, f"sessions stand at generations {steps}, not all at {ROUNDS}")
     show(rates, "/s")
     show(cpu, "µs of the server's CPU a call", 1)
     return [

@@ -15,14 +15,16 @@ from auth_service import base64url
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
 from benchmarks.jobs import Job
 from benchmarks.load import Generator
+from benchmarks.premises import require, signatures_verified
 from benchmarks.processes import OTHER_CPUS, Serving, free_address, served
 from benchmarks.replicas import Service, database
 from benchmarks.rivals.environment import python
-from benchmarks.validate import ACTIVE, VALIDATE, validate_request
+from benchmarks.validate import ACTIVE, UNSEEN, VALIDATE, validate_request
 
 IN_FLIGHT = 32  # on every side: over HTTP/1.1 that is as many connections
 SECONDS = 1.0
 ROUNDS = 5
+NEVER_SEEN = "Validate, token never seen"
 SECRET = "a secret of thirty-two bytes or more"
 
 
@@ -33,7 +35,8 @@ def main() -> list[Verdict]:
 
 async def _main() -> list[Verdict]:
     async with database() as service, AsyncExitStack() as stack:
-        jobs = {"Validate": await _ours(service, stack)}
+        http = free_address()
+        jobs = {"Validate": await _ours(service, stack, http)}
         jobs["grpc.aio, PyJWT, PostgreSQL"] = await _hand_written(service, stack, jobs["Validate"])
         jobs["fastapi-users"] = await _http(stack, "fastapi_users_app", "/me", [_fastapi_token()])
         jobs["simplejwt"] = await _http(stack, "simplejwt_app", "/me", [_simplejwt_token()])
@@ -50,17 +53,29 @@ async def _main() -> list[Verdict]:
 
                 return run
 
-            rates = await in_turn({name: side(job) for name, job in jobs.items()}, ROUNDS)
+            async def never_seen() -> float:
+                bodies = [validate_request(service.token()) for _ in range(UNSEEN)]
+                before = await signatures_verified(http)
+                job = replace(jobs["Validate"], bodies=bodies, calls=UNSEEN)
+                outcome = await generator.run_async(job)
+                count = await signatures_verified(http) - before
+                require(count == UNSEEN, f"{count} signatures for {UNSEEN} new tokens")
+                return outcome.rate
+
+            sides = {name: side(job) for name, job in jobs.items()}
+            rates = await in_turn({**sides, NEVER_SEEN: never_seen}, ROUNDS)
     show(rates, "/s")
+    # The rivals see one token over and over, and remember none.
     return [
-        Verdict(f"Validate, of {name}", ratios(rates["Validate"], values), 1, sides=medians(rates))
-        for name, values in rates.items()
+        Verdict(f"{ours}, of {name}", ratios(rates[ours], rates[name]), 1, sides=medians(rates))
+        for ours in ("Validate", NEVER_SEEN)
+        for name in jobs
         if name != "Validate"
     ]
 
 
-async def _ours(service: Service, stack: AsyncExitStack) -> Job:
-    server = await stack.enter_async_context(service.server())
+async def _ours(service: Service, stack: AsyncExitStack, http: str) -> Job:
+    server = await stack.enter_async_context(service.server({"AUTH_HTTP_ADDRESS": http}))
     bodies = [validate_request(service.token()) for _ in range(100)]
     return Job(
         server.address, VALIDATE, bodies, seconds=SECONDS, expect=ACTIVE, in_flight=IN_FLIGHT // 2
