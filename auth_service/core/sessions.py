@@ -19,7 +19,7 @@ from auth_service.core.shielded import Shielded
 from auth_service.core.token_issuer import TokenIssuer
 from auth_service.db.sessions import Rotation
 from auth_service.db.store import Store
-from auth_service.errors import InvalidArgument, InvalidGrant, InvalidScope
+from auth_service.errors import InvalidArgument, InvalidGrant, InvalidScope, Unavailable
 from auth_service.models import Session, TokenPair, User
 from auth_service.tokens.refresh import RefreshClaims, is_genuine
 
@@ -75,7 +75,6 @@ class Sessions:
         request = fields.request_id(request_id)
 
         user = await self._credentials.check_password(identifier, password)
-        await self._credentials.renew_hash(user, password)
         now = self._issue_time(user)
         expires_at = now + self._policy.refresh_absolute_ttl
         session = Session(
@@ -94,7 +93,15 @@ class Sessions:
             refresh_expires_at=min(now + self._policy.refresh_idle_ttl, expires_at),
             expires_at=expires_at,
         )
-        stored = await self._store.create_session(session, request, user.revoked_before, identifier)
+        try:
+            await self._credentials.renew_hash(user, password)
+            stored = await self._store.create_session(
+                session, request, user.revoked_before, identifier
+            )
+        except Unavailable:
+            # The password was right: a failure of the database must not use up the attempts.
+            self._shielded.start(self._store.clear_login_attempts(identifier))
+            raise
         if stored.generation or stored.revoked_at or stored.refresh_expires_at <= now:
             raise InvalidArgument(
                 "request_id", "belongs to an earlier login; make up a new one for each login"

@@ -1,7 +1,7 @@
-"""Work that goes on to its end although its caller has gone.
+"""Work that completes even if its caller is cancelled.
 
-A rotation that has begun is committed or not, whatever the client's deadline; cut off half way it
-would only be less clear which.
+A rotation that has begun is committed or not, whatever the client's deadline. Stopping it half way
+would only make the outcome harder to tell.
 """
 
 import asyncio
@@ -14,24 +14,28 @@ T = TypeVar("T")
 
 
 class Shielded:
-    """Runs work that a cancellation of its caller does not reach."""
+    """Runs work that the cancellation of its caller does not reach."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what the work returns; when the caller is cancelled, the work goes on."""
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start work that `drain` waits for, whether or not anybody else does."""
         task = asyncio.create_task(work)
         self._tasks.add(task)  # the loop itself holds no strong reference
         task.add_done_callback(self._finished)
-        return await asyncio.shield(task)
+        return task
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what the work returns. If the caller is cancelled, the work continues."""
+        return await asyncio.shield(self.start(work))
 
     async def drain(self) -> None:
-        """Wait for the work that goes on."""
+        """Wait until all work has ended."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # seen, should the caller be gone
+            task.exception()  # retrieved, in case the caller has gone

@@ -42,6 +42,7 @@ class Core:
     credentials: Credentials
     sessions: Sessions
     revoker: Revoker
+    shielded: Shielded
     accounts: Accounts
     validation: Validation
     verifier: TokenVerifier
@@ -92,12 +93,22 @@ def make_core(
     tokens = TokenIssuer(signer, RefreshTokens(MASTER_KEY, ISSUER), rules)
     ended = Revocations(store, rules, revocations.add, clock)
     credentials = Credentials(store, hasher, rules, clock)
-    sessions = Sessions(store, credentials, tokens, ended, rules, Shielded(), clock)
+    shielded = Shielded()
+    sessions = Sessions(store, credentials, tokens, ended, rules, shielded, clock)
     revoker = Revoker(store, ended, tokens, verifier)
     accounts = Accounts(store, hasher, rules, revocations.add, clock, password_min_length=15)
     validation = Validation(verifier, clock, timedelta(seconds=5), clock)
     return Core(
-        store, hasher, credentials, sessions, revoker, accounts, validation, verifier, signer
+        store,
+        hasher,
+        credentials,
+        sessions,
+        revoker,
+        shielded,
+        accounts,
+        validation,
+        verifier,
+        signer,
     )
 
 

@@ -22,6 +22,7 @@ from auth_service.errors import (
     NotFound,
     PermissionDenied,
     RateLimited,
+    Unavailable,
 )
 from auth_service.models import TokenPair
 from tests.clock import FakeClock
@@ -38,6 +39,14 @@ from tests.integration.core import (
 Pool = asyncpg.Pool
 GRACE = timedelta(seconds=10)
 SECOND = timedelta(seconds=1)
+DISK_FULL = """
+    CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100';
+    END
+    $$;
+    CREATE TRIGGER full_disk BEFORE INSERT ON sessions EXECUTE FUNCTION full_disk()
+"""
 
 
 @pytest.fixture
@@ -517,6 +526,23 @@ class TestLogin:
                 await core.sessions.login_password("ada@example.com", PASSWORD, scope=["root"])
         with pytest.raises(RateLimited):
             await core.login()
+        core.hasher.close()
+
+    async def test_the_databases_trouble_uses_up_no_attempts(
+        self, store: Store, clock: FakeClock, pool: Any
+    ) -> None:
+        """On a full disk the right password is refused as often as it comes, and then works."""
+        core = make_core(store, clock, login_burst=3)
+        await core.user()
+        await pool.execute(DISK_FULL)
+        for _ in range(5):
+            with pytest.raises(Unavailable):
+                await core.login()
+            await core.shielded.drain()
+        with pytest.raises(InvalidCredentials):
+            await core.sessions.login_password("ada@example.com", "wrong")
+        await pool.execute("DROP TRIGGER full_disk ON sessions")
+        assert (await core.login()).access_token
         core.hasher.close()
 
     async def test_an_unknown_identifier_is_throttled_just_so(
