@@ -11,19 +11,20 @@ import asyncio
 import contextlib
 import inspect
 import random
+import secrets
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypedDict, TypeVar
 
 from auth_service.client.token_life import AHEAD, TokenLife
 from auth_service.clock import utc_now
 
-__all__ = ["EventLoop", "Renewals", "Threads", "Timing", "finish"]
+__all__ = ["EventLoop", "Grant", "Renewals", "Threads", "Timing", "finish"]
 
-# A lost answer is asked for again well within the ten seconds in which a refresh is idempotent.
-_ATTEMPT_TIMEOUT = 3.0
+_ATTEMPT_TIMEOUT = 3.0  # seconds
+_REQUEST_ID_BYTES = 16
 
 T = TypeVar("T")
 
@@ -96,6 +97,29 @@ class Threads:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """What a renewal presents: a refresh token, empty for a service account, and its request id.
+
+    Each attempt presents the same two until the successor is persisted. So the service recognizes
+    a retry after any delay, and gives the same successor.
+    """
+
+    refresh_token: str = field(repr=False)
+    request_id: str = field(repr=False)
+
+    @classmethod
+    def of(cls, refresh_token: str, request_id: str = "") -> "Grant":
+        """Return a grant with this request id, or with a new one if it is empty."""
+        return cls(refresh_token, request_id or secrets.token_urlsafe(_REQUEST_ID_BYTES))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    pair: Any = field(repr=False)  # the tokens of the response
+    grant: Grant  # the next one
+
+
+@dataclass(frozen=True, slots=True)
 class _Renewal:
     answered: Any  # events: the first attempt is over, well or not
     ended: Any
@@ -107,15 +131,18 @@ class Renewals:
     def __init__(
         self,
         runtime: _Runtime,
-        ask: Callable[[str, float], Any],
-        refresh_token: str,
-        persist: Callable[[str], object],
+        ask: Callable[[Grant, float], Any],
+        grant: Grant,
+        persist: Callable[[str, str], object],
         timing: Timing,
     ) -> None:
-        """`ask` is given the refresh token and a timeout in seconds, and answers with `tokens`."""
+        """`ask` takes a grant and a timeout in seconds, and returns a response with `tokens`.
+
+        `persist` takes a refresh token and the request id of the refresh that will use it.
+        """
         self._runtime = runtime
         self._ask = ask
-        self._refresh_token = refresh_token
+        self._grant = grant
         self._persist = persist
         self._timeout = timing.get("attempt_timeout", _ATTEMPT_TIMEOUT)
         self._sleep = timing["sleep"]
@@ -126,7 +153,7 @@ class Renewals:
         )
         self._lock = threading.Lock()
         self._renewal: _Renewal | None = None
-        self._pending: Any = None  # received, and not persisted yet
+        self._pending: _Pending | None = None  # received, and not persisted yet
 
     async def obtain(self, timeout: float | None) -> str:
         """Return a token. With a usable one in hand, wait for no more than the first attempt."""
@@ -172,20 +199,20 @@ class Renewals:
     async def _attempt(self) -> float | None:
         """Return None when there is no more to do, or the seconds until the next attempt.
 
-        A pair that could not be persisted is kept, and only that is tried again: its refresh token
-        is the only one left that is good.
+        If a pair could not be persisted, the next attempt persists the same pair: its refresh token
+        is the only valid one of the session.
         """
         try:
             if self._pending is None:
-                reply = await self._runtime.result(self._ask(self._refresh_token, self._timeout))
-                self._pending = reply.tokens
-            pair = self._pending
-            if pair.refresh_token:
-                await self._runtime.result(self._persist(pair.refresh_token))
+                reply = await self._runtime.result(self._ask(self._grant, self._timeout))
+                self._pending = _Pending(reply.tokens, Grant.of(reply.tokens.refresh_token))
+            pair, grant = self._pending.pair, self._pending.grant
+            if grant.refresh_token:
+                await self._runtime.result(self._persist(grant.refresh_token, grant.request_id))
         except Exception as error:  # noqa: BLE001 - raised to those who wait
             with self._lock:
                 return self._life.failed(error)
-        self._refresh_token, self._pending = pair.refresh_token, None
+        self._grant, self._pending = grant, None
         with self._lock:
             self._life.accept(pair.access_token, pair.access_expires_at.ToDatetime(UTC))
         return None

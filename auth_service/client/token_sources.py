@@ -13,7 +13,7 @@ import grpc
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import auth_service_pb2_grpc as rpc
 
-from auth_service.client.renewal import EventLoop, Renewals, Threads, Timing, finish
+from auth_service.client.renewal import EventLoop, Grant, Renewals, Threads, Timing, finish
 
 __all__ = [
     "ServiceAccountTokens",
@@ -25,7 +25,8 @@ __all__ = [
     "TokenSource",
 ]
 
-Ask = Callable[[str, float], Any]  # with the refresh token, within seconds
+Ask = Callable[[Grant, float], Any]  # within seconds
+Persist = Callable[[str, str], object]  # a refresh token, and the request id of its refresh
 
 
 class TokenSource(Protocol):
@@ -65,11 +66,9 @@ class _Tokens:
 
 
 class _LoopTokens(_Tokens):
-    def __init__(
-        self, ask: Ask, refresh_token: str, persist: Callable[[str], object], timing: Timing
-    ) -> None:
+    def __init__(self, ask: Ask, grant: Grant, persist: Persist, timing: Timing) -> None:
         timing = {"sleep": asyncio.sleep, **timing}
-        super().__init__(Renewals(EventLoop(), ask, refresh_token, persist, timing))
+        super().__init__(Renewals(EventLoop(), ask, grant, persist, timing))
 
     async def access_token(self, timeout: float | None = None) -> str:
         """Return a good access token, from memory nearly always.
@@ -86,11 +85,9 @@ class _LoopTokens(_Tokens):
 
 
 class _ThreadTokens(_Tokens):
-    def __init__(
-        self, ask: Ask, refresh_token: str, persist: Callable[[str], object], timing: Timing
-    ) -> None:
+    def __init__(self, ask: Ask, grant: Grant, persist: Persist, timing: Timing) -> None:
         timing = {"sleep": time.sleep, **timing}
-        super().__init__(Renewals(Threads(), ask, refresh_token, persist, timing))
+        super().__init__(Renewals(Threads(), ask, grant, persist, timing))
 
     def access_token(self, timeout: float | None = None) -> str:
         """Return a good access token, from memory nearly always; raises what its twin raises."""
@@ -100,10 +97,17 @@ class _ThreadTokens(_Tokens):
 class SessionTokens(_LoopTokens):
     """Keeps a user's session alive with its refresh token (RFC 6749 section 6); for one event loop.
 
-    `on_refresh_token` is given each new refresh token, to persist it, before the access token that
-    came with it is handed out: the former one is good no more. Where it raises, it is called again
-    with the same token at a later call. It must not itself ask this source for a token.
-    `scope` narrows that of the access tokens.
+    `on_refresh_token(refresh_token, request_id)` stores each new refresh token, which replaces the
+    one before it, before the access token that came with it is returned. If it raises, it is called
+    again with the same arguments at a later call. It must not ask this source for a token.
+
+    `request_id` names the next refresh. The service gives the same successor to a retry with the
+    same token and request id after any delay, and ends the session if a used refresh token comes
+    with another one. So store the two together, and pass both after a restart. Without `request_id`
+    the source makes one up, which a restart before the first refresh is stored would lose: with the
+    refresh token of a login, store a random string of 8 to 128 characters (token_urlsafe(16)).
+
+    `scope` narrows the scope of the access tokens.
     """
 
     def __init__(
@@ -111,11 +115,13 @@ class SessionTokens(_LoopTokens):
         channel: grpc.aio.Channel,
         refresh_token: str,
         *,
-        on_refresh_token: Callable[[str], Awaitable[None] | None],
+        on_refresh_token: Callable[[str, str], Awaitable[None] | None],
+        request_id: str = "",
         scope: Sequence[str] = (),
         **timing: Unpack[Timing],
     ) -> None:
-        super().__init__(_refresh(channel, scope), refresh_token, on_refresh_token, timing)
+        grant = Grant.of(refresh_token, request_id)
+        super().__init__(_refresh(channel, scope), grant, on_refresh_token, timing)
 
 
 class ServiceAccountTokens(_LoopTokens):
@@ -132,7 +138,7 @@ class ServiceAccountTokens(_LoopTokens):
         **timing: Unpack[Timing],
     ) -> None:
         ask = _login(channel, client_id, client_secret, audience, scope)
-        super().__init__(ask, "", _nothing_to_persist, timing)
+        super().__init__(ask, Grant.of(""), _nothing_to_persist, timing)
 
 
 class SyncSessionTokens(_ThreadTokens):
@@ -143,11 +149,13 @@ class SyncSessionTokens(_ThreadTokens):
         channel: grpc.Channel,
         refresh_token: str,
         *,
-        on_refresh_token: Callable[[str], None],
+        on_refresh_token: Callable[[str, str], None],
+        request_id: str = "",
         scope: Sequence[str] = (),
         **timing: Unpack[Timing],
     ) -> None:
-        super().__init__(_refresh(channel, scope), refresh_token, on_refresh_token, timing)
+        grant = Grant.of(refresh_token, request_id)
+        super().__init__(_refresh(channel, scope), grant, on_refresh_token, timing)
 
 
 class SyncServiceAccountTokens(_ThreadTokens):
@@ -164,14 +172,16 @@ class SyncServiceAccountTokens(_ThreadTokens):
         **timing: Unpack[Timing],
     ) -> None:
         ask = _login(channel, client_id, client_secret, audience, scope)
-        super().__init__(ask, "", _nothing_to_persist, timing)
+        super().__init__(ask, Grant.of(""), _nothing_to_persist, timing)
 
 
 def _refresh(channel: Any, scope: Sequence[str]) -> Ask:
     stub = rpc.AuthServiceStub(channel)
 
-    def ask(refresh_token: str, timeout: float) -> Any:
-        request = pb.RefreshRequest(refresh_token=refresh_token, scope=scope)
+    def ask(grant: Grant, timeout: float) -> Any:
+        request = pb.RefreshRequest(
+            refresh_token=grant.refresh_token, scope=scope, request_id=grant.request_id
+        )
         return stub.Refresh(request, timeout=timeout)
 
     return ask
@@ -184,10 +194,10 @@ def _login(
     client = pb.ClientCredentials(client_id=client_id, client_secret=client_secret)
     request = pb.LoginRequest(client=client, audience=audience, scope=scope)
 
-    def ask(_: str, timeout: float) -> Any:
+    def ask(_: Grant, timeout: float) -> Any:
         return stub.Login(request, timeout=timeout)
 
     return ask
 
 
-def _nothing_to_persist(_: str) -> None: ...
+def _nothing_to_persist(_token: str, _request_id: str) -> None: ...

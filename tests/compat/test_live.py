@@ -226,7 +226,7 @@ async def test_a_session_authorizes_calls_on_asyncio(caller: Caller, live: Live)
     name, _, _ = await make_user(caller, live)
     first, stored = (await login(caller, name, PASSWORD)).refresh_token, list[str]()
     async with open_channel(live.address) as own:
-        source = SessionTokens(own, first, on_refresh_token=stored.append)
+        source = SessionTokens(own, first, on_refresh_token=lambda token, _: stored.append(token))
         async with open_channel(live.address, None, bearer_interceptors(source)) as channel:
             stub = account_service_pb2_grpc.AccountServiceStub(channel)
             request = account_service_pb2.GetAccountRequest()
@@ -250,7 +250,9 @@ async def test_a_session_authorizes_calls_on_threads(caller: Caller, live: Live)
 def _account_on_threads(address: str, refresh_token: str) -> tuple[Any, list[str]]:
     stored: list[str] = []
     with grpc.insecure_channel(address, RECONNECT) as own:
-        source = SyncSessionTokens(own, refresh_token, on_refresh_token=stored.append)
+        source = SyncSessionTokens(
+            own, refresh_token, on_refresh_token=lambda token, _: stored.append(token)
+        )
         channel = grpc.intercept_channel(own, SyncBearerInterceptor(source))
         stub = account_service_pb2_grpc.AccountServiceStub(channel)
         request = account_service_pb2.GetAccountRequest()

@@ -166,6 +166,16 @@ class Service:
         finally:
             await connection.close()
 
+    async def age(self, by: timedelta) -> None:
+        """Let the last refresh of the one session there is have happened so much earlier."""
+        connection = await asyncpg.connect(self._database_url)
+        try:
+            await connection.execute(
+                "UPDATE sessions SET refreshed_at = refreshed_at - $1::interval", by
+            )
+        finally:
+            await connection.close()
+
     async def reconnect(self) -> None:
         """Mend the line if it is cut, and wait until the channel has noticed both."""
         if self.line.is_cut:

@@ -185,6 +185,12 @@ async def echo(certificates: trustme.CA) -> AsyncIterator[Server]:
 
 
 @pytest.fixture
+def clock() -> FakeClock:
+    """The client's clock; the service and its database have the real time."""
+    return FakeClock()
+
+
+@pytest.fixture
 async def service(database_url: str) -> AsyncIterator[Service]:
     """The service, in this process."""
     async with Service(database_url).running() as service:
@@ -388,7 +394,10 @@ async def test_after_a_refusal_that_ends_the_session_the_refusal_stands(
     """Its caller sees the server's answer; the next one, why there is no token."""
     saved: list[str] = []
     source = SessionTokens(
-        service.channel, await service.login(), on_refresh_token=saved.append, clock=clock
+        service.channel,
+        await service.login(),
+        on_refresh_token=lambda token, _: saved.append(token),
+        clock=clock,
     )
     await source.access_token()
     await service.revoke(saved[0])
@@ -461,7 +470,7 @@ async def test_a_source_may_share_its_channel_with_other_calls(
 
     async with open_channel(service.address, interceptors=bearer_interceptors(late)) as channel:
         late.source = source = SessionTokens(
-            channel, first, on_refresh_token=lambda _: None, clock=clock
+            channel, first, on_refresh_token=lambda _token, _request_id: None, clock=clock
         )
         everything = pb.RevokeRequest(all_sessions=pb.AllSessions())
         await rpc.AuthServiceStub(channel).Revoke(everything, timeout=TIMEOUT)
@@ -601,7 +610,10 @@ async def test_after_a_refusal_that_ends_the_session_the_refusal_stands_for_thre
     """Its caller sees the server's answer; the next one, why there is no token."""
     saved: list[str] = []
     source = SyncSessionTokens(
-        service.sync_channel, await service.login(), on_refresh_token=saved.append, clock=clock
+        service.sync_channel,
+        await service.login(),
+        on_refresh_token=lambda token, _: saved.append(token),
+        clock=clock,
     )
     await in_thread(source.access_token)
     await service.revoke(saved[0])

@@ -30,6 +30,12 @@ TIMEOUT = 30.0  # seconds, which no passing test takes
 
 
 @pytest.fixture
+def clock() -> FakeClock:
+    """The client's clock; the service and its database have the real time."""
+    return FakeClock()
+
+
+@pytest.fixture
 async def service(database_url: str) -> AsyncIterator[Service]:
     """The service, in this process."""
     async with Service(database_url).running() as service:
@@ -42,16 +48,32 @@ def pause(clock: FakeClock) -> Pause:
     return Pause(clock)
 
 
-class Session:
-    """A user's session, and the refresh tokens that its source had persisted."""
+class Stored:
+    """The refresh tokens that a source had stored, and the request id of the next refresh."""
 
-    def __init__(self, service: Service, clock: FakeClock, pause: Pause, first: str) -> None:
+    def __init__(self) -> None:
         self.saved: list[str] = []
+        self.request_id = ""
+
+    def store(self, refresh_token: str, request_id: str) -> None:
+        """Take the place of a database."""
+        self.saved.append(refresh_token)
+        self.request_id = request_id
+
+
+class Session(Stored):
+    """A user's session, and what its source had stored."""
+
+    def __init__(
+        self, service: Service, clock: FakeClock, pause: Pause, first: str, request_id: str = ""
+    ) -> None:
+        super().__init__()
         self.first = first
         self.tokens = SessionTokens(
             service.channel,
             first,
-            on_refresh_token=self.saved.append,
+            request_id=request_id,
+            on_refresh_token=self.store,
             clock=clock,
             sleep=pause,
             jitter=lambda: 0.5,
@@ -110,7 +132,7 @@ async def test_the_refresh_token_is_persisted_before_the_access_token_is_handed_
     """Nobody uses the new token, and nobody refreshes again, while the callback runs."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
-    async def persist(_: str) -> None:
+    async def persist(_token: str, _request_id: str) -> None:
         begun.set()
         await go_on.wait()
 
@@ -131,10 +153,10 @@ async def test_a_refresh_token_that_could_not_be_persisted_is_persisted_later(
     service: Service, clock: FakeClock
 ) -> None:
     """Its callers see why; it is not traded for another, as it is the only good one."""
-    saved: list[str] = []
+    saved: list[tuple[str, str]] = []
 
-    def persist(token: str) -> None:
-        saved.append(token)
+    def persist(refresh_token: str, request_id: str) -> None:
+        saved.append((refresh_token, request_id))
         if len(saved) == 1:
             raise OSError("disk full")
 
@@ -226,6 +248,67 @@ async def test_a_lost_answer_is_asked_for_again_and_is_the_same(
     assert session.saved[1] == (await service.refresh(session.saved[0])).refresh_token
 
 
+async def lose_an_answer(service: Service, session: Session) -> None:
+    """Let the service rotate while the response does not arrive, and then let six days pass."""
+    service.line.withhold()
+    before = await service.generation()
+    caller = asyncio.create_task(session.tokens.access_token())
+
+    async def rotated() -> bool:
+        return await service.generation() == before + 1
+
+    await eventually(rotated, what="rotation")
+    caller.cancel()
+    await service.age(timedelta(days=6))
+
+
+async def test_a_lost_answer_is_asked_for_again_after_any_delay(
+    service: Service, session: Session, clock: FakeClock, pause: Pause
+) -> None:
+    """Days later the same source gets the successor that was lost; nobody is logged out."""
+    await session.tokens.access_token()
+    clock.advance(DUE)
+    await lose_an_answer(service, session)
+    pause.then = service.reconnect
+    await service.line.cut()
+    await session.tokens.aclose()
+    assert await service.is_active(await session.tokens.access_token())
+    assert await service.generation() == 2
+    assert len(set(session.saved)) == 2
+
+
+async def test_a_restarted_program_gets_the_successor_that_was_lost(
+    service: Service, session: Session, clock: FakeClock, pause: Pause
+) -> None:
+    """It was stored nowhere, but the refresh token and its request id were."""
+    await session.tokens.access_token()
+    stored, request_id = session.saved[-1], session.request_id
+    clock.advance(DUE)
+    await lose_an_answer(service, session)
+    await service.line.cut()
+    await service.reconnect()
+    again = Session(service, clock, pause, stored, request_id)
+    assert await service.is_active(await again.tokens.access_token())
+    assert await service.generation() == 2
+    assert again.request_id not in ("", request_id)
+    await session.tokens.aclose()
+    assert session.saved[-1] == again.saved[-1]
+
+
+async def test_a_used_token_with_another_request_id_ends_the_session(
+    service: Service, session: Session, clock: FakeClock, pause: Pause
+) -> None:
+    """So somebody who holds an old refresh token alone gets nothing by it."""
+    await session.tokens.access_token()
+    await service.age(timedelta(days=6))
+    thief = Session(service, clock, pause, session.first)
+    with pytest.raises(InvalidGrant):
+        await thief.tokens.access_token()
+    clock.advance(DUE)
+    with pytest.raises(InvalidGrant):
+        await session.tokens.access_token()
+
+
 async def test_an_answer_that_does_not_come_is_asked_for_again(
     service: Service, clock: FakeClock, pause: Pause
 ) -> None:
@@ -233,7 +316,7 @@ async def test_an_answer_that_does_not_come_is_asked_for_again(
     tokens = SessionTokens(
         service.channel,
         await service.login(),
-        on_refresh_token=lambda _: None,
+        on_refresh_token=lambda _token, _request_id: None,
         clock=clock,
         sleep=pause,
         attempt_timeout=0.001,
@@ -281,7 +364,7 @@ async def test_a_cancelled_caller_leaves_the_refresh_to_the_others(
     """The one who began it is no different."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
-    async def persist(_: str) -> None:
+    async def persist(_token: str, _request_id: str) -> None:
         begun.set()
         await go_on.wait()
 
@@ -399,16 +482,16 @@ async def threads() -> AsyncIterator[Threads]:
     threads.close()
 
 
-class SyncSession:
+class SyncSession(Stored):
     """A user's session for threads."""
 
     def __init__(self, service: Service, clock: FakeClock, first: str) -> None:
-        self.saved: list[str] = []
+        super().__init__()
         self.may_sleep = threading.Event()
         self.tokens = SyncSessionTokens(
             service.sync_channel,
             first,
-            on_refresh_token=self.saved.append,
+            on_refresh_token=self.store,
             clock=clock,
             sleep=lambda _: self.may_sleep.wait(TIMEOUT),
         )
