@@ -1,10 +1,10 @@
 """Revocations and keys from PostgreSQL into the RevocationList and the KeyRing of this process.
 
 Owns how soon, and how surely, what any replica has written is known here. A poll bounds the delay;
-a NOTIFY only wakes it early. One connection serves both, so every poll proves that the connection
-that listens is alive. After a lost connection the feed goes on from its cursor if the database is
-provably the same as before. Otherwise commits may be lost: the feed writes again what this process
-knows, reads everything, and counts as fresh once the other replicas had time to do the same.
+a NOTIFY only wakes it early. After a lost connection the feed goes on from its cursor if the
+database is provably the same as before. Otherwise commits may be lost: the feed reads everything,
+writes again what this process knows beyond that, and counts as fresh once the other replicas had
+time to do the same.
 """
 
 import asyncio
@@ -13,13 +13,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import asyncpg
 import structlog
 
 from auth_service.db.cursor import START, Cursor, Position
-from auth_service.db.driver_errors import translated
 from auth_service.db.key_store import KeyStore
-from auth_service.db.pool import open_connection
+from auth_service.db.listener import Listener
 from auth_service.db.restore import Restorer
 from auth_service.db.revocations import Page
 from auth_service.db.store import Store
@@ -30,16 +28,14 @@ from auth_service.tokens.revocation import RevocationList
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    DedicatedConnection = asyncpg.Connection[asyncpg.Record]
+    from auth_service.db.pool import Connection
 
 __all__ = ["RevocationFeed"]
 
 log = structlog.get_logger(__name__)
 
-CHANNEL = "authn_feed"
 FIRST_BACKOFF = 0.05  # seconds
 MAX_BACKOFF = 1.0
-CLOSE_TIMEOUT = 1.0
 SETTLE = timedelta(seconds=2)
 """How long the replicas have to write again what a failover lost: twice MAX_BACKOFF."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,15 +62,13 @@ class RevocationFeed:
         timeout: timedelta = timedelta(seconds=2),
         transaction_pooling: bool = False,
         settle: timedelta = SETTLE,
-        on_poll: Callable[["DedicatedConnection"], Awaitable[object]] | None = None,
+        on_poll: Callable[["Connection"], Awaitable[object]] | None = None,
     ) -> None:
         """`on_poll` is called with the connection before each poll.
 
         `on_revocations` gets all revocations read or made, and those of them that are new.
         """
         self._store = store
-        self._url = url
-        self._transaction_pooling = transaction_pooling
         self._revocations = revocations
         self._restorer = restorer or Restorer(revocations)
         self._keys = keys
@@ -82,15 +76,18 @@ class RevocationFeed:
         self._on_revocations = on_revocations
         self._on_poll = on_poll
         self._poll_interval = poll_interval.total_seconds()
-        self._timeout = timeout
+        self._timeout = timeout.total_seconds()
         self._settle = settle
-        self._connection: DedicatedConnection | None = None
+        self._poll_now = asyncio.Event()
+        self._listener = Listener(
+            url, self._poll_now.set, timeout, transaction_pooling=transaction_pooling
+        )
         self._cursor = START
         self.epoch = ""
         """Within what cursors are comparable, see Position; empty if the server cannot tell."""
+        self._connected_to = ""  # the epoch of the database that the connection leads to
         self._as_of: datetime | None = None
         self._fresh_from = _LONG_AGO
-        self._poll_now = asyncio.Event()
         self._notify_now = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -120,7 +117,7 @@ class RevocationFeed:
                 await self._poll_now.wait()
                 await self._sync()
         except BaseException:
-            self._disconnect()
+            self._listener.drop()
             raise
         loops = (self._follow, self._notify)
         self._tasks = [asyncio.create_task(loop(), name=f"feed{loop.__name__}") for loop in loops]
@@ -131,15 +128,11 @@ class RevocationFeed:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        if self._connection is not None:
-            self._connection.remove_termination_listener(self._wake_poll)
-            with contextlib.suppress(Unavailable), translated():
-                await self._connection.close(timeout=CLOSE_TIMEOUT)
-        self._disconnect()
+        await self._listener.close()
 
     def announce(self, revocation: Revocation) -> None:
         """Take in a revocation that was just committed here, and tell all replicas soon."""
-        self._restorer.note([revocation])
+        self._restorer.note([revocation], read=False)
         self._on_revocations([revocation], self._revocations.add_all([revocation]))
         self.wake()
 
@@ -158,7 +151,7 @@ class RevocationFeed:
                 backoff = FIRST_BACKOFF
             except Exception as error:  # noqa: BLE001 - whatever it is, the feed goes on
                 log.warning("revocation_feed_failed", error=repr(error), retry_in=backoff)
-                self._disconnect()
+                self._listener.drop()
                 await asyncio.sleep(backoff)
                 self._poll_now.set()
                 backoff = min(2 * backoff, MAX_BACKOFF)
@@ -166,30 +159,48 @@ class RevocationFeed:
     async def _sync(self) -> None:
         """Take in what was committed since the last time; from a new epoch, everything."""
         self._poll_now.clear()
-        connection = self._connection or await self._connect()
+        connection = self._listener.connection
+        if connection is None:
+            connection = await self._listener.open()
+            await self._recognise(connection)
         if self._on_poll is not None:
             async with self._in_time():
                 await self._on_poll(connection)
         since = self._cursor
         position = await self._take_in(since, connection)
-        if position.epoch != self.epoch or position.cursor.end < since.end:
+        if position.epoch != self._connected_to or position.cursor.end < since.end:
             self.epoch = ""  # so that the next connection begins from nothing
             raise Unavailable("another database answers, or an older copy of this one")
-        if self._keys is not None:
+        if since == START:
+            await self._restorer.restore(connection, position.as_of)
+            self._poll_now.set()  # a million rows take seconds, which the next poll makes up for
+        if self._keys is not None:  # after what was lost of them is there again
             async with self._in_time():
                 changed = await self._keys.changed_since(since, connection)
             self._on_keys(changed)
-        self._cursor = position.cursor
+        self.epoch, self._cursor = position.epoch, position.cursor
         if position.as_of >= self._fresh_from:
             self._as_of = position.as_of
         else:
             self._poll_in(self._fresh_from - position.as_of)
         while self._revocations.prune():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)  # other calls have their turn, however many expire at once
-        if since == START:  # a million rows take seconds, which the next poll makes up for at once
-            self._poll_now.set()
 
-    async def _take_in(self, since: Cursor, connection: "DedicatedConnection") -> Position:
+    async def _recognise(self, connection: "Connection") -> None:
+        """Go on from the cursor if this is the database of the last read; else begin again."""
+        async with self._in_time():
+            epoch = (await self._store.position(connection)).epoch
+            self._connected_to = epoch
+            if epoch and epoch == self.epoch:
+                return
+            seen_at = await self._store.mark_epoch(epoch, connection) if epoch else _LONG_AGO
+        self._fresh_from = seen_at + self._settle
+        self._cursor = START
+        if self._as_of is not None:
+            log.warning("database_epoch_changed", before=self.epoch, epoch=epoch)
+            self._restorer.begin()
+
+    async def _take_in(self, since: Cursor, connection: "Connection") -> Position:
         """Take in what was committed since a cursor; return the position after it.
 
         Other calls have their turn between two pages, and each page has the whole timeout.
@@ -211,60 +222,13 @@ class RevocationFeed:
     @contextlib.asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._timeout.total_seconds()):
+            async with asyncio.timeout(self._timeout):
                 yield
         except TimeoutError as error:
             raise Unavailable("the database does not answer in time") from error
 
-    async def _connect(self) -> "DedicatedConnection":
-        self._connection = connection = await open_connection(
-            self._url,
-            application_name="auth-service feed",
-            statement_timeout=self._timeout,
-            connect_timeout=self._timeout,
-            transaction_pooling=self._transaction_pooling,
-            writes=False,
-        )
-        connection.add_termination_listener(self._wake_poll)
-        async with self._in_time():
-            position = await self._store.position(connection)
-        if not self._transaction_pooling:
-            await self._listen(connection)
-        if not position.epoch or position.epoch != self.epoch:
-            await self._begin_epoch(position, connection)
-        return connection
-
-    async def _listen(self, connection: "DedicatedConnection") -> None:
-        """Have hints wake the poll; called before the first read, so that none is missed."""
-        with translated():
-            try:
-                await connection.add_listener(CHANNEL, self._wake_poll)
-            except asyncpg.FeatureNotSupportedError:
-                detail = "revocations are found by polling alone"
-                log.warning("revocation_feed_cannot_listen", detail=detail)
-
-    async def _begin_epoch(self, position: Position, connection: "DedicatedConnection") -> None:
-        """Begin with a database that may lack commits which this process knows of."""
-        self._fresh_from = _LONG_AGO
-        if position.epoch:
-            seen_at = await self._store.mark_epoch(position.epoch, connection)
-            self._fresh_from = seen_at + self._settle
-        if self._as_of is not None:
-            log.warning("database_epoch_changed", before=self.epoch, epoch=position.epoch)
-            await self._restorer.restore(connection, position.as_of)
-        self.epoch, self._cursor = position.epoch, START
-
     def _poll_in(self, delay: timedelta) -> None:
         asyncio.get_running_loop().call_later(delay.total_seconds(), self._poll_now.set)
-
-    def _wake_poll(self, *_: object) -> None:
-        self._poll_now.set()
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.remove_termination_listener(self._wake_poll)
-            connection.terminate()
 
     async def _notify(self) -> None:
         while True:

@@ -6,6 +6,7 @@ disabled users and the keys of these commits. Several may write at the same time
 what the database lacks. Knows nothing of when a failover happened.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -52,21 +53,35 @@ class Restorer:
         self._keys = keys
         self._life = life
         self._disabled: dict[str, datetime] = {}  # user id → when the revocation expires
+        self._present: dict[RevocationKind, set[int]] | None = None
+        """Hashes of the ids that the database has, while everything is read to compare."""
         self._sql = statements()
 
-    def note(self, found: Iterable[Revocation]) -> None:
-        """Remember which users are disabled; a row that was read says so last."""
+    def begin(self) -> None:
+        """Compare from now on: what is read until `restore` is what the database has."""
+        self._present = {RevocationKind.TOKEN: set(), RevocationKind.SESSION: set()}
+
+    def note(self, found: Sequence[Revocation], *, read: bool = True) -> None:
+        """Take note of revocations that were read from the database, or made here.
+
+        A row that was read says last whether a user is disabled.
+        """
+        for kind, ids in (self._present or {}).items() if read else ():
+            ids.update(hash(each.target) for each in found if each.kind is kind)
         for revocation in found:
             if revocation.disables:
                 self._disabled[revocation.target] = revocation.expires_at
-            elif revocation.xid:
+            elif read:
                 self._disabled.pop(revocation.target, None)
 
     async def restore(self, connection: "Connection", now: datetime) -> None:
-        """Write what the database of this connection lacks; `now` is the time of its clock.
+        """Write what the database lacks; `now` is the time of its clock. Does nothing if not begun.
 
-        Raises Unavailable if the database fails. It may be called again.
+        Raises Unavailable if the database fails; what `begin` began is then to begin again.
         """
+        present, self._present = self._present, None
+        if present is None:
+            return
         self._disabled = {user: until for user, until in self._disabled.items() if until > now}
         if self._key_store is not None:
             kids = await self._key_store.restore(self._keys(), connection)
@@ -74,18 +89,22 @@ class Restorer:
                 log.warning("keys_restored", kids=kids)
         restored = 0
         for part in self._revocations.parts():
-            for start in range(0, len(part), BATCH):
+            # Of users it may have an earlier bound. That is for the database to compare.
+            beyond = [each for each in part if hash(each.target) not in present.get(each.kind, ())]
+            for start in range(0, len(beyond), BATCH):
                 with translated():
-                    lost = await self._lost(part[start : start + BATCH], connection)
+                    lost = await self._lost(beyond[start : start + BATCH], connection)
                     if lost:
                         await self._write(lost, connection, now)
                 restored += len(lost)
+            await asyncio.sleep(0)  # other calls have their turn
         if restored:
             log.warning("revocations_restored", count=restored)
 
     async def _lost(
         self, batch: Sequence[Revocation], connection: "Connection"
     ) -> list[Revocation]:
+        """Return what the database lacks still: other replicas write it at the same time."""
         columns = (
             [known.kind.value for known in batch],
             [known.target for known in batch],

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from auth_service.db.cursor import START
 from auth_service.db.key_store import KeyStore
 from auth_service.db.restore import BATCH, Restorer
 from auth_service.db.store import Store
@@ -33,10 +34,15 @@ class Replica:
         self.restorer = Restorer(self.revocations)
         self._pool = pool
         self.revocations.add_all(known)
-        self.restorer.note(known)
+        self.restorer.note(known, read=False)
 
     async def restore(self) -> None:
+        """Read everything, then write what the database lacks."""
+        self.restorer.begin()
         async with self._pool.acquire() as connection:
+            pages = Store(self._pool).pages_of_revocations(START, connection)
+            async for found, _ in pages:
+                self.restorer.note(found)
             await self.restorer.restore(connection, await connection.fetchval("SELECT now()"))
 
 
@@ -145,7 +151,7 @@ async def test_a_replica_that_read_of_the_enabling_does_not_disable_again(
     user = await add_user()
     disabled = of_user(user.id, clock, disables=True)
     replica = Replica(pool, clock, disabled)
-    replica.restorer.note([replace(disabled, disables=False, xid=7)])
+    replica.restorer.note([replace(disabled, disables=False)])
     await replica.restore()
     found = await store.get_user(user.id)
     assert found is not None
