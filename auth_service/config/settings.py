@@ -143,12 +143,14 @@ class Settings(BaseSettings):
     )
     refresh_grace: DurationOrZero = _field(
         timedelta(seconds=10),
-        "Time in which a retried Refresh returns the same successor and does not count as reuse.",
+        "Time in which a retried Refresh returns the same successor and does not count as reuse. A "
+        "retry with the request_id of the first call does so after any delay.",
         "10s",
     )
     clock_skew: DurationOrZero = _field(
         timedelta(seconds=10),
-        "How far in the future `iat` and `nbf` of an access token may be.",
+        "How far in the future `iat` and `nbf` of an access token may be, and how far the clock of "
+        "this machine may differ from the database's. Beyond that the server is not ready.",
         "10s",
     )
     signing_algorithm: Literal["HS256", "EdDSA", "ES256", "RS256"] | None = _field(
