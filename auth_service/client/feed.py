@@ -12,10 +12,9 @@ from typing import Any
 
 from authn.v1 import verifier_service_pb2 as pb
 
-from auth_service.base64url import check_secret
-from auth_service.client.jwk import public_key
+from auth_service.client.messages import keys_of, message_of
 from auth_service.models import Revocation, RevocationKind
-from auth_service.tokens.keys import ALGORITHMS, KeyRing, SigningKey
+from auth_service.tokens.keys import KeyRing, SigningKey
 from auth_service.tokens.revocation import LAST_SECOND, RevocationList, whole_second_after
 from auth_service.tokens.revoked_ids import ID_BYTES
 
@@ -48,10 +47,13 @@ class Feed:
         self._static_keys = {key.kid: key for key in static_keys}
         self._clock = clock
         self._streamed_keys: dict[str, SigningKey] | None = None
+        self._key_set = pb.KeySet()
         self._cursor = ""
         self._logged: set[str] = set()
         self.is_complete = False
         """Whether the present stream has brought all that came before it."""
+        self.is_current = False
+        """Whether it has also told up to which moment that is."""
         self.as_of: datetime | None = None
         """Every revocation made before this moment is known; it never goes back."""
         self.as_of_seconds: float | None = None
@@ -59,7 +61,7 @@ class Feed:
 
     def begin(self) -> str:
         """Expect a new stream; return the cursor to resume it by, empty for a fresh one."""
-        self.is_complete = bool(self._cursor)
+        self.is_complete, self.is_current = bool(self._cursor), False
         return self._cursor
 
     def forget_cursor(self) -> None:
@@ -67,9 +69,14 @@ class Feed:
         self._cursor = ""
 
     @property
+    def has_keys(self) -> bool:
+        """Tell whether there is a key to verify with."""
+        return len(self._key_ring) > 0
+
+    @property
     def lacks_keys(self) -> bool:
         """Tell whether a stream has brought its keys, and there is none to verify with."""
-        return self._streamed_keys is not None and not len(self._key_ring)
+        return self._streamed_keys is not None and not self.has_keys
 
     @property
     def missing(self) -> str:
@@ -92,13 +99,38 @@ class Feed:
         except (ValueError, OverflowError) as error:  # OverflowError: a time beyond the year 9999
             raise BadEvent(str(error)) from error
 
+    def record(self) -> Iterator[bytes]:
+        """Yield encoded events that teach another Feed all that this one knows, in short steps."""
+        # Of before: what is revoked during the steps may be missing from them.
+        end = pb.WatchResponse(heartbeat=pb.Heartbeat(), cursor=self._cursor)
+        if self.as_of is not None:
+            end.as_of.FromDatetime(self.as_of)
+        yield pb.WatchResponse(key_set=self._key_set).SerializeToString()
+        for packed, others in self._revocations.packed_parts():
+            segment = pb.RevocationSegment(
+                packed=[
+                    pb.PackedRevocations(
+                        expires_at=expires_at, token_ids=bytes(tokens), session_ids=bytes(sessions)
+                    )
+                    for expires_at, (tokens, sessions) in packed.items()
+                ],
+                others=[message_of(revocation) for revocation in others],
+            )
+            yield pb.WatchResponse(revocation_segment=segment).SerializeToString()
+        whole = pb.WatchResponse(revocation_snapshot=pb.RevocationSnapshot())
+        if end.HasField("as_of"):
+            whole.as_of.CopyFrom(end.as_of)
+        yield whole.SerializeToString()
+        yield end.SerializeToString()
+
     def _steps(self, event: pb.WatchResponse) -> Iterator[None]:
         as_of = _moment(event, "as_of") if event.HasField("as_of") else None
         match event.WhichOneof("event"):
             case "key_set":
                 # At the head of a stream its as_of and cursor run ahead of the revocations
                 # that are to follow, so they count for nothing.
-                self._take_keys(_keys(event.key_set))
+                self._take_keys(keys_of(event.key_set))
+                self._key_set = event.key_set
             case "revocation_segment":
                 yield from self._take_segment(event.revocation_segment)
             case "revocation_snapshot":
@@ -185,33 +217,8 @@ class Feed:
             as_of = min(as_of, self._clock())
             self.as_of = as_of if self.as_of is None else max(self.as_of, as_of)
             self.as_of_seconds = self.as_of.timestamp()
+            self.is_current = True
         self._cursor = cursor or self._cursor
-
-
-def _keys(key_set: pb.KeySet) -> dict[str, SigningKey]:
-    keys: dict[str, SigningKey] = {}
-    for message in key_set.keys:
-        if message.kid in keys:
-            raise ValueError(f"the kid {message.kid!r} stands twice in a key set")
-        if (key := _key(message)) is not None:
-            keys[key.kid] = key
-    return keys
-
-
-def _key(message: pb.VerificationKey) -> SigningKey | None:
-    """Return the key, or None for one that is not meant for this caller or this version."""
-    if message.algorithm not in ALGORITHMS:
-        log.warning("key %r is for %r: update this library", message.kid, message.algorithm)
-        return None
-    material = message.WhichOneof("material")
-    if material is None:
-        return None
-    if material == "public_jwk":
-        return public_key(message.kid, message.algorithm, message.public_jwk)
-    check_secret(message.secret)
-    if message.algorithm != "HS256" or not message.kid:
-        raise ValueError(f"the secret of key {message.kid!r} is not one of HS256")
-    return SigningKey(message.kid, message.algorithm, secret=message.secret)
 
 
 def _moment(message: Any, field: str) -> datetime:

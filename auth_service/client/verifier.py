@@ -1,10 +1,11 @@
 """Verification without a call, by a service that still hears of revocations within milliseconds.
 
-Owns the bound on staleness: no verdict is given on revocations older than that. What makes a token
-good is `TokenVerifier`'s to say, how keys and revocations arrive `Watch`'s.
+Owns the bound on staleness: no verdict is given on revocations older than that. TokenVerifier says
+whether a token is valid; keys and revocations arrive by a Follower.
 """
 
 import math
+import os
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
@@ -13,16 +14,20 @@ from typing import Final, Literal, Self
 
 import grpc
 
-from auth_service import base64url
 from auth_service.client.feed import Feed
-from auth_service.client.jwk import key_set
+from auth_service.client.follower import Follower
 from auth_service.client.loop_thread import LoopThread, in_thread
-from auth_service.client.watch import IDLE_TIMEOUT, Watch
+from auth_service.client.verifier_settings import (
+    check_settings,
+    idle_timeout,
+    kept_state,
+    static_keys,
+)
+from auth_service.client.watch import Watch
 from auth_service.clock import Clock, seconds, utc_now
-from auth_service.errors import ConfigError, RevocationsStale
-from auth_service.tokens import keys
+from auth_service.errors import RevocationsStale
 from auth_service.tokens.access import AccessClaims, TokenVerifier
-from auth_service.tokens.keys import KeyRing, SigningKey
+from auth_service.tokens.keys import KeyRing
 from auth_service.tokens.revocation import RevocationList
 
 __all__ = ["LocalVerifier", "SyncLocalVerifier"]
@@ -31,7 +36,6 @@ OnStale = Literal["deny", "allow"]
 AccessToken = Callable[[], str | Awaitable[str]]
 
 START_TIMEOUT = timedelta(seconds=10)
-_MIN_IDLE_TIMEOUT = timedelta(seconds=2)  # two heartbeats
 
 
 class _Setting(Enum):
@@ -42,7 +46,7 @@ _OWN: Final = _Setting.OWN
 
 
 class _Verdicts:
-    """What both verifiers are: the settings, and the verdict itself."""
+    """What both verifiers have in common: the settings, and the verdict itself."""
 
     def __init__(  # noqa: PLR0913 - settings, each with a default
         self,
@@ -58,11 +62,14 @@ class _Verdicts:
         clock: Clock = utc_now,
         clock_skew: timedelta = timedelta(seconds=10),
         cache_size: int = 10_000,
+        state_file: str | os.PathLike[str] | None = None,
+        state_key: str = "",
     ) -> None:
-        static_keys = _static_keys(shared_key, jwks)
-        _check_settings(issuer, addresses, static_keys, max_staleness, on_stale)
-        ring, revocations = KeyRing(static_keys), RevocationList(clock)
-        self._feed = Feed(ring, revocations, static_keys, clock)
+        given_keys = static_keys(shared_key, jwks)
+        check_settings(issuer, addresses, given_keys, max_staleness, on_stale)
+        state = kept_state(state_file, state_key, shared_key, issuer)
+        ring, revocations = KeyRing(given_keys), RevocationList(clock)
+        self._feed = Feed(ring, revocations, given_keys, clock)
         self._now = seconds(clock)
         self._tokens = TokenVerifier(
             ring,
@@ -74,15 +81,16 @@ class _Verdicts:
         )
         self._max_staleness = max_staleness
         self._on_stale: OnStale = on_stale
-        self._watch: Watch | None = None
+        self._follower: Follower | None = None
         if addresses:
-            self._watch = Watch(
+            watch = Watch(
                 self._feed,
                 addresses,
                 channel_credentials=channel_credentials,
                 access_token=None if access_token is None else self._token_source(access_token),
-                idle_timeout=_idle_timeout(max_staleness),
+                idle_timeout=idle_timeout(max_staleness),
             )
+            self._follower = Follower(self._feed, watch, state, may_be_stale=on_stale == "allow")
         self._limit = self._limit_of(max_staleness, on_stale)
 
     def verify(
@@ -99,7 +107,7 @@ class _Verdicts:
 
         An empty `audience` accepts any; every required scope and role must be there. Without
         `max_staleness` and `on_stale` the verifier's own hold. Raises InvalidToken with the first
-        reason against the token, and RevocationsStale, before it looks at the token, where the
+        reason against the token, and RevocationsStale, before it looks at the token, if the
         revocations are not known up to `max_staleness` ago.
         """
         limit = self._limit
@@ -126,9 +134,9 @@ class _Verdicts:
 
     def _limit_of(self, max_staleness: timedelta | None, on_stale: OnStale) -> float | None:
         """Return how many seconds are too stale; None if that is not asked."""
-        if self._watch is None or on_stale == "allow":
+        if self._follower is None or on_stale == "allow":
             return None
-        # Without a bound: any age will do, but not to know of any.
+        # Without a bound any age is allowed, but something must be known.
         return math.inf if max_staleness is None else max_staleness.total_seconds()
 
     def _token_source(self, access_token: AccessToken) -> Callable[[], Awaitable[str]]:
@@ -146,29 +154,35 @@ class LocalVerifier(_Verdicts):
                                  access_token=service_account.token) as verifier:
             claims = verifier.verify(token, audience="orders")  # raises InvalidToken
 
-    `addresses` are gRPC targets of the service, any of which will do; plaintext unless
-    `channel_credentials` are given. `access_token` returns a token for the stream itself, anew for
-    each connection; one with the role `verifier` is sent shared keys too. `shared_key` (base64url,
-    256 bits or more) and `jwks` (a JWK Set in JSON, RFC 7517) are trusted for good, next to the
-    keys of the stream; without addresses they are all there is, and no revocation is heard of.
+    `addresses` are gRPC targets of the service, and any one of them is enough; plaintext unless
+    `channel_credentials` are given. `access_token` is called at each connection and returns a token
+    for the stream itself; a token with the role `verifier` is sent shared keys too. `shared_key`
+    (base64url, 256 bits or more) and `jwks` (a JWK Set in JSON, RFC 7517) are always trusted,
+    beside the keys of the stream. Without addresses there are no other keys, and no revocation
+    arrives.
 
-    Where the revocations are not known up to `max_staleness` ago (None: no bound), `on_stale`
-    decides: "deny" refuses every token, "allow" judges by what is known. `clock_skew` is how far
-    in the future a token may be issued. Raises ConfigError for settings that make no sense.
+    If the revocations are not known up to `max_staleness` ago (None: no bound), `on_stale` decides:
+    "deny" refuses every token, "allow" judges by what is known. `clock_skew` is how far in the
+    future a token may be issued. `state_file` keeps keys and revocations over a restart, so that
+    the verifier starts while the service is away. The file is encrypted with a key derived from
+    `state_key` (base64url, 256 bits or more) or else from `shared_key`. Raises ConfigError for
+    settings that make no sense.
     """
 
     async def start(self, timeout: timedelta = START_TIMEOUT) -> None:
         """Return when keys and revocations are known; at once without addresses.
 
-        Raises Unavailable if they are not after `timeout`; it may then be started again.
+        With on_stale="allow" and a key, given or kept, it returns at once too, and catches up
+        meanwhile. Raises Unavailable if `timeout` is too short, and PermissionDenied at once if the
+        service sends no keys to this login; it may then be started again.
         """
-        if self._watch is not None:
-            await self._watch.start(timeout)
+        if self._follower is not None:
+            await self._follower.start(timeout)
 
     async def close(self) -> None:
-        """Hear of no more revocations: what is known grows stale."""
-        if self._watch is not None:
-            await self._watch.close()
+        """Stop following revocations: what is known stays known, and grows stale."""
+        if self._follower is not None:
+            await self._follower.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -188,26 +202,23 @@ class SyncLocalVerifier(_Verdicts):
     _thread: LoopThread | None = None
 
     def start(self, timeout: timedelta = START_TIMEOUT) -> None:
-        """Return when keys and revocations are known; at once without addresses.
-
-        Raises Unavailable if they are not after `timeout`; it may then be started again.
-        """
-        if self._watch is None:
+        """Do the same as `LocalVerifier.start`."""
+        if self._follower is None:
             return
         if self._thread is not None:
             raise RuntimeError("started already")
         self._thread = LoopThread("auth-service watch")
         try:
-            self._thread.call(self._watch.start(timeout))
+            self._thread.call(self._follower.start(timeout))
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Hear of no more revocations: what is known grows stale."""
+        """Stop following revocations: what is known stays known, and grows stale."""
         thread, self._thread = self._thread, None
-        if thread is not None and self._watch is not None:
-            thread.call(self._watch.close())
+        if thread is not None and self._follower is not None:
+            thread.call(self._follower.close())
             thread.stop()
 
     def __enter__(self) -> Self:
@@ -219,45 +230,3 @@ class SyncLocalVerifier(_Verdicts):
 
     def _token_source(self, access_token: AccessToken) -> Callable[[], Awaitable[str]]:
         return in_thread(access_token)
-
-
-def _static_keys(shared_key: str, jwks: str) -> list[SigningKey]:
-    static_keys: list[SigningKey] = []
-    if shared_key:
-        try:
-            secret = base64url.decode_secret(shared_key)
-        except ValueError as error:
-            raise ConfigError(f"shared_key {error}") from None
-        static_keys.append(keys.shared_key(secret))
-    if jwks:
-        try:
-            static_keys += key_set(jwks)
-        except ValueError as error:
-            raise ConfigError(f"jwks: {error}") from None
-    return static_keys
-
-
-def _check_settings(
-    issuer: str,
-    addresses: Sequence[str],
-    static_keys: Sequence[SigningKey],
-    max_staleness: timedelta | None,
-    on_stale: str,
-) -> None:
-    if not issuer:
-        raise ConfigError("issuer must be the `iss` of the service's tokens")
-    if isinstance(addresses, str) or not all(addresses):
-        raise ConfigError('addresses must be a list of gRPC targets, like ["auth:50051"]')
-    if not addresses and not static_keys:
-        raise ConfigError("either addresses or a key (shared_key, jwks) must be given")
-    if max_staleness is not None and max_staleness < timedelta(0):
-        raise ConfigError("max_staleness must not be negative")
-    if on_stale not in ("deny", "allow"):
-        raise ConfigError('on_stale must be "deny" or "allow"')
-
-
-def _idle_timeout(max_staleness: timedelta | None) -> timedelta:
-    """Return how long a silent stream is borne: so that another is found before it is too stale."""
-    if max_staleness is None:
-        return IDLE_TIMEOUT
-    return min(IDLE_TIMEOUT, max(_MIN_IDLE_TIMEOUT, max_staleness / 2))

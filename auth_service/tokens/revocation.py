@@ -130,25 +130,48 @@ class RevocationList:
 
         What is added meanwhile may be among it or not. Times are whole seconds.
         """
-        if self._all_before:
-            yield [
-                Revocation(RevocationKind.ALL, "", _moment(LAST_SECOND), _moment(self._all_before))
-            ]
-        yield [
-            Revocation(RevocationKind.USER, subject, _moment(expires_at), _moment(before))
-            for subject, (before, expires_at) in list(self._users.items())
-        ]
+        yield self._bounds()
         now = self._clock().timestamp()
         for number in range(SLICES):
             yield [
-                Revocation(
-                    RevocationKind.SESSION if session else RevocationKind.TOKEN,
+                _revocation(
                     text or (revoked_ids.session_id if session else revoked_ids.token_id)(raw),
-                    _moment(expires_at),
+                    session,
+                    expires_at,
                 )
                 for raw, text, session, expires_at in self._ids.slice(number)
                 if expires_at > now
             ]
+
+    def _bounds(self) -> list[Revocation]:
+        found = [
+            Revocation(RevocationKind.USER, subject, _moment(expires_at), _moment(before))
+            for subject, (before, expires_at) in list(self._users.items())
+        ]
+        if self._all_before:
+            before = _moment(self._all_before)
+            found.append(Revocation(RevocationKind.ALL, "", _moment(LAST_SECOND), before))
+        return found
+
+    def packed_parts(
+        self,
+    ) -> Iterator[tuple[dict[int, tuple[bytearray, bytearray]], list[Revocation]]]:
+        """Yield the same with ids packed: by expiry those of tokens and those of sessions.
+
+        What cannot be packed follows them, as revocations.
+        """
+        yield {}, self._bounds()
+        for number in range(SLICES):
+            packed: dict[int, tuple[bytearray, bytearray]] = {}
+            others = []
+            for raw, text, session, expires_at in self._ids.slice(number):
+                if raw:
+                    if (group := packed.get(expires_at)) is None:
+                        group = packed[expires_at] = bytearray(), bytearray()
+                    group[session].extend(raw)
+                else:
+                    others.append(_revocation(text, session, expires_at))
+            yield packed, others
 
     def snapshot(self) -> list[Revocation]:
         """Return all that still matters at once; of a million revocations that takes seconds."""
@@ -185,6 +208,11 @@ class RevocationList:
         if latest[1] > known[1]:
             heapq.heappush(self._users_due, (latest[1], subject))
         return latest != known
+
+
+def _revocation(target: str, session: bool, expires_at: int) -> Revocation:
+    kind = RevocationKind.SESSION if session else RevocationKind.TOKEN
+    return Revocation(kind, target, _moment(expires_at))
 
 
 def _moment(epoch_seconds: int) -> datetime:

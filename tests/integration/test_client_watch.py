@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from random import Random
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import grpc
 import pytest
@@ -20,7 +21,13 @@ from auth_service import base64url
 from auth_service.client.feed import Feed
 from auth_service.client.verifier import LocalVerifier, SyncLocalVerifier
 from auth_service.client.watch import Watch
-from auth_service.errors import InactiveReason, InvalidToken, Unavailable
+from auth_service.errors import (
+    InactiveReason,
+    InvalidToken,
+    PermissionDenied,
+    RevocationsStale,
+    Unavailable,
+)
 from auth_service.tokens.keys import KeyRing
 from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
@@ -34,6 +41,7 @@ from tests.watch_events import (
     key_set,
     revocation,
     revoked,
+    segment,
     snapshot,
     token_of,
 )
@@ -64,12 +72,14 @@ class Peer:
     def __init__(self, scripts: tuple[Script, ...]) -> None:
         self._scripts = iter(scripts)
         self.opened: asyncio.Queue[Opened] = asyncio.Queue()
+        self.requests: list[pb.WatchRequest] = []
         self.cancelled = asyncio.Event()
         self.address = ""
 
     async def watch(self, request: pb.WatchRequest, context: Any) -> None:
         """Play a script."""
         metadata = dict(context.invocation_metadata())
+        self.requests.append(request)
         self.opened.put_nowait(Opened(request.cursor, metadata.get("authorization", "")))
         try:
             for step in next(self._scripts, [silence()]):
@@ -287,6 +297,55 @@ async def test_start_gives_up_with_a_clear_text(refusing: str) -> None:
         assert watch_tasks() == []
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"access_token": own_token}, "connected, but no keys: this login lacks the verifier role"),
+        ({}, "connected, but no keys: .* there is no access_token"),
+        ({"on_stale": "allow"}, "connected, but no keys"),
+    ],
+)
+async def test_start_says_at_once_that_there_are_no_keys(
+    start_peer: Start, options: dict[str, Any], text: str
+) -> None:
+    """No waiting brings them to a login without the role."""
+    peer = await start_peer([key_set(), silence()], [key_set(), silence()])
+    verifier = LocalVerifier(**settings_of(peer, **options))
+    with pytest.raises(PermissionDenied, match=text):
+        await verifier.start(PATIENCE)
+    assert watch_tasks() == []
+
+    def start_twin() -> None:
+        with pytest.raises(PermissionDenied, match=text):
+            SyncLocalVerifier(**settings_of(peer, **options)).start(PATIENCE)
+
+    await in_executor(start_twin)
+
+
+async def test_with_a_key_and_allow_the_service_may_be_away(
+    refusing: str, start_peer: Start
+) -> None:
+    """Start returns at once, and what is revoked arrives once the service is back."""
+    secret = base64url.encode(SHARED.secret)
+    away = LocalVerifier(
+        issuer=CLAIMS.issuer, addresses=[refusing], shared_key=secret, on_stale="allow",
+        clock=FakeClock(START),
+    )  # fmt: skip
+    async with away as verifier:
+        assert verifier.verify(token_of(SHARED)) == CLAIMS
+        with pytest.raises(RevocationsStale):
+            verifier.verify(token_of(SHARED), on_stale="deny")
+    gate = asyncio.Event()
+    peer = await start_peer([gate, key_set(), snapshot(revocation(session_id="sid")), silence()])
+    async with LocalVerifier(**settings_of(peer, shared_key=secret, on_stale="allow")) as verifier:
+        assert reason_against(verifier, token_of(SHARED)) == ""
+        gate.set()
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            while verifier.revocations_as_of is None:
+                await asyncio.sleep(0)
+        assert reason_against(verifier, token_of(SHARED)) == InactiveReason.SESSION_REVOKED
+
+
 async def test_what_failed_is_told(refusing: str) -> None:
     """In the words of the last attempt."""
     async with Follower(refusing) as follower:
@@ -359,17 +418,45 @@ async def test_the_waits_double_up_to_a_bound(refusing: str) -> None:
     """Each is drawn between nothing and the ceiling: full jitter."""
     async with Follower(refusing) as follower:
         drawn = [await follower.pauses.next() for _ in range(8)]
-    assert drawn == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert drawn == [0.5, 1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0]
     assert follower.dice.ranges[:8] == [(0, ceiling) for ceiling in drawn]
 
 
-async def test_an_event_ends_the_growing_of_waits(start_peer: Start) -> None:
-    """A stream that worked is tried again soon."""
+async def test_a_useful_stream_ends_the_growing_of_waits(start_peer: Start) -> None:
+    """A stream that brought news of a later moment is tried again soon."""
     refusals: list[Script] = [[grpc.StatusCode.UNAVAILABLE]] * 3
     peer = await start_peer(*refusals, OPENING, *refusals)
     async with Follower(peer.address) as follower:
         drawn = [await follower.pauses.next() for _ in range(6)]
-    assert drawn == [0.05, 0.1, 0.2, 0.05, 0.1, 0.2]
+    assert drawn == [0.5, 1.0, 2.0, 0.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "useless",
+    [[key_set(PUBLIC)], [key_set(PUBLIC), event(heartbeat=pb.Heartbeat(), as_of=None)], RESUMED],
+)
+async def test_a_stream_that_fails_before_it_is_useful_makes_waits_grow(
+    start_peer: Start, useless: Script
+) -> None:
+    """A server with an error sends its keys all the same, and must not be called without end."""
+    failing: list[Script] = [[*useless, grpc.StatusCode.INTERNAL]] * 4
+    peer = await start_peer(OPENING, *failing)
+    async with Follower(peer.address) as follower:
+        drawn = [await follower.pauses.next() for _ in range(4)]
+    assert drawn == [0.5, 1.0, 2.0, 3.0]
+
+
+async def test_revocations_are_asked_for_in_segments_and_taken_in(start_peer: Start) -> None:
+    """A service of the release before ignores that, and sends a snapshot."""
+    later = int((START + timedelta(minutes=15)).timestamp())
+    ids = b"".join(number.to_bytes(16) for number in range(5000))
+    packed = segment(pb.PackedRevocations(expires_at=later, session_ids=ids))
+    peer = await start_peer([key_set(PUBLIC), packed, *OPENING[1:], silence()])
+    async with LocalVerifier(**settings_of(peer)) as verifier:
+        assert peer.requests[0].accept_segments
+        revoked_session = token_of(session_id=str(UUID(int=4999)))
+        assert reason_against(verifier, revoked_session) == InactiveReason.SESSION_REVOKED
+        assert reason_against(verifier, token_of(session_id=str(UUID(int=5000)))) == ""
 
 
 async def test_a_silent_stream_is_left_for_the_next_address(start_peer: Start) -> None:
@@ -383,7 +470,7 @@ async def test_a_silent_stream_is_left_for_the_next_address(start_peer: Start) -
         await hanging.cancelled.wait()
 
 
-async def test_a_refused_token_is_asked_for_anew(start_peer: Start) -> None:
+async def test_another_token_is_asked_for_after_one_was_refused(start_peer: Start) -> None:
     """It may run out while the stream is open."""
     peer = await start_peer(
         [*OPENING, grpc.StatusCode.UNAUTHENTICATED],
@@ -429,7 +516,7 @@ async def test_nonsense_is_logged_and_the_stream_begun_afresh(
         async with Follower(peer.address) as follower:
             drawn = [await follower.pauses.next() for _ in range(3)]
     assert [(await peer.opened.get()).cursor for _ in range(3)] == ["", "", ""]
-    assert drawn == [0.05, 0.1, 0.2]
+    assert drawn == [0.5, 1.0, 2.0]
     assert [record.levelname for record in caplog.records].count("WARNING") >= 3
 
 

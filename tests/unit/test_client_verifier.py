@@ -181,6 +181,8 @@ def test_the_clock_of_a_verifier_is_the_time_in_utc() -> None:
         ({"jwks": json.dumps({"keys": [{"kty": "oct", "k": SECRET}]})}, "symmetric"),
         ({"max_staleness": -SECOND}, "max_staleness"),
         ({"on_stale": "perhaps"}, "on_stale"),
+        ({"state_file": "state"}, "state_key"),
+        ({"state_file": "state", "state_key": "short"}, "state_key"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
