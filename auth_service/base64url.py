@@ -1,6 +1,6 @@
-"""Base64url without padding, canonical only, and the shared secrets that are written in it.
+"""Base64url without padding, in its canonical form only, and the secrets encoded in it.
 
-The encoding is that of RFC 4648 section 5 and RFC 7515 section 2. A secret of HMAC-SHA256 has 256
+The encoding is that of RFC 4648 section 5 and RFC 7515 section 2. A secret for HMAC-SHA256 has 256
 bits or more (RFC 7518 section 3.2).
 """
 
@@ -17,6 +17,7 @@ _LONGEST_PATTERN = 64  # bytes
 
 _TO_STANDARD = bytes.maketrans(b"-_+/=", b"+/---")  # what is not base64url becomes invalid
 _PADDING = (b"", b"=", b"==", b"=")
+_NOT_CANONICAL = "is not base64url in its canonical form (A-Z a-z 0-9 - _)"
 # The last character holds bits that no byte needs. `encode` leaves them zero.
 _LAST = ("", "", "AQgw", "AEIMQUYcgkosw048")
 
@@ -29,7 +30,7 @@ def encode(raw: bytes) -> str:
 def decode(text: str) -> bytes:
     """Return the bytes of a text. Raises ValueError for any text that `encode` never makes.
 
-    Python's own decoder skips foreign characters and ignores stray bits of the last character.
+    Python's own decoder skips foreign characters and ignores excess bits of the last character.
     """
     rest = len(text) % 4
     if rest == 1:
@@ -44,13 +45,10 @@ def decode(text: str) -> bytes:
     return raw
 
 
-_NOT_CANONICAL = "is not base64url in its one canonical form (A-Z a-z 0-9 - _)"
-
-
 def decode_secret(text: str) -> bytes:
-    """Return the bytes of a secret; padding and blanks around it are optional.
+    """Return the bytes of a secret. Padding and spaces around it are optional.
 
-    Raises ValueError with what is wrong, which never quotes the secret.
+    Raises ValueError, which says what is wrong and does not quote the secret.
     """
     secret = decode(text.strip().rstrip("="))
     check_secret(secret)
@@ -58,7 +56,7 @@ def decode_secret(text: str) -> bytes:
 
 
 def check_secret(secret: bytes) -> None:
-    """Raise ValueError for a secret that is too short, or that is plainly not random."""
+    """Raise ValueError if a secret is too short, or plainly not random."""
     if len(secret) < SECRET_BYTES:
         bits = len(secret) * 8
         raise ValueError(f"has {bits} bits and needs 256 bits or more; make one: {MAKE_A_SECRET}")

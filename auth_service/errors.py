@@ -5,21 +5,21 @@ AuthError
 │   └── WeakPassword         the password does not satisfy the policy
 ├── Unauthenticated
 │   ├── InvalidCredentials   wrong identifier, password, id or secret; always the same text
-│   ├── InvalidGrant         the refresh token is no good (RFC 6749 section 5.2)
-│   └── InvalidToken         the access token is no good; carries an `InactiveReason`
-├── InvalidScope             unknown scope, or more than was granted (RFC 6749 section 5.2)
-├── PermissionDenied         the caller is known but may not do this
-├── NotFound                 no such thing
-├── AlreadyExists            the thing exists already
+│   ├── InvalidGrant         the refresh token is invalid (RFC 6749 section 5.2)
+│   └── InvalidToken         the access token is invalid; carries an `InactiveReason`
+├── InvalidScope             the scope is unknown, or exceeds the grant (RFC 6749 section 5.2)
+├── PermissionDenied         the caller is known, but not allowed
+├── NotFound                 the named object does not exist
+├── AlreadyExists            the object exists already
 ├── Retryable                the same call may succeed later; carries `retry_after`
 │   ├── RateLimited          too many attempts or too much load
-│   └── Unavailable          a dependency is down for now
-│       └── RevocationsStale  revocations are known up to a moment too long ago
-├── Unsupported              the method is not implemented by this version
-└── ConfigError              the service is set up wrongly; seen by operators only
+│   └── Unavailable          a dependency is not available
+│       └── RevocationsStale  the known revocations are older than allowed
+├── Unsupported              this version does not implement the method
+└── ConfigError              the configuration is wrong; only operators see it
 
-The text of an error is public: it may reach a client. Causes are chained and go to the log.
-Each edge maps classes to its own statuses at one place.
+The text of an error may reach a client. Its cause is chained and goes to the log only. Each edge
+maps the classes to its statuses in one place.
 """
 
 from dataclasses import dataclass
@@ -48,14 +48,14 @@ class InactiveReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One field of a request that is wrong; `field` is its path in the request message."""
+    """An invalid field of a request; `field` is its path in the message."""
 
     field: str
     description: str
 
 
 class AuthError(Exception):
-    """The root: whatever the service refuses or fails to do, with a text fit for a client."""
+    """The base class. The text may be shown to a client."""
 
     reason: ClassVar[str] = "INTERNAL"
 
@@ -75,17 +75,17 @@ class InvalidArgument(AuthError):
 
 
 class WeakPassword(InvalidArgument):
-    """The password does not satisfy the password policy."""
+    """The password does not satisfy the policy."""
 
     reason: ClassVar[str] = "WEAK_PASSWORD"
 
 
 class Unauthenticated(AuthError):
-    """The caller did not prove who it is."""
+    """The caller is not authenticated."""
 
 
 class InvalidCredentials(Unauthenticated):
-    """The credentials do not match an account that may log in, whatever the cause."""
+    """The credentials do not match an account that may log in. The cause is not told."""
 
     reason: ClassVar[str] = "INVALID_CREDENTIALS"
 
@@ -103,7 +103,7 @@ class InvalidGrant(Unauthenticated):
 
 
 class InvalidToken(Unauthenticated):
-    """The access token is missing or no good (RFC 6750 section 3.1)."""
+    """The access token is missing or invalid (RFC 6750 section 3.1)."""
 
     reason: ClassVar[str] = "INVALID_TOKEN"
 
@@ -117,31 +117,31 @@ class InvalidToken(Unauthenticated):
 
 
 class InvalidScope(AuthError):
-    """The scope asked for is unknown or exceeds the grant (RFC 6749 section 5.2)."""
+    """The requested scope is unknown, or exceeds the grant (RFC 6749 section 5.2)."""
 
     reason: ClassVar[str] = "INVALID_SCOPE"
 
 
 class PermissionDenied(AuthError):
-    """The caller is known but may not do this."""
+    """The caller is authenticated, but not allowed to do this."""
 
     reason: ClassVar[str] = "PERMISSION_DENIED"
 
 
 class NotFound(AuthError):
-    """The named thing does not exist."""
+    """The named object does not exist."""
 
     reason: ClassVar[str] = "NOT_FOUND"
 
 
 class AlreadyExists(AuthError):
-    """The thing to be made exists already."""
+    """The object to be created exists already."""
 
     reason: ClassVar[str] = "ALREADY_EXISTS"
 
 
 class Retryable(AuthError):
-    """The same call may succeed later, not before `retry_after`."""
+    """The same call may succeed after `retry_after`."""
 
     def __init__(self, text: str, retry_after: timedelta = timedelta(seconds=1)) -> None:
         super().__init__(text)
@@ -149,30 +149,30 @@ class Retryable(AuthError):
 
 
 class RateLimited(Retryable):
-    """Too many attempts, or more load than the service takes."""
+    """Too many attempts, or too much load."""
 
     reason: ClassVar[str] = "RATE_LIMITED"
 
 
 class Unavailable(Retryable):
-    """A dependency is not available for now."""
+    """A dependency is not available."""
 
     reason: ClassVar[str] = "UNAVAILABLE"
 
 
 class RevocationsStale(Unavailable):
-    """Revocations are known only up to a moment longer ago than allowed."""
+    """The known revocations are older than allowed, so no verdict is possible."""
 
     reason: ClassVar[str] = "REVOCATIONS_STALE"
 
 
 class Unsupported(AuthError):
-    """The method is not implemented by this version of the service."""
+    """This version of the service does not implement the method."""
 
     reason: ClassVar[str] = "UNIMPLEMENTED"
 
 
 class ConfigError(AuthError):
-    """The service is set up wrongly; the text says what and how to mend it."""
+    """The configuration is wrong. The text says what is wrong and how to correct it."""
 
     reason: ClassVar[str] = "CONFIG"

@@ -1,4 +1,4 @@
-"""The things the service is about, frozen and without behaviour that needs I/O."""
+"""The objects of the domain: frozen, and without I/O."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,12 +18,12 @@ class User:
     disabled: bool
     created_at: datetime
     revoked_before: datetime | None = None
-    """Sessions and tokens issued before this moment are revoked; a whole second."""
+    """Sessions and tokens issued before this whole second are revoked."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
-    """A service's account; it logs in with an id and a secret and holds no session."""
+    """The account of a service. It logs in with an id and a secret, and has no session."""
 
     client_id: str
     secret_hash: str = field(repr=False)
@@ -35,9 +35,9 @@ class ServiceAccount:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A login that may be refreshed. One row, however often it is refreshed.
+    """A login that can be refreshed. It is one row, however often it is refreshed.
 
-    The current refresh token follows from it and the master key: `jti` from `seed` and
+    The row and the master key determine the current refresh token: `jti` follows from `seed` and
     `generation`, `iat` from `refreshed_at`, `exp` from `refresh_expires_at`.
     """
 
@@ -56,7 +56,7 @@ class Session:
     refresh_expires_at: datetime
     """When the current refresh token expires: the earlier of idle and absolute expiry."""
     expires_at: datetime
-    """When the session ends whatever happens."""
+    """When the session ends, whether it is refreshed or not."""
     revoked_at: datetime | None = None
     refresh_request_hash: bytes | None = field(default=None, repr=False)
     """Identifies the request that made the current generation, if the client gave it an id."""
@@ -64,7 +64,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """What a login or a refresh yields; `refresh_token` is empty for service accounts."""
+    """The result of a login or a refresh; `refresh_token` is empty for a service account."""
 
     access_token: str = field(repr=False)
     access_expires_at: datetime
@@ -85,10 +85,11 @@ class RevocationKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """Access tokens that are no good although they have not expired.
+    """Access tokens that are invalid although they have not expired.
 
-    `target` is a `jti`, `sid` or `sub` by `kind`, empty for ALL. `issued_before` bounds USER and
-    ALL. It matters until `expires_at`, when the last token that it covers has expired.
+    `target` is a `jti`, `sid` or `sub`, depending on `kind`, and empty for ALL. USER and ALL cover
+    tokens issued before `issued_before`. A revocation matters until `expires_at`, when the last
+    token that it covers has expired.
     """
 
     kind: RevocationKind
@@ -96,13 +97,13 @@ class Revocation:
     expires_at: datetime
     issued_before: datetime | None = None
     xid: int = field(default=0, compare=False, repr=False)
-    """The transaction that wrote it; 0 where that is not known."""
+    """The transaction that wrote it; 0 if unknown."""
     disables: bool = field(default=False, compare=False, repr=False)
     """Whether the user (kind USER) is disabled since then, and not only signed out."""
 
 
 class KeyState(StrEnum):
-    """Where a signing key stands in its life."""
+    """The state of a signing key."""
 
     PUBLISHED = "published"
     ACTIVE = "active"
@@ -113,9 +114,9 @@ class KeyState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A signing key as the database holds it: its private part encrypted (AES-256-GCM).
+    """A signing key in the database. Its private part is encrypted (AES-256-GCM).
 
-    Its state follows from its dates, so that no replica has to move it on.
+    Its state follows from its dates, so no replica has to change it.
     """
 
     kid: str
@@ -123,18 +124,18 @@ class StoredKey:
     encrypted_secret: bytes = field(repr=False)
     created_at: datetime
     activate_at: datetime
-    """From when on it signs; verifiers know it before."""
+    """When it starts to sign; verifiers know it before."""
     retire_at: datetime | None = None
-    """From when on it only verifies."""
+    """When it stops signing and only verifies."""
     remove_at: datetime | None = None
     """When the last token that it signed has expired."""
     compromised_at: datetime | None = None
-    """Since when it is not trusted at all."""
+    """When it was marked as compromised: it is not trusted."""
     changed_at: datetime | None = field(default=None, compare=False)
     """When the database wrote this version, by its own clock; None if it has not yet."""
 
     def state(self, now: datetime) -> KeyState:
-        """Return where the key stands at a moment."""
+        """Return the state of the key at a moment."""
         if self.compromised_at is not None:
             return KeyState.COMPROMISED
         if self.remove_at is not None and self.remove_at <= now:

@@ -1,7 +1,7 @@
-"""Whether a caller is let in: the one decision behind every door, the service's and its clients'.
+"""Decides whether a caller is admitted, for every edge of the service and of the client library.
 
-Owns the form of a rule, reading the bearer token, asking the verifier, and what a refused caller is
-told. Knows no transport; a refusal's status is a number of HTTP, which the gRPC edges translate.
+Owns the form of a rule, how the bearer token is read, and what a refused caller is told. Knows no
+transport: a refusal has a status of HTTP, which the gRPC edges translate.
 """
 
 import logging
@@ -30,7 +30,7 @@ _INSUFFICIENT = (InactiveReason.INSUFFICIENT_SCOPE, InactiveReason.INSUFFICIENT_
 
 
 class Verifier(Protocol):
-    """What tells a good access token from a bad one, in memory: called on every request."""
+    """Verifies access tokens, in memory; it is called for every request."""
 
     def verify(
         self,
@@ -40,17 +40,17 @@ class Verifier(Protocol):
         required_scope: Collection[str] = (),
         required_roles: Collection[str] = (),
     ) -> AccessClaims:
-        """Return the claims of a good token; raises InvalidToken or RevocationsStale."""
+        """Return the claims of a valid token. Raises InvalidToken or RevocationsStale."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one method asks of its callers; `Rule()` is a good token and nothing more.
+    """What one method requires of its callers; `Rule()` requires a valid token.
 
-    The token must be for `audience` (empty: for anybody) and hold all of `scope` and `roles`.
-    A `public` method takes every caller; a token that satisfies `audience` still makes its holder
-    the principal. Raises ValueError for a rule that cannot mean what it says.
+    The token must have the audience `audience`, if one is given, and all of `scope` and `roles`.
+    A `public` method admits every caller, and still identifies one whose token has the audience.
+    Raises ValueError for a rule that contradicts itself.
     """
 
     audience: str = ""
@@ -59,20 +59,20 @@ class Rule:
     public: bool = False
 
     def __post_init__(self) -> None:
-        # A lone string is a collection too, of its letters: ("admin") for ("admin",).
+        # A string is a collection of its letters: ("admin") instead of ("admin",).
         given: tuple[object, ...] = (self.scope, self.roles)
         if any(isinstance(each, str) for each in given):
-            raise ValueError("scope and roles are tuples of strings, not a string")
-        # It is quoted in www-authenticate, so that nothing may break out of there.
+            raise ValueError("scope and roles must be tuples of strings")
+        # www-authenticate quotes the scope, so no value may end the quotation.
         for scope in self.scope:
             if not SCOPE_TOKEN.fullmatch(scope):
                 raise ValueError(f"not a scope (RFC 6749 section 3.3): {scope!r}")
         if self.public and (self.scope or self.roles):
-            raise ValueError("a public method asks for no scope and no role")
+            raise ValueError("a public method must not require a scope or a role")
 
 
 class Refused(Exception):
-    """A caller is not let in: all that it is told, and no more."""
+    """A caller is refused; this holds everything that the caller is told."""
 
     def __init__(
         self,
@@ -86,22 +86,22 @@ class Refused(Exception):
     ) -> None:
         super().__init__(text)
         self.status = status
-        """The status code of HTTP: 401, 403, 500 or 503."""
+        """Status code of HTTP: 401, 403, 500 or 503."""
         self.reason = reason
-        """The stable reason of google.rpc.ErrorInfo."""
+        """Stable reason of google.rpc.ErrorInfo."""
         self.error = error
-        """The error code of OAuth (RFC 6750 section 3.1, RFC 6749 section 4.1.2.1)."""
+        """Error code of OAuth (RFC 6750 section 3.1, RFC 6749 section 4.1.2.1)."""
         self.text = text
         self.challenge = challenge
-        """The value of www-authenticate (RFC 6750 section 3), or empty."""
+        """Value of www-authenticate (RFC 6750 section 3), or empty."""
         self.retry_after = retry_after
 
     def body(self) -> dict[str, str]:
-        """Return what a caller over HTTP is told, to be written as JSON."""
+        """Return the JSON object of an HTTP response."""
         return {"error": self.error, "error_description": self.text}
 
     def headers(self) -> dict[str, str]:
-        """Return the headers of an answer over HTTP, but those that describe its body."""
+        """Return the headers of an HTTP response, without those that describe its body."""
         headers = {"cache-control": "no-store"}
         if self.challenge:
             headers["www-authenticate"] = self.challenge
@@ -112,7 +112,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A caller that was let in; `claims` is None for a stranger at a public door."""
+    """An admitted caller; `claims` is None for an anonymous caller of a public method."""
 
     verifier: Verifier
     rule: Rule
@@ -120,14 +120,14 @@ class Admission:
     claims: AccessClaims | None
 
     def renew(self) -> None:
-        """Look at the token again; raises Refused when it is good no longer."""
+        """Verify the token again. Raises Refused if it is no longer valid."""
         _verify(self.verifier, self.rule, self.token)
 
 
 def admit(verifier: Verifier, rule: Rule, authorization: Sequence[str]) -> Admission:
-    """Let a caller in by the values of its `authorization` header; raises Refused.
+    """Admit a caller by the values of its `authorization` header. Raises Refused.
 
-    A public rule never refuses: a token that is no good only leaves the caller a stranger.
+    A public rule never refuses; a caller with an invalid token is treated as anonymous.
     """
     try:
         token = _bearer_token(authorization)
@@ -139,17 +139,17 @@ def admit(verifier: Verifier, rule: Rule, authorization: Sequence[str]) -> Admis
 
 
 def claims_of(verifier: Verifier, rule: Rule, authorization: Sequence[str]) -> AccessClaims:
-    """Return the claims of the one token in these values; raises Refused, be the rule public."""
+    """Return the claims of the token in these values. Raises Refused, even under a public rule."""
     return _verify(verifier, rule, _bearer_token(authorization))
 
 
 def _bearer_token(authorization: Sequence[str]) -> str:
     if not authorization:
         raise _missing()
-    if len(authorization) > 1:  # two readers could take different ones
+    if len(authorization) > 1:  # another reader could take another one
         raise _invalid("there is more than one authorization value")
     scheme, _, token = authorization[0].strip(" ").partition(" ")
-    if scheme.lower() != "bearer":  # in any case: RFC 9110 section 11.1
+    if scheme.lower() != "bearer":  # case-insensitive: RFC 9110 section 11.1
         raise _missing()
     token = token.lstrip(" ")
     if not _TOKEN.fullmatch(token):
@@ -162,7 +162,7 @@ def _verify(verifier: Verifier, rule: Rule, token: str) -> AccessClaims:
         claims = verifier.verify(
             token, audience=rule.audience, required_scope=rule.scope, required_roles=rule.roles
         )
-        if not isinstance(claims, AccessClaims):  # a coroutine, say, which is no verdict
+        if not isinstance(claims, AccessClaims):  # for example a coroutine
             raise TypeError(f"verify() returned {type(claims).__name__}, not AccessClaims")
         return claims
     except InvalidToken as error:
@@ -176,7 +176,7 @@ def _verify(verifier: Verifier, rule: Rule, token: str) -> AccessClaims:
             error.text,
             retry_after=error.retry_after,
         ) from error
-    except Exception as error:  # whatever happens in there, nobody gets in by it
+    except Exception as error:  # no failure of a verifier admits a caller
         log.exception("the verifier failed; the call is refused")
         raise Refused(
             500, AuthError.reason, "server_error", "internal error; the log has the cause"
@@ -184,9 +184,9 @@ def _verify(verifier: Verifier, rule: Rule, token: str) -> AccessClaims:
 
 
 def _missing() -> Refused:
-    # RFC 6750 section 3.1: who shows no token is told how to, and of no error.
+    # RFC 6750 section 3.1: a request without a token gets the scheme, without an error code.
     return Refused(
-        401, InvalidToken.reason, "invalid_token", "an access token is needed", challenge="Bearer"
+        401, InvalidToken.reason, "invalid_token", "an access token is required", challenge="Bearer"
     )
 
 
@@ -212,6 +212,6 @@ def _refusal(error: InvalidToken, rule: Rule) -> Refused:
         403,
         PermissionDenied.reason,
         "insufficient_scope",
-        "the access token does not carry the scope or the role that this needs",
+        "the access token lacks the required scope or role",
         challenge=challenge,
     )

@@ -1,9 +1,9 @@
-"""The headers by which an upstream learns who calls: the same ones behind every proxy.
+"""The headers that tell an upstream who the caller is, the same behind every proxy.
 
-Owns their names and how claims are written in them. Roles and subjects may hold any text, and a
-header may not: whatever is not visible ASCII, and "%" itself, is percent-encoded as UTF-8 (RFC 3986
-section 2.1), and "," too within roles. So no value breaks out of its header or its list, and no two
-subjects look the same. A reader splits first and decodes each item then.
+Owns their names and their encoding. Roles and subjects may hold any text, but a header may not.
+Everything except visible ASCII is percent-encoded as UTF-8 (RFC 3986 section 2.1), and so are "%",
+and "," in roles. Then no value can end its header or its list, and different subjects have
+different values. A reader must split a list before it decodes the items.
 """
 
 from urllib.parse import quote
@@ -24,9 +24,9 @@ _IN_ROLES = _VISIBLE.replace(",", "")
 
 
 def identity_headers(claims: AccessClaims | None) -> dict[str, str]:
-    """Return the value of each of NAMES; an empty one means that the header is to be removed.
+    """Return the value of each of NAMES. A header with an empty value must be removed.
 
-    The scope is separated by spaces, roles by commas. None stands for a stranger.
+    Spaces separate scopes, commas separate roles. None stands for an anonymous caller.
     """
     if claims is None:
         return dict.fromkeys(NAMES, "")
@@ -39,5 +39,5 @@ def identity_headers(claims: AccessClaims | None) -> dict[str, str]:
 
 
 def _encoded(value: str, kept: str = _VISIBLE) -> str:
-    # JSON can spell a lone surrogate, which UTF-8 cannot.
+    # JSON can express a lone surrogate, which UTF-8 cannot.
     return quote(value, safe=kept, errors="surrogatepass")

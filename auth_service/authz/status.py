@@ -1,7 +1,7 @@
-"""A refusal as a gRPC status: what the service's edge and the client library have in common.
+"""Writes and reads errors as gRPC statuses, for the service and the client library.
 
-Owns the form: google.rpc.ErrorInfo with the stable reason, BadRequest for the fields that are
-wrong, and RetryInfo where trying again may help.
+Owns the form: google.rpc.ErrorInfo with the stable reason, BadRequest for invalid fields, and
+RetryInfo if a retry may succeed.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _CODES = {
 
 
 class Details(NamedTuple):
-    """What the details of a status say; a proxy's status has none of it."""
+    """The details of a status; all are empty in the status of a proxy."""
 
     reason: str = ""
     violations: tuple[FieldViolation, ...] = ()
@@ -39,7 +39,7 @@ class Details(NamedTuple):
 
 
 class Status(NamedTuple):
-    """What a gRPC client gets to see of a refusal."""
+    """What a gRPC client receives."""
 
     code: grpc.StatusCode
     text: str
@@ -47,7 +47,7 @@ class Status(NamedTuple):
 
 
 def status_of(refused: Refused) -> Status:
-    """Return the status of a caller that is not let in."""
+    """Return the status for a refused caller."""
     return make_status(
         _CODES[refused.status],
         refused.text,
@@ -66,7 +66,7 @@ def make_status(
     retry_after: timedelta | None = None,
     challenge: str = "",
 ) -> Status:
-    """Return a status with its details, and www-authenticate (RFC 6750 section 3), as trailers."""
+    """Return a status. Its trailers hold the details and www-authenticate (RFC 6750 section 3)."""
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)]
     if violations:
         fields = [
@@ -93,7 +93,7 @@ def make_status(
 def read_details(error: grpc.RpcError) -> Details:
     """Return the details of a status that a gRPC client received.
 
-    Details that cannot be read count as absent, and so does the reason of another domain.
+    Details that cannot be parsed count as absent, and so does the reason of another domain.
     """
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     bad = error_details_pb2.BadRequest()

@@ -1,7 +1,7 @@
-"""Access tokens: signed and verified, in memory (RFC 9068).
+"""Signs and verifies access tokens, in memory (RFC 9068).
 
-Owns what makes an access token good: form, signature, claims, then revocation. The one
-`TokenVerifier` serves every edge and the client library, so that none can forget a check.
+Owns what makes an access token valid: form, signature, claims, then revocation. One `TokenVerifier`
+serves every edge and the client library, so that none of them can omit a check.
 """
 
 import contextlib
@@ -18,10 +18,11 @@ from auth_service.tokens import jws
 from auth_service.tokens.keys import KeyRing, SigningKey
 from auth_service.tokens.revocation import Marks, RevocationList, marks
 
-_SIGHTS = 1 << 16
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068 section 2.1
 SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 """One scope (RFC 6749 section 3.3)."""
+
+_SIGHTS = 1 << 16
 
 
 class AccessClaims(NamedTuple):
@@ -67,18 +68,18 @@ class AccessClaims(NamedTuple):
 
 
 class TokenSigner:
-    """Signs access tokens with the ring's active key."""
+    """Signs access tokens with the active key of a ring."""
 
     def __init__(self, key_ring: KeyRing) -> None:
         self._key_ring = key_ring
 
     def sign(self, claims: AccessClaims) -> str:
-        """Return the access token of these claims; raises InvalidArgument if it gets too long."""
+        """Return the access token of these claims. Raises InvalidArgument if it is too long."""
         token = jws.sign(claims.as_jwt(), self._key_ring.active, ACCESS_TOKEN_TYPE)
-        if len(token) > jws.MAX_TOKEN_LENGTH:  # no verifier would take it
+        if len(token) > jws.MAX_TOKEN_LENGTH:  # every verifier would refuse it
             raise InvalidArgument(
                 "audience",
-                f"would, with scope and roles, make a token of over {jws.MAX_TOKEN_LENGTH} bytes",
+                f"with scope and roles, makes a token of over {jws.MAX_TOKEN_LENGTH} bytes",
             )
         return token
 
@@ -86,10 +87,9 @@ class TokenSigner:
 class TokenVerifier:
     """Verifies access tokens, without I/O.
 
-    A token that comes a second time is remembered, up to `cache_size` of them, so that tokens that
-    come once do not displace those in use. Each later sight checks expiry and revocation. All is
-    forgotten once the ring no longer trusts a key.
-    Any number of threads may verify.
+    A token is cached when it comes a second time, up to `cache_size` tokens, so that tokens that
+    come once do not displace those in use. Expiry and revocation are checked each time. The cache
+    is emptied when the ring no longer trusts a key. Any number of threads may verify.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class TokenVerifier:
         required_scope: Collection[str] = (),
         required_roles: Collection[str] = (),
     ) -> AccessClaims:
-        """Return the claims of a valid token; raises InvalidToken with the first reason against it.
+        """Return the claims of a valid token. Raises InvalidToken with the first reason against it.
 
         An empty `audience` accepts any. The token must have every required scope and role.
         """
@@ -135,7 +135,7 @@ class TokenVerifier:
         now = self._now()
         if claims.expires_at <= now:
             raise InvalidToken(InactiveReason.EXPIRED)
-        # The clocks of two machines differ: a token just issued elsewhere may seem early here.
+        # Clocks differ: a token that another machine issued just now may lie in the future here.
         if claims.issued_at > now + self._skew or claims.not_before > now + self._skew:
             raise InvalidToken(InactiveReason.NOT_YET_VALID)
         if audience and audience not in claims.audience:
@@ -196,7 +196,7 @@ class TokenVerifier:
         return claims
 
     def _key_of(self, segment: str) -> SigningKey:
-        """Return the key that a header names; the algorithm is the key's, never the token's."""
+        """Return the key that a header names. The key decides the algorithm, never the token."""
         header = jws.read_header(segment)
         if header.typ != ACCESS_TOKEN_TYPE:
             raise InvalidToken(InactiveReason.WRONG_TYPE)
@@ -241,7 +241,7 @@ def new_token_id() -> str:
 
 
 def _access_claims(claims: dict[str, Any]) -> AccessClaims:
-    """Return the claims; raises InvalidToken where one is not of the type that we issue."""
+    """Return the claims. Raises InvalidToken if one is missing, of a wrong type or out of range."""
     get: Callable[..., Any] = claims.get  # the checks below give the types
     audience, roles, amr = get("aud", []), get("roles", []), get("amr", [])
     if type(audience) is str:
@@ -252,7 +252,7 @@ def _access_claims(claims: dict[str, Any]) -> AccessClaims:
     if "sid" in claims:
         names.append(get("sid"))
     scope = get("scope", "")
-    try:  # One look at all texts takes a third of the time of one look at each.
+    try:  # Checking all texts at once takes a third of the time of checking each.
         printable = "".join((*names, scope, *audience, *roles, *amr)).isprintable()
         bounded = all(0 < len(name) <= jws.MAX_NAME_LENGTH for name in names)
     except TypeError as error:

@@ -1,7 +1,7 @@
-"""JSON Web Signatures, strictly: only the one form that this service issues.
+"""JSON Web Signatures in the one form that this service issues (RFC 7515).
 
-PyJWT supplies the cryptography. The parsing around it is our own, because a general library
-accepts much that we never issue: duplicate JSON keys, padding, non-canonical base64, UTF-16,
+PyJWT supplies the cryptography. This module does the parsing, because a general library accepts
+much that this service never issues: duplicate JSON members, padding, non-canonical base64, UTF-16,
 floats for integers, header parameters such as `jku` or `zip`. Every such token is refused before
 its claims are read (RFC 8725 sections 3.1, 3.8 to 3.11).
 """
@@ -20,11 +20,11 @@ from auth_service.tokens import strict_json
 from auth_service.tokens.keys import SigningKey
 
 MAX_TOKEN_LENGTH = 4096
-"""Bytes. Longer tokens do not fit in gRPC metadata (8 KiB in all); checked before anything else."""
+"""Bytes. Longer tokens do not fit in gRPC metadata (8 KiB in all); this is checked first."""
 MAX_NAME_LENGTH = 256
-"""Characters of a claim that names something: issuer, subject, client, session or token."""
+"""Characters of `iss`, `sub`, `sid`, `jti` and `client_id`."""
 LATEST_TIME = (1 << 32) - 1
-"""Seconds since the epoch: a time fits in 32 bits, which lasts until the year 2106."""
+"""Seconds since the epoch that fit in 32 bits: the year 2106."""
 
 _ALPHABET = (string.ascii_letters + string.digits + "-_").encode()
 _HEADER_PARAMETERS = {"typ", "alg", "kid"}
@@ -41,15 +41,15 @@ class Header(NamedTuple):
 
 
 def malformed() -> InvalidToken:
-    """Return the error for what is not a token of ours."""
+    """Return the error for a token that this service cannot have issued."""
     return InvalidToken(InactiveReason.MALFORMED)
 
 
 def sign(claims: dict[str, Any], key: SigningKey, typ: str) -> str:
-    """Return the claims as a compact JWS; equal input gives equal output but for ES256.
+    """Return the claims as a compact JWS. Equal input gives equal output, except for ES256.
 
-    `jwt.encode` gives the same, byte for byte, but looks anew in each call whether a shared key
-    might be a certificate, which takes longer than all the rest.
+    `jwt.encode` returns the same bytes, but checks in each call whether a shared key is a
+    certificate, which takes longer than everything else.
     """
     signing_input = f"{header_segment(key, typ)}.{_segment(claims)}"
     signature = _ALGORITHMS[key.algorithm].sign(
@@ -59,7 +59,7 @@ def sign(claims: dict[str, Any], key: SigningKey, typ: str) -> str:
 
 
 def header_segment(key: SigningKey, typ: str) -> str:
-    """Return the first segment of what is signed with a key."""
+    """Return the header of a token that is signed with a key, encoded."""
     return _header_segment(key.algorithm, key.kid, typ)
 
 
@@ -73,7 +73,7 @@ def _segment(value: dict[str, Any]) -> str:
 
 
 def split(token: str) -> tuple[str, str, str]:
-    """Return the three segments; raises InvalidToken unless length and alphabet are right."""
+    """Return the three segments. Raises InvalidToken for a wrong length or alphabet."""
     if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
         raise malformed()
     if token.encode().translate(None, _ALPHABET) != b"..":
@@ -85,7 +85,7 @@ def split(token: str) -> tuple[str, str, str]:
 
 
 def read_header(segment: str) -> Header:
-    """Return the header; any parameter that we do not issue is refused."""
+    """Return the header. Raises InvalidToken for a parameter that this service never issues."""
     parameters = _read_json(segment)
     if parameters.keys() != _HEADER_PARAMETERS:
         raise malformed()
@@ -96,11 +96,11 @@ def read_header(segment: str) -> Header:
 
 
 def verify_signature(token: str, signature: str, key: SigningKey) -> None:
-    """Check the signature over header and payload with the key's own algorithm."""
+    """Check the signature over header and payload with the algorithm of the key."""
     signing_input = token[: -len(signature) - 1].encode()
     given = _decode(signature)
-    if key.algorithm == "HS256" and key.secret is not None:
-        # In one call, because PyJWT's way to the same digest is a dozen calls in Python.
+    if key.secret:
+        # In one call: PyJWT makes a dozen calls in Python for the same digest.
         valid = hmac.compare_digest(hmac.digest(key.secret, signing_input, "sha256"), given)
     else:
         valid = _ALGORITHMS[key.algorithm].verify(signing_input, key.public_key, given)
@@ -109,28 +109,26 @@ def verify_signature(token: str, signature: str, key: SigningKey) -> None:
 
 
 def read_claims(segment: str) -> dict[str, Any]:
-    """Return the claims of a payload whose signature has been checked."""
+    """Return the claims of a payload; check its signature first."""
     return _read_json(segment)
 
 
-def text(claims: dict[str, Any], name: str, default: str | None = None) -> str:
-    """Return a claim that must be printable text; raises InvalidToken."""
-    value = claims.get(name, default)
+def text(claims: dict[str, Any], name: str) -> str:
+    """Return a claim that must be printable text. Raises InvalidToken."""
+    value = claims.get(name)
     if type(value) is not str or not value.isprintable():
         raise malformed()
     return value
 
 
-def seconds(claims: dict[str, Any], name: str, default: int | None = None) -> int:
-    """Return a claim that must be whole seconds since the epoch; raises InvalidToken."""
-    return whole_number(claims, name, LATEST_TIME, default)
+def seconds(claims: dict[str, Any], name: str) -> int:
+    """Return a claim that must be whole seconds since the epoch. Raises InvalidToken."""
+    return whole_number(claims, name, LATEST_TIME)
 
 
-def whole_number(
-    claims: dict[str, Any], name: str, largest: int, default: int | None = None
-) -> int:
-    """Return a claim that must be an integer from 0 to `largest`; raises InvalidToken."""
-    value = claims.get(name, default)
+def whole_number(claims: dict[str, Any], name: str, largest: int) -> int:
+    """Return a claim that must be an integer from 0 to `largest`. Raises InvalidToken."""
+    value = claims.get(name)
     if type(value) is not int or not 0 <= value <= largest:
         raise malformed()
     return value

@@ -1,4 +1,4 @@
-"""Signing keys: how they are made, held, published and kept secret at rest.
+"""Signing keys: how they are generated, read, published, and encrypted at rest.
 
 Owns what a key is and which key signs. Knows neither the database nor tokens.
 """
@@ -46,13 +46,17 @@ class SigningKey:
     secret: bytes = field(default=b"", repr=False)
     """Signs and verifies (RFC 2104)."""
 
+    def __post_init__(self) -> None:
+        if self.is_secret != bool(self.secret):  # an empty secret would verify any forgery
+            raise ValueError("an HS256 key has a secret, and no other key has one")
+
     @property
     def is_secret(self) -> bool:
-        """Whether who can verify can also sign."""
+        """Whether the key that verifies also signs."""
         return self.algorithm == "HS256"
 
     def public_jwk(self) -> dict[str, Any]:
-        """Return the public key as a JWK (RFC 7517); a shared secret has none."""
+        """Return the public key as a JWK (RFC 7517). Raises ValueError for a shared secret."""
         if self.is_secret:
             raise ValueError("a shared secret is never published")
         jwk: dict[str, Any] = _JWT_ALGORITHMS[self.algorithm].to_jwk(self.public_key, as_dict=True)
@@ -65,13 +69,13 @@ class SigningKey:
 
 
 class KeyRing:
-    """The keys that verify, by `kid`, and the one among them that signs; replaced as one."""
+    """The keys that verify, by `kid`, and the one that signs; all are replaced together."""
 
     def __init__(self, keys: Iterable[SigningKey] = (), active_kid: str | None = None) -> None:
         self._keys: dict[str, SigningKey] = {}
         self._active: SigningKey | None = None
         self.revision = 0
-        """Goes up whenever a key is no longer trusted: what it has verified is then void."""
+        """Increases when a key is no longer trusted: tokens found valid before may be invalid."""
         self.replace(keys, active_kid)
 
     def __contains__(self, kid: str) -> bool:
@@ -84,7 +88,7 @@ class KeyRing:
         return iter(self._keys.values())
 
     def replace(self, keys: Iterable[SigningKey], active_kid: str | None = None) -> None:
-        """Trust these keys alone, from now on."""
+        """Trust these keys and no others."""
         before, after = self._keys, {key.kid: key for key in keys}
         self._active = after[active_kid] if active_kid is not None else None
         self._keys = after
@@ -92,17 +96,17 @@ class KeyRing:
             self.revision += 1
 
     def get(self, kid: str) -> SigningKey | None:
-        """Return the key of this id, if it is trusted."""
+        """Return the trusted key with this id."""
         return self._keys.get(kid)
 
     @property
     def active_kid(self) -> str | None:
-        """Which key signs; None in a ring that only verifies."""
+        """The id of the key that signs; None in a ring that only verifies."""
         return self._active.kid if self._active else None
 
     @property
     def active(self) -> SigningKey:
-        """The key that signs."""
+        """The key that signs. Raises ValueError in a ring that only verifies."""
         if self._active is None:
             raise ValueError("this key ring only verifies")
         return self._active
@@ -114,7 +118,7 @@ class KeyRing:
 
 
 class MasterKey:
-    """The key that never leaves the server; what it protects is derived from it (RFC 5869)."""
+    """The key that never leaves the server; other keys are derived from it (RFC 5869)."""
 
     def __init__(self, secret: bytes) -> None:
         _require_strong(secret, "the master key")
@@ -125,7 +129,7 @@ class MasterKey:
         return "MasterKey(…)"
 
     def refresh_token_key(self) -> bytes:
-        """Return the HS256 key of refresh tokens, which no holder of the shared key has."""
+        """Return the HS256 key of refresh tokens, unknown to holders of the shared key."""
         return self._derive(b"refresh tokens")
 
     def encrypt(self, kid: str, secret: bytes) -> bytes:
@@ -138,11 +142,10 @@ class MasterKey:
         nonce, ciphertext = encrypted[:_NONCE_BYTES], encrypted[_NONCE_BYTES:]
         try:
             return self._cipher.decrypt(nonce, ciphertext, kid.encode())
-        except (InvalidTag, ValueError) as error:  # ValueError: cut off before its nonce ends
+        except (InvalidTag, ValueError) as error:  # ValueError: shorter than a nonce
             raise ConfigError(
-                f"key {kid} was encrypted with another master key; "
-                "set AUTH_MASTER_KEY or AUTH_MASTER_KEY_FILE to the one that this database "
-                "was first used with"
+                f"key {kid} was encrypted with another master key; set AUTH_MASTER_KEY or "
+                "AUTH_MASTER_KEY_FILE to the master key of this database"
             ) from error
 
     def _derive(self, purpose: bytes) -> bytes:
@@ -152,10 +155,10 @@ class MasterKey:
 
 
 def shared_key(secret: bytes) -> SigningKey:
-    """Return the HS256 key of a shared secret.
+    """Return the HS256 key of a shared secret. Raises ConfigError for a weak one.
 
-    Its `kid` follows from the secret, so that whoever holds the secret knows the `kid` too
-    (RFC 7638, key type oct). The thumbprint is of a 256-bit random value and tells nothing of it.
+    The `kid` is computed from the secret, so that every holder of the secret knows it (RFC 7638,
+    key type oct). It does not reveal the secret, which has 256 random bits.
     """
     _require_strong(secret, "the shared key")
     jwk = json.dumps({"k": base64url.encode(secret), "kty": "oct"}, separators=(",", ":"))
@@ -164,7 +167,7 @@ def shared_key(secret: bytes) -> SigningKey:
 
 
 def generate_key(algorithm: str) -> SigningKey:
-    """Make a fresh key for one of `ALGORITHMS`."""
+    """Generate a key for one of `ALGORITHMS`. Raises ConfigError for another algorithm."""
     match algorithm:
         case "HS256":
             return shared_key(secrets.token_bytes(base64url.SECRET_BYTES))
@@ -204,16 +207,16 @@ def decrypt_key(stored: StoredKey, master_key: MasterKey) -> SigningKey:
 
 
 def read_key(content: bytes) -> SigningKey:
-    """Return the key of a PEM private key, or of a shared secret in base64url.
+    """Return the key in a PEM private key, or in a shared secret in base64url.
 
-    Raises ConfigError for anything else, and for a weak key: RFC 7518 sections 3.2, 3.3 and 3.4.
+    Raises ConfigError for anything else, and for a weak key (RFC 7518 sections 3.2 to 3.4).
     """
     if b"-----BEGIN" in content:
         return _pem_key(content)
     try:
         secret = base64url.decode(content.decode("ascii").strip().rstrip("="))
     except ValueError as error:
-        raise ConfigError("a key is either PEM or, for HS256, base64url") from error
+        raise ConfigError("a key is PEM, or base64url for HS256") from error
     return shared_key(secret)
 
 
@@ -233,7 +236,7 @@ def _pem_key(pem: bytes) -> SigningKey:
             except ValueError as error:
                 raise ConfigError(str(error)) from None
             return _asymmetric_key("RS256", private)
-    raise ConfigError("a private key is Ed25519, EC P-256, or RSA of 2048 bits or more")
+    raise ConfigError("a private key must be Ed25519, EC P-256, or RSA of 2048 bits or more")
 
 
 def _require_strong(secret: bytes, name: str) -> None:

@@ -1,9 +1,9 @@
-"""Refresh tokens: rebuilt from the session's row, never stored.
+"""Refresh tokens: computed from the row of a session, never stored.
 
-A refresh token is a JWT whose every claim follows from the session's row: `jti` for generation n
-is HMAC(seed, n), `iat` and `exp` are the row's. So the current token of a session can be made
-again byte for byte, which is what makes a retried refresh harmless. It is signed with a key
-derived from the master key; a thief needs that key *and* the row.
+A refresh token is a JWT. Each of its claims follows from the row of the session: `jti` of
+generation n is HMAC(seed, n), `iat` and `exp` are times of the row. The current token of a session
+can therefore be computed again, byte for byte, which makes the retry of a refresh safe. The key
+that signs it is derived from the master key: a thief needs that key *and* the row.
 """
 
 import hashlib
@@ -21,25 +21,26 @@ from auth_service.tokens.keys import MasterKey, SigningKey
 REFRESH_TOKEN_TYPE = "rt+jwt"  # noqa: S105 - a media type, not a secret
 
 _KID = "refresh"
-_LARGEST_GENERATION = (1 << 40) - 1  # fits in a bigint, and no session comes near it
+_LARGEST_GENERATION = (1 << 40) - 1  # fits in a bigint; no session reaches it
 _TOKEN_ID = re.compile(r"[A-Za-z0-9_-]{22}", re.ASCII)
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshClaims:
-    """What a refresh token says; times are whole seconds since the epoch."""
+    """The claims of a refresh token; times are whole seconds since the epoch."""
 
     user_id: UUID
     session_id: UUID
     generation: int
     token_id: bytes
+    """`jti`, decoded: 16 bytes."""
     issued_at: int
     expires_at: int
 
 
 class RefreshTokens:
-    """Makes and reads refresh tokens; without I/O."""
+    """Makes and reads refresh tokens, without I/O."""
 
     def __init__(self, master_key: MasterKey, issuer: str) -> None:
         secret = master_key.refresh_token_key()
@@ -48,7 +49,7 @@ class RefreshTokens:
         self._issuer = issuer
 
     def current(self, session: Session) -> str:
-        """Return the session's current refresh token: for an equal row, an equal token."""
+        """Return the current refresh token of a session. Equal rows give equal tokens."""
         claims = {
             "iss": self._issuer,
             "sub": str(session.user_id),
@@ -61,10 +62,13 @@ class RefreshTokens:
         return jws.sign(claims, self._key, REFRESH_TOKEN_TYPE)
 
     def read(self, token: str) -> RefreshClaims:
-        """Return the claims of a token that we signed, be it expired; raises InvalidGrant."""
+        """Return the claims of a token that this service signed, even if it has expired.
+
+        Raises InvalidGrant. Whether a session made the token, `is_genuine` tells.
+        """
         try:
             header, payload, signature = jws.split(token)
-            if header != self._header:  # the one spelling that there is
+            if header != self._header:  # the only spelling
                 raise InvalidGrant
             jws.verify_signature(token, signature, self._key)
             claims = jws.read_claims(payload)
@@ -91,12 +95,12 @@ def token_id(seed: bytes, generation: int) -> bytes:
 
 
 def access_token_id(seed: bytes, generation: int) -> str:
-    """Return the `jti` of the access token that comes with a generation."""
+    """Return the `jti` of the access token that is issued with a generation."""
     return base64url.encode(hmac.digest(seed, b"access %d" % generation, hashlib.sha256)[:16])
 
 
 def is_genuine(claims: RefreshClaims, session: Session) -> bool:
-    """Tell whether a token was made from this session's row, whatever its generation."""
+    """Tell whether a token was computed from the row of this session, at any generation."""
     return hmac.compare_digest(token_id(session.seed, claims.generation), claims.token_id)
 
 
@@ -105,7 +109,7 @@ def _token_id(text: str) -> bytes:
         raise InvalidGrant
     try:
         return base64url.decode(text)
-    except ValueError as error:  # bits that no 128-bit value has
+    except ValueError as error:  # not the canonical spelling of 128 bits
         raise InvalidGrant from error
 
 

@@ -1,6 +1,6 @@
-"""RSA keys that are too weak to trust.
+"""Refuses weak RSA keys.
 
-Owns the smallest size (RFC 7518 section 3.3), the range of the exponent (FIPS 186-5 section A.1.1)
+Owns the minimum size (RFC 7518 section 3.3), the range of the exponent (FIPS 186-5 section A.1.1)
 and the test for ROCA (CVE-2017-15361).
 """
 
@@ -15,21 +15,21 @@ _LARGEST_EXPONENT = (1 << 256) - 1
 
 
 def check_rsa_key(public_key: Any) -> None:
-    """Raise ValueError for an RSA public key of the `cryptography` package that is too weak."""
+    """Raise ValueError if an RSA public key of the `cryptography` package is too weak."""
     if public_key.key_size < MIN_RSA_BITS:
         raise ValueError(f"an RSA key must have {MIN_RSA_BITS} bits or more")
     numbers = public_key.public_numbers()
     if not _SMALLEST_EXPONENT <= numbers.e <= _LARGEST_EXPONENT or numbers.e % 2 == 0:
         raise ValueError("the exponent of an RSA key must be odd, and 65537 or more")
     if _is_roca(numbers.n):
-        raise ValueError("this RSA key can be factored (ROCA, CVE-2017-15361); make another one")
+        raise ValueError("the RSA key can be factored (ROCA, CVE-2017-15361); generate another")
 
 
 def _is_roca(modulus: int) -> bool:
     """Tell whether the modulus is a power of 65537 modulo every small prime.
 
-    The primes of the flawed generator are such powers, and so is their product. Of other moduli,
-    fewer than one in a hundred million are.
+    The primes of the flawed generator are such powers, and so is the product of two of them. Fewer
+    than one in a hundred million other moduli are.
     """
     return all(modulus % prime in powers for prime, powers in _POWERS.items())
 

@@ -1,7 +1,7 @@
-"""JSON that every reader understands alike (RFC 8259 section 4, RFC 7515 section 4).
+"""Decodes JSON that every parser understands in the same way (RFC 8259 section 4).
 
-Python's own reader takes the last of two members of one name, where another reader may take the
-first, and accepts NaN and Infinity, which are not JSON.
+Python's parser takes the last of two members with the same name, where another parser may take the
+first. It also accepts NaN and Infinity, which are not JSON.
 """
 
 import json
@@ -13,7 +13,7 @@ __all__ = ["decode"]
 def decode(text: str) -> Any:
     """Return the value of a JSON text.
 
-    Raises json.JSONDecodeError for what is not JSON, and ValueError for a duplicate member, NaN,
+    Raises json.JSONDecodeError if the text is not JSON, and ValueError for a duplicate member, NaN,
     Infinity and a value that is nested too deeply. Neither error quotes the text.
     """
     try:

@@ -382,7 +382,7 @@ async def test_without_a_token_the_caller_is_asked_for_one(
     }
     assert json.loads(verdict.body) == {
         "error": "invalid_token",
-        "error_description": "an access token is needed",
+        "error_description": "an access token is required",
     }
 
 

@@ -693,7 +693,7 @@ def test_a_key_is_good_for_its_own_kid_and_algorithm_alone(
 )
 def test_a_kid_is_looked_up_in_the_ring_and_nowhere_else(verifier: TokenVerifier, kid: str) -> None:
     """It is no path, no query, no address and no command."""
-    forger = SigningKey(kid, "HS256", b"\0" * 32, None)
+    forger = SigningKey(kid, "HS256", secret=bytes(32))
     token = compact(header_of(forger), GOOD, forger)
     assert refusal(verifier.verify, token) is InactiveReason.UNKNOWN_KEY
 

@@ -209,7 +209,7 @@ def test_an_access_token_is_no_refresh_token() -> None:
     key = generate_key("HS256")
     refuse(TokenSigner(KeyRing([key], key.kid)).sign(ACCESS))
     secret = MASTER.refresh_token_key()
-    refresh_key = SigningKey("refresh", "HS256", secret, secret)
+    refresh_key = SigningKey("refresh", "HS256", secret=secret)
     refuse(TokenSigner(KeyRing([refresh_key], "refresh")).sign(ACCESS))
     refuse(jws.sign(CLAIMS, refresh_key, "at+jwt"))
     refuse(jws.sign(ACCESS.as_jwt(), refresh_key, "rt+jwt"))

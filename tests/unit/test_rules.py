@@ -59,7 +59,9 @@ def test_a_text_has_an_end(name: str) -> None:
 @pytest.mark.parametrize("name", ["Public", "scopes", "", "remove_authorization"])
 def test_an_unknown_name_is_refused_with_those_that_are_known(name: str) -> None:
     """A misspelt name would ask for nothing."""
-    with pytest.raises(ValueError, match=r"known are audience, scope, roles, public$") as raised:
+    with pytest.raises(
+        ValueError, match=r"the names are audience, scope, roles, public$"
+    ) as raised:
         parse_rule([("audience", "a"), (name, "true")])
     assert repr(name) in str(raised.value)
 
@@ -75,14 +77,16 @@ def test_a_name_of_strangers_is_quoted_as_far_as_a_line_of_a_log_goes() -> None:
 @pytest.mark.parametrize("second", ["read", "write"])
 def test_nothing_is_there_twice(second: str) -> None:
     """Not even the same: the next reader of the configuration could take the other one."""
-    with pytest.raises(ValueError, match=r"^scope: is there twice"):
+    with pytest.raises(ValueError, match=r"^scope: is given twice"):
         parse_rule([("scope", "read"), ("scope", second)])
 
 
 @pytest.mark.parametrize("name", ["scope", "roles"])
 def test_who_takes_everybody_asks_for_nothing(name: str) -> None:
     """A role at a public door would look like a protection."""
-    with pytest.raises(ValueError, match=r"^public: goes with neither scope nor roles; leave"):
+    with pytest.raises(
+        ValueError, match=r"^public: cannot be combined with scope or roles; remove"
+    ):
         parse_rule({"public": "true", name: "a"}.items())
 
 
