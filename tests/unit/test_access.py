@@ -1,4 +1,4 @@
-"""Access tokens: what is signed verifies, what is not ours does not, and each reason why."""
+"""Access tokens: the service's own verify, all others are refused, each with its reason."""
 
 import json
 import zlib
@@ -74,12 +74,12 @@ def verifier(clock: FakeClock, revocations: RevocationList, trusted: KeyRing) ->
 
 
 def ring(algorithm: str = "HS256") -> KeyRing:
-    """Return the ring of all keys, of which the key of one algorithm signs."""
+    """Return a ring of all keys; the key of one algorithm signs."""
     return KeyRing(KEYS.values(), KEYS[algorithm].kid)
 
 
 def lone_verifier(**options: Any) -> TokenVerifier:
-    """Return a verifier at START that nothing was revoked for."""
+    """Return a verifier at START, without revocations."""
     clock = FakeClock(START)
     return TokenVerifier(
         ring(), RevocationList(clock), issuer=CLAIMS.issuer, clock=clock, **options
@@ -92,12 +92,12 @@ def token_of(claims: AccessClaims = CLAIMS, algorithm: str = "HS256") -> str:
 
 
 def header_of(key: SigningKey, **changes: object) -> dict[str, object]:
-    """Return the header that the service would issue, but for the changes."""
+    """Return the header that the service would issue, with some changes."""
     return {"typ": "at+jwt", "alg": key.algorithm, "kid": key.kid} | changes
 
 
 def compact(header: object, payload: object, key: SigningKey) -> str:
-    """Sign any header and payload, JSON values or bytes, without the modules under test."""
+    """Sign any header and payload, JSON values or bytes, without the module under test."""
     parts = [p if isinstance(p, bytes) else json.dumps(p).encode() for p in (header, payload)]
     signing_input = ".".join(map(base64url.encode, parts))
     algorithm = get_default_algorithms()[key.algorithm]
@@ -118,7 +118,7 @@ def refusal(call: Callable[..., object], *arguments: object, **options: object) 
 
 
 def revocation(kind: RevocationKind, target: str) -> Revocation:
-    """Revoke, for an hour, what is issued up to some time after START."""
+    """Return a revocation that lasts an hour and covers tokens issued until shortly after START."""
     return Revocation(kind, target, START + timedelta(hours=1), START + timedelta(seconds=500))
 
 
@@ -151,7 +151,7 @@ PAST = st.integers(0, EPOCH)
     )
 )
 def test_what_is_signed_verifies(algorithm: str, claims: AccessClaims) -> None:
-    """To the very same claims, under every algorithm, the first time and the second."""
+    """The claims are equal, under every algorithm, at the first and at the second time."""
     token = token_of(claims, algorithm)
     verifier = lone_verifier()
     assert verifier.verify(token) == claims
@@ -161,19 +161,19 @@ def test_what_is_signed_verifies(algorithm: str, claims: AccessClaims) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_active_key_signs(algorithm: str) -> None:
-    """The header names it, its algorithm and the type of RFC 9068."""
+    """The header names the key, its algorithm and the type of RFC 9068."""
     header = jws.read_header(token_of(algorithm=algorithm).split(".")[0])
     assert header == ("at+jwt", algorithm, KEYS[algorithm].kid)
 
 
 def test_a_ring_that_only_verifies_signs_nothing() -> None:
-    """A holder of public keys is no issuer."""
+    """A holder of public keys cannot issue tokens."""
     with pytest.raises(ValueError, match="only verifies"):
         TokenSigner(KeyRing([SHARED])).sign(CLAIMS)
 
 
 def test_a_token_that_no_verifier_would_take_is_not_issued(verifier: TokenVerifier) -> None:
-    """The longest one is; past it, the caller is told what to ask less of."""
+    """A token of the maximum length is issued. For a longer one, the error names the field."""
     room = jws.MAX_TOKEN_LENGTH - len(token_of(CLAIMS._replace(audience=("",))))
     enough = room * 3 // 4  # base64 makes four characters of three
     issued = set()
@@ -198,7 +198,7 @@ def test_a_service_account_has_no_session(verifier: TokenVerifier) -> None:
 
 
 def test_optional_claims_have_their_defaults(verifier: TokenVerifier) -> None:
-    """No audience, session, scope or role; the time of login is that of issue."""
+    """No audience, session, scope or role; the login time is the time of issue."""
     required = {name: GOOD[name] for name in ("iss", "sub", "exp", "iat", "jti", "client_id")}
     claims = verifier.verify(ours(required))
     assert (claims.audience, claims.scope, claims.roles, claims.amr) == ((), (), (), ())
@@ -206,7 +206,7 @@ def test_optional_claims_have_their_defaults(verifier: TokenVerifier) -> None:
 
 
 def test_a_claim_that_we_do_not_know_is_ignored(verifier: TokenVerifier) -> None:
-    """As RFC 7519 section 4 wants of claims, unlike header parameters."""
+    """RFC 7519 section 4 requires this of claims, unlike of header parameters."""
     assert verifier.verify(ours(GOOD | {"cnf": {"jkt": "x"}})) == CLAIMS
 
 
@@ -222,7 +222,7 @@ def test_token_ids_are_random() -> None:
 
 @pytest.mark.parametrize("algorithm", STRANGERS)
 def test_a_key_that_is_not_in_the_ring_is_unknown(verifier: TokenVerifier, algorithm: str) -> None:
-    """However good its signature."""
+    """Even if its signature is valid."""
     key = STRANGERS[algorithm]
     assert refusal(verifier.verify, compact(header_of(key), GOOD, key)) is (
         InactiveReason.UNKNOWN_KEY
@@ -231,14 +231,14 @@ def test_a_key_that_is_not_in_the_ring_is_unknown(verifier: TokenVerifier, algor
 
 @pytest.mark.parametrize("typ", ["rt+jwt", "JWT", "jwt", "AT+JWT", "application/at+jwt", "", " "])
 def test_another_type_of_token_is_refused(verifier: TokenVerifier, typ: str) -> None:
-    """The one spelling that we issue is the one that we take (RFC 8725 section 3.11)."""
+    """Only the spelling that the service issues is accepted (RFC 8725 section 3.11)."""
     token = compact(header_of(SHARED, typ=typ), GOOD, SHARED)
     assert refusal(verifier.verify, token) is InactiveReason.WRONG_TYPE
 
 
 @pytest.mark.parametrize("issuer", ["https://auth.test/", "HTTPS://auth.test", "https://x"])
 def test_another_issuer_is_refused(verifier: TokenVerifier, issuer: str) -> None:
-    """Issuers are compared letter by letter (RFC 9068 section 4)."""
+    """Issuers are compared character by character (RFC 9068 section 4)."""
     token = token_of(CLAIMS._replace(issuer=issuer))
     assert refusal(verifier.verify, token) is InactiveReason.WRONG_ISSUER
 
@@ -246,7 +246,7 @@ def test_another_issuer_is_refused(verifier: TokenVerifier, issuer: str) -> None
 def test_a_token_lasts_until_its_expiry_and_no_longer(
     clock: FakeClock, verifier: TokenVerifier
 ) -> None:
-    """It is good in its last moment; no skew is added at this end."""
+    """It is valid in its last moment; clock skew does not extend it."""
     clock.advance(timedelta(seconds=900) - timedelta(microseconds=1))
     assert verifier.verify(token_of()) == CLAIMS
     clock.advance(timedelta(microseconds=1))
@@ -255,14 +255,14 @@ def test_a_token_lasts_until_its_expiry_and_no_longer(
 
 @pytest.mark.parametrize("name", ["iat", "nbf"])
 def test_a_token_of_the_future_is_not_yet_valid(verifier: TokenVerifier, name: str) -> None:
-    """Further ahead than two clocks may differ, which is ten seconds unless told otherwise."""
+    """Further ahead than the allowed clock skew, ten seconds by default."""
     assert verifier.verify(ours(GOOD | {name: EPOCH + 10})).subject == "alice"
     early = ours(GOOD | {name: EPOCH + 11})
     assert refusal(verifier.verify, early) is InactiveReason.NOT_YET_VALID
 
 
 def test_the_skew_of_clocks_is_a_setting() -> None:
-    """Without any, a token of the next second is early."""
+    """With a skew of zero, a token issued in the next second is too early."""
     exact = lone_verifier(clock_skew=timedelta(0))
     assert exact.verify(token_of()) == CLAIMS
     early = token_of(CLAIMS._replace(issued_at=EPOCH + 1))
@@ -270,7 +270,7 @@ def test_the_skew_of_clocks_is_a_setting() -> None:
 
 
 def test_a_token_comes_to_be_valid(clock: FakeClock, verifier: TokenVerifier) -> None:
-    """Having been refused as too early is not held against it."""
+    """A token that was refused as too early is accepted later."""
     token = ours(GOOD | {"nbf": EPOCH + 60})
     assert refusal(verifier.verify, token) is InactiveReason.NOT_YET_VALID
     clock.advance(timedelta(seconds=60))
@@ -290,7 +290,7 @@ def test_an_audience_is_found_in_a_text_or_a_list(
     "audience", ["billing-admin", "bill", "Billing", "", [], ["billings"], ["b", "illing"]]
 )
 def test_an_audience_is_a_whole_text(verifier: TokenVerifier, audience: object) -> None:
-    """No part, list of parts or other case of it; who names no audience takes any."""
+    """A part, a list of parts or another case does not match; an empty audience matches any."""
     token = ours(GOOD | {"aud": audience})
     assert refusal(verifier.verify, token, audience="billing") is InactiveReason.WRONG_AUDIENCE
     assert verifier.verify(token).subject == "alice"
@@ -313,7 +313,7 @@ def test_a_revoked_token_is_refused(
     target: str,
     reason: InactiveReason,
 ) -> None:
-    """By itself, with its session, with its user or with everything, and only what is meant."""
+    """By token, session, user or all; other tokens are not affected."""
     revocations.add(revocation(kind, target))
     assert refusal(verifier.verify, token_of()) is reason
     spared = CLAIMS._replace(token_id="a", session_id="b", subject="c", issued_at=EPOCH + 500)
@@ -323,33 +323,33 @@ def test_a_revoked_token_is_refused(
 
 @pytest.mark.parametrize("required", [["read"], ("write", "read"), {"read"}, []])
 def test_a_scope_that_is_there_is_enough(verifier: TokenVerifier, required: list[str]) -> None:
-    """In any order and any collection; none required is always there."""
+    """In any order and any collection; an empty requirement is always met."""
     assert verifier.verify(token_of(), required_scope=required) == CLAIMS
 
 
 @pytest.mark.parametrize("required", [["admin"], ["read", "admin"], ["rea"], ["READ"], [""]])
 def test_every_required_scope_must_be_there(verifier: TokenVerifier, required: list[str]) -> None:
-    """One that is missing is enough to refuse, and a part of one is another."""
+    """One missing item refuses the token, and a part of an item does not count."""
     verdict = refusal(verifier.verify, token_of(), required_scope=required)
     assert verdict is InactiveReason.INSUFFICIENT_SCOPE
 
 
 @pytest.mark.parametrize("required", [["clerk"], ("clerk", "user"), {"user"}, []])
 def test_a_role_that_is_there_is_enough(verifier: TokenVerifier, required: list[str]) -> None:
-    """In any order and any collection; none required is always there."""
+    """In any order and any collection; an empty requirement is always met."""
     assert verifier.verify(token_of(), required_roles=required) == CLAIMS
 
 
 @pytest.mark.parametrize("required", [["admin"], ["user", "admin"], ["use"], ["USER"], [""]])
 def test_every_required_role_must_be_there(verifier: TokenVerifier, required: list[str]) -> None:
-    """One that is missing is enough to refuse, and a part of one is another."""
+    """One missing item refuses the token, and a part of an item does not count."""
     verdict = refusal(verifier.verify, token_of(), required_roles=required)
     assert verdict is InactiveReason.INSUFFICIENT_ROLE
 
 
 @pytest.mark.parametrize("name", ["iss", "sub", "jti", "client_id"])
 def test_a_token_without_a_name_is_malformed(verifier: TokenVerifier, name: str) -> None:
-    """RFC 9068 section 2.2 requires all of them but the session."""
+    """RFC 9068 section 2.2 requires all of them, except the session."""
     without = {claim: value for claim, value in GOOD.items() if claim != name}
     assert refusal(verifier.verify, ours(without)) is InactiveReason.MALFORMED
 
@@ -381,7 +381,7 @@ FAULTS: list[tuple[dict[str, Any], InactiveReason]] = [
 def test_of_several_faults_the_first_is_the_reason(
     verifier: TokenVerifier, revocations: RevocationList, first: int
 ) -> None:
-    """Issuer, time, audience, revocation, scope, role: in this order."""
+    """The order is issuer, time, audience, revocation, scope, role."""
     for kind in (RevocationKind.TOKEN, RevocationKind.SESSION, RevocationKind.USER):
         revocations.add(revocation(kind, "revoked"))
     changes = {name: value for fault, _ in FAULTS[first:] for name, value in fault.items()}
@@ -412,14 +412,14 @@ def test_a_forgery_tells_nothing_of_its_claims(verifier: TokenVerifier) -> None:
 def test_an_expired_or_revoked_token_still_says_whose_it_is(
     clock: FakeClock, verifier: TokenVerifier, revocations: RevocationList
 ) -> None:
-    """So that it can be revoked once more (RFC 7009 section 2.2)."""
+    """Revoking it again must succeed (RFC 7009 section 2.2)."""
     revocations.add(revocation(RevocationKind.TOKEN, "jti"))
     clock.advance(timedelta(days=1))
     assert verifier.authenticate(token_of()) == CLAIMS
 
 
 def test_what_is_not_ours_says_nothing(verifier: TokenVerifier) -> None:
-    """Nor can it be used to revoke."""
+    """It cannot be used to revoke either."""
     key = STRANGERS["HS256"]
     forged = compact(header_of(key, kid=SHARED.kid), GOOD, key)
     foreign = token_of(CLAIMS._replace(issuer="https://mallory.example"))
@@ -432,7 +432,7 @@ def test_what_is_not_ours_says_nothing(verifier: TokenVerifier) -> None:
 
 
 def remember(verifier: TokenVerifier, token: str | None = None) -> AccessClaims:
-    """Have a token remembered, which its second sight does; return the claims that are kept."""
+    """Present a token twice, so that it is cached; return the cached claims."""
     token = token or token_of()
     verifier.verify(token)
     claims = verifier.verify(token)
@@ -441,7 +441,7 @@ def remember(verifier: TokenVerifier, token: str | None = None) -> AccessClaims:
 
 
 def test_a_token_is_remembered_at_its_second_sight(verifier: TokenVerifier) -> None:
-    """Tokens that come once leave the room to those that come often."""
+    """Tokens that come once do not use up the cache."""
     first, second, third = (verifier.verify(token_of()) for _ in range(3))
     assert first == second
     assert first is not second
@@ -450,7 +450,7 @@ def test_a_token_is_remembered_at_its_second_sight(verifier: TokenVerifier) -> N
 
 
 def test_tokens_that_come_once_displace_none() -> None:
-    """However many there are."""
+    """The number of such tokens does not matter."""
     verifier = lone_verifier(cache_size=1)
     kept = remember(verifier)
     for number in range(20):
@@ -459,7 +459,7 @@ def test_tokens_that_come_once_displace_none() -> None:
 
 
 def test_only_a_remembered_token_is_recalled(verifier: TokenVerifier) -> None:
-    """Neither a token that came once, nor one that never came, nor a forgery."""
+    """A token that came once, one that never came and a forgery are not recalled."""
     token = token_of()
     assert not verifier.recall(token)
     verifier.verify(token)
@@ -497,14 +497,14 @@ def test_a_revoked_token_is_not_recalled(
 def test_no_token_is_recalled_once_a_key_is_trusted_no_longer(
     verifier: TokenVerifier, trusted: KeyRing
 ) -> None:
-    """Whichever key it was."""
+    """The key need not be the one that signed the token."""
     remember(verifier)
     trusted.replace(k for k in KEYS.values() if k.algorithm != "ES256")
     assert not verifier.recall(token_of())
 
 
 def test_a_remembered_token_expires(clock: FakeClock, verifier: TokenVerifier) -> None:
-    """On time, and it is early again where the clock is set back."""
+    """It expires on time, and is too early again after the clock is set back."""
     remember(verifier)
     clock.advance(timedelta(seconds=900))
     assert refusal(verifier.verify, token_of()) is InactiveReason.EXPIRED
@@ -527,7 +527,7 @@ def test_a_remembered_token_is_revoked(
 
 
 def test_a_remembered_token_gains_nothing(verifier: TokenVerifier) -> None:
-    """Audience, scope and roles are asked of it each time."""
+    """Audience, scope and roles are checked each time."""
     remember(verifier)
     verdicts = [
         refusal(verifier.verify, token_of(), audience="another"),
@@ -545,7 +545,7 @@ def test_a_remembered_token_gains_nothing(verifier: TokenVerifier) -> None:
 def test_no_token_outlives_the_trust_in_its_key(
     verifier: TokenVerifier, trusted: KeyRing, algorithm: str
 ) -> None:
-    """Neither a remembered token nor another one of the same key."""
+    """This holds for a cached token and for any other token of the same key."""
     token = token_of(algorithm=algorithm)
     assert remember(verifier, token) == CLAIMS
     trusted.replace(k for k in KEYS.values() if k.algorithm != algorithm)
@@ -555,7 +555,7 @@ def test_no_token_outlives_the_trust_in_its_key(
 
 
 def test_a_new_key_is_trusted_from_when_it_comes(verifier: TokenVerifier, trusted: KeyRing) -> None:
-    """And what was refused for want of it is good."""
+    """A token that was refused before is then valid."""
     key = STRANGERS["EdDSA"]
     token = compact(header_of(key), GOOD, key)
     assert refusal(verifier.verify, token) is InactiveReason.UNKNOWN_KEY
@@ -567,14 +567,14 @@ def test_a_new_key_is_trusted_from_when_it_comes(verifier: TokenVerifier, truste
 def test_another_key_under_the_same_kid_is_another_key(
     verifier: TokenVerifier, trusted: KeyRing
 ) -> None:
-    """The key that was remembered for a header is forgotten with its ring."""
+    """The key that was cached for a header is dropped with its ring."""
     remember(verifier)
     trusted.replace([replace(STRANGERS["HS256"], kid=SHARED.kid)])
     assert refusal(verifier.verify, token_of()) is InactiveReason.BAD_SIGNATURE
 
 
 def test_of_too_many_tokens_the_oldest_is_forgotten() -> None:
-    """It is read anew, while the others are remembered."""
+    """It is read again, while the others stay cached."""
     verifier = lone_verifier(cache_size=2)
     tokens = [token_of(CLAIMS._replace(token_id=str(n))) for n in range(3)]
     first, second, third = (remember(verifier, token) for token in tokens)
@@ -586,7 +586,7 @@ def test_of_too_many_tokens_the_oldest_is_forgotten() -> None:
 
 
 def test_nothing_is_remembered_where_there_is_no_room() -> None:
-    """A size of zero turns the memory off."""
+    """A size of zero turns the cache off."""
     verifier = lone_verifier(cache_size=0)
     seen = [verifier.verify(token_of()) for _ in range(3)]
     assert seen == [CLAIMS] * 3
@@ -594,7 +594,7 @@ def test_nothing_is_remembered_where_there_is_no_room() -> None:
 
 
 def test_headers_do_not_fill_the_memory(verifier: TokenVerifier) -> None:
-    """Forged ones are not kept, and of the many spellings of a good one only a few."""
+    """Forged headers are not cached, and of the spellings of a valid one only a few are."""
     key = STRANGERS["HS256"]
     for forged in (b"{}", header_of(key), header_of(key, kid=SHARED.kid)):
         refusal(verifier.verify, compact(forged, GOOD, key))
@@ -606,7 +606,7 @@ def test_headers_do_not_fill_the_memory(verifier: TokenVerifier) -> None:
 
 
 def test_a_forgery_of_a_remembered_token_is_refused(verifier: TokenVerifier) -> None:
-    """The memory is of whole tokens, signature included, and of headers that prove nothing."""
+    """The cache holds whole tokens with their signatures, and headers, which prove nothing."""
     header, payload, signature = token_of().split(".")
     remember(verifier)
     more = base64url.encode(json.dumps(GOOD | {"roles": ["admin"]}).encode())
@@ -623,7 +623,7 @@ def test_a_forgery_of_a_remembered_token_is_refused(verifier: TokenVerifier) -> 
 def test_the_algorithm_is_the_keys_and_never_the_tokens(
     verifier: TokenVerifier, alg: str, signature: str
 ) -> None:
-    """Least of all `none`, with an empty signature or with some."""
+    """`none` is refused, with or without a signature."""
     header, payload = header_of(SHARED, alg=alg), GOOD
     signing_input = compact(header, payload, SHARED).rpartition(".")[0]
     verdict = refusal(verifier.verify, f"{signing_input}.{signature}")
@@ -645,7 +645,7 @@ FORMATS = {
 def test_a_public_key_is_no_shared_secret(
     verifier: TokenVerifier, algorithm: str, form: Callable[[Any], bytes]
 ) -> None:
-    """An HMAC made with it is refused under either algorithm's name."""
+    """An HMAC made with a public key is refused under the name of either algorithm."""
     key = KEYS[algorithm]
     forger = SigningKey(key.kid, "HS256", secret=form(key.public_key))
     confused = compact(header_of(forger), GOOD, forger)
@@ -661,7 +661,7 @@ def test_a_public_key_is_no_shared_secret(
 def test_a_key_is_good_for_its_own_kid_and_algorithm_alone(
     verifier: TokenVerifier, named: str, signer: str
 ) -> None:
-    """A trusted key signs under no other trusted key's name."""
+    """A trusted key cannot sign under the name of another trusted key."""
     if named == signer:
         assert verifier.verify(compact(header_of(KEYS[named]), GOOD, KEYS[signer])) == CLAIMS
         return
@@ -692,14 +692,14 @@ def test_a_key_is_good_for_its_own_kid_and_algorithm_alone(
     ],
 )
 def test_a_kid_is_looked_up_in_the_ring_and_nowhere_else(verifier: TokenVerifier, kid: str) -> None:
-    """It is no path, no query, no address and no command."""
+    """It is never used as a path, a query, an address or a command."""
     forger = SigningKey(kid, "HS256", secret=bytes(32))
     token = compact(header_of(forger), GOOD, forger)
     assert refusal(verifier.verify, token) is InactiveReason.UNKNOWN_KEY
 
 
 def forged_headers() -> dict[str, tuple[dict[str, object], SigningKey]]:
-    """Return headers that ask for more than a key of the ring, and who signs under them."""
+    """Return headers with parameters of attacks, and the key that signs each token."""
     theirs = STRANGERS["EdDSA"]
     address = "https://mallory.example/keys"
     return {
@@ -728,7 +728,7 @@ FORGED_HEADERS = forged_headers()
 
 @pytest.mark.parametrize("name", FORGED_HEADERS)
 def test_a_header_cannot_ask_for_more(verifier: TokenVerifier, name: str) -> None:
-    """Even one that a trusted key has signed; nothing is fetched, unpacked or ignored."""
+    """A trusted key may have signed it. Nothing is fetched, unpacked or ignored."""
     header, key = FORGED_HEADERS[name]
     assert refusal(verifier.verify, compact(header, GOOD, key)) is InactiveReason.MALFORMED
 
@@ -736,7 +736,7 @@ def test_a_header_cannot_ask_for_more(verifier: TokenVerifier, name: str) -> Non
 @pytest.mark.parametrize("duplicate", ['"alg":"none"', '"typ":"at+jwt"', '"kid":"x"'])
 @pytest.mark.parametrize("last", [True, False], ids=["last", "first"])
 def test_a_header_says_nothing_twice(verifier: TokenVerifier, duplicate: str, last: bool) -> None:
-    """Two readers may take two different ones."""
+    """Two parsers could take different values."""
     members = json.dumps(header_of(SHARED))[1:-1]
     both = (members, duplicate) if last else (duplicate, members)
     token = compact(("{" + ",".join(both) + "}").encode(), GOOD, SHARED)
@@ -745,7 +745,7 @@ def test_a_header_says_nothing_twice(verifier: TokenVerifier, duplicate: str, la
 
 @pytest.mark.parametrize(("r", "s"), [(0, 0), (1, 0), (0, 1), (1, 1), (-1, -1)])
 def test_a_signature_of_no_point_is_refused(verifier: TokenVerifier, r: int, s: int) -> None:
-    """Zeros once passed for an ECDSA signature of anything (CVE-2022-21449)."""
+    """Some verifiers accepted zeros as an ECDSA signature of anything (CVE-2022-21449)."""
     order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
     header, payload, _ = token_of(algorithm="ES256").split(".")
     for offset in (0, order):
@@ -757,7 +757,7 @@ def test_a_signature_of_no_point_is_refused(verifier: TokenVerifier, r: int, s: 
 def test_the_twin_of_an_ecdsa_signature_is_revoked_with_it(
     verifier: TokenVerifier, revocations: RevocationList
 ) -> None:
-    """(r, -s) signs the same claims, which is why revocation names the claims and not the text."""
+    """(r, -s) signs the same claims, so a revocation names the claims and not the text."""
     order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
     token = token_of(algorithm="ES256")
     signing_input, _, signature = token.rpartition(".")
@@ -771,7 +771,7 @@ def test_the_twin_of_an_ecdsa_signature_is_revoked_with_it(
 
 
 def test_the_twin_of_an_eddsa_signature_is_refused(verifier: TokenVerifier) -> None:
-    """S is less than the order of the group (RFC 8032 section 5.1.7)."""
+    """S must be less than the order of the group (RFC 8032 section 5.1.7)."""
     order = 2**252 + 27742317777372353535851937790883648493
     signing_input, _, signature = token_of(algorithm="EdDSA").rpartition(".")
     raw = base64url.decode(signature)
@@ -781,7 +781,7 @@ def test_the_twin_of_an_eddsa_signature_is_refused(verifier: TokenVerifier) -> N
 
 
 def test_a_refresh_token_is_no_access_token(verifier: TokenVerifier) -> None:
-    """Under its own key, or were it signed with a key of the ring."""
+    """It is refused under its own key, and under a key of the ring."""
     master_key = MasterKey(bytes(range(32)))
     session = Session(
         user_id=UUID(int=1),
@@ -815,7 +815,7 @@ def test_a_refresh_token_is_no_access_token(verifier: TokenVerifier) -> None:
 
 @pytest.mark.parametrize("name", ["iss", "sub", "exp", "iat", "jti", "client_id"])
 def test_each_claim_of_the_profile_is_required(verifier: TokenVerifier, name: str) -> None:
-    """A token without an expiry above all (RFC 9068 section 2.2)."""
+    """Above all the expiry (RFC 9068 section 2.2)."""
     claims = {key: value for key, value in GOOD.items() if key != name}
     assert refusal(verifier.verify, ours(claims)) is InactiveReason.MALFORMED
 
@@ -861,14 +861,14 @@ LIST_CLAIMS = ["aud", "roles", "amr"]
 @pytest.mark.parametrize("value", UNPRINTABLE, ids=ascii)
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_text_is_printable(verifier: TokenVerifier, name: str, value: str) -> None:
-    """So that no claim can garble a log, a header or a database."""
+    """No claim can corrupt a log, a header or a database."""
     assert refusal(verifier.verify, ours(GOOD | {name: value})) is InactiveReason.MALFORMED
 
 
 @pytest.mark.parametrize("value", UNPRINTABLE, ids=ascii)
 @pytest.mark.parametrize("name", LIST_CLAIMS)
 def test_each_text_of_a_list_is_printable(verifier: TokenVerifier, name: str, value: str) -> None:
-    """The last as well as the first."""
+    """Each item of the list is checked, not only the first."""
     assert refusal(verifier.verify, ours(GOOD | {name: ["a", value]})) is InactiveReason.MALFORMED
 
 
@@ -893,19 +893,19 @@ def test_a_name_is_not_empty_and_not_too_long(
 
 @pytest.mark.parametrize("name", ["sub", "jti", "sid", "client_id"])
 def test_the_longest_name_is_taken(verifier: TokenVerifier, name: str) -> None:
-    """256 characters, however many bytes they have in UTF-8."""
+    """It has 256 characters, of any number of bytes in UTF-8."""
     payload = json.dumps(GOOD | {name: "\U0001f511" * 256}, ensure_ascii=False)
     verifier.verify(compact(header_of(SHARED), payload.encode(), SHARED))
 
 
 def test_the_latest_time_is_taken(verifier: TokenVerifier) -> None:
-    """It is what 32 bits hold, in the year 2106."""
+    """It is the largest 32-bit number, in the year 2106."""
     assert verifier.verify(ours(GOOD | {"exp": (1 << 32) - 1})).expires_at == (1 << 32) - 1
 
 
 @pytest.mark.parametrize("name", ["roles", "amr"])
 def test_a_text_is_no_list_of_its_letters(verifier: TokenVerifier, name: str) -> None:
-    """The role `a` is not in the text `admin`."""
+    """The text `admin` does not contain the role `a`."""
     assert refusal(verifier.verify, ours(GOOD | {name: "admin"})) is InactiveReason.MALFORMED
 
 
@@ -940,7 +940,7 @@ PAYLOADS = {
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS.keys())
 def test_another_payload_is_malformed(verifier: TokenVerifier, payload: bytes) -> None:
-    """Even one that a trusted key has signed."""
+    """This holds even for the signature of a trusted key."""
     token = ours(payload)
     assert len(token) <= jws.MAX_TOKEN_LENGTH
     assert refusal(verifier.verify, token) is InactiveReason.MALFORMED
@@ -948,7 +948,7 @@ def test_another_payload_is_malformed(verifier: TokenVerifier, payload: bytes) -
 
 @pytest.mark.parametrize("size", [1 << 12, 1 << 20])
 def test_a_token_too_long_is_malformed(verifier: TokenVerifier, size: int) -> None:
-    """Even one that a trusted key has signed."""
+    """This holds even for the signature of a trusted key."""
     assert refusal(verifier.verify, ours(GOOD | {"x": "x" * size})) is InactiveReason.MALFORMED
 
 
@@ -956,7 +956,7 @@ def test_a_token_too_long_is_malformed(verifier: TokenVerifier, size: int) -> No
 
 
 def with_segment(token: str, index: int, segment: str) -> str:
-    """Return the token with one of its segments replaced."""
+    """Return the token with one segment replaced."""
     segments = token.split(".")
     segments[index] = segment
     return ".".join(segments)
@@ -967,7 +967,7 @@ def with_segment(token: str, index: int, segment: str) -> str:
 def test_nothing_can_be_added_to_a_segment(
     verifier: TokenVerifier, suffix: str, index: int
 ) -> None:
-    """Padding, white space and whatever else a lenient decoder skips."""
+    """Padding, white space and other characters that a lenient decoder skips."""
     changed = with_segment(token_of(), index, token_of().split(".")[index] + suffix)
     assert refusal(verifier.verify, changed) is InactiveReason.MALFORMED
 
@@ -975,7 +975,7 @@ def test_nothing_can_be_added_to_a_segment(
 @pytest.mark.parametrize("index", range(3), ids=["header", "payload", "signature"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_no_last_character_of_a_segment_has_a_twin(algorithm: str, index: int) -> None:
-    """Bits that a decoder would drop are refused where they are not zero."""
+    """Excess bits, which a lenient decoder drops, must be zero."""
     verifier, token = lone_verifier(), token_of(algorithm=algorithm)
     segment = token.split(".")[index]
     for other in ALPHABET.replace(segment[-1], ""):
@@ -985,7 +985,7 @@ def test_no_last_character_of_a_segment_has_a_twin(algorithm: str, index: int) -
 @pytest.mark.parametrize("index", range(3), ids=["header", "payload", "signature"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_token_cut_short_is_refused(algorithm: str, index: int) -> None:
-    """At each segment, by any number of characters."""
+    """In each segment, by any number of characters."""
     verifier, token = lone_verifier(), token_of(algorithm=algorithm)
     segment = token.split(".")[index]
     for length in range(len(segment)):
@@ -1004,7 +1004,7 @@ TOKENS = {algorithm: token_of(algorithm=algorithm) for algorithm in ALGORITHMS}
 def test_a_token_with_one_character_changed_is_refused(
     algorithm: str, position: int, characters: str
 ) -> None:
-    """Or left out, or added, even right after the token itself was found good."""
+    """Or removed, or added, even if the token itself has just been accepted."""
     token = TOKENS[algorithm]
     verifier = lone_verifier()
     assert verifier.verify(token) == CLAIMS
@@ -1025,7 +1025,7 @@ PIECES = [*".-_=", *TOKENS["HS256"].split("."), "e30", "bnVsbA", "W10"]
     st.text() | st.lists(st.sampled_from(PIECES)).map("".join) | st.from_regex(r"\A\w+\.\w+\.\w+\Z")
 )
 def test_any_text_is_refused_as_a_token(text: str) -> None:
-    """Never as an error of the program."""
+    """The refusal is never an unexpected exception."""
     if text != TOKENS["HS256"]:
         refusal(lone_verifier().verify, text)
 
@@ -1041,7 +1041,7 @@ PARTIAL = st.dictionaries(st.sampled_from([*GOOD, "nbf"]), JSON).map(lambda some
 @settings(deadline=None)
 @given(JSON | PARTIAL | st.binary())
 def test_any_signed_payload_is_good_or_refused(payload: object) -> None:
-    """Whoever holds the shared key can make no error of the program either."""
+    """A holder of the shared key cannot cause an unexpected exception either."""
     try:
         claims = lone_verifier().verify(ours(payload))
     except InvalidToken:
@@ -1057,7 +1057,7 @@ def test_any_signed_payload_is_good_or_refused(payload: object) -> None:
     | st.builds(header_of, st.sampled_from([*KEYS.values()]), kid=JSON | st.just(SHARED.kid))
 )
 def test_any_signed_header_is_good_or_refused(header: object) -> None:
-    """And good only where it names the key that signed."""
+    """A token is valid only if its header names the key that signed it."""
     try:
         lone_verifier().verify(compact(header, GOOD, SHARED))
     except InvalidToken:

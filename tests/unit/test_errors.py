@@ -41,12 +41,12 @@ REASONS = {
 
 @pytest.mark.parametrize(("name", "reason"), REASONS.items())
 def test_each_error_has_its_stable_reason(name: str, reason: str) -> None:
-    """Clients match on reasons, so that they never change."""
+    """Clients match on reasons, so these never change."""
     assert getattr(errors, name).reason == reason
 
 
 def test_every_error_is_of_the_one_tree_and_drawn_in_its_docstring() -> None:
-    """An edge that catches AuthError catches all, and the drawing is complete."""
+    """An edge that catches AuthError catches all of them, and the docstring lists all."""
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, Exception)]
     assert all(issubclass(c, AuthError) for c in classes)
     assert all(c.__name__ in (errors.__doc__ or "") for c in classes)
@@ -59,7 +59,7 @@ def test_the_text_is_what_the_error_says() -> None:
 
 
 def test_a_bad_field_is_named() -> None:
-    """A violation says which field and what is wrong with it."""
+    """A violation names the field and says what is wrong."""
     error = WeakPassword("password", "too short")
     assert isinstance(error, InvalidArgument)
     assert error.violations == (FieldViolation("password", "too short"),)
@@ -67,7 +67,7 @@ def test_a_bad_field_is_named() -> None:
 
 
 def test_all_credential_failures_look_the_same() -> None:
-    """The text gives no hint of which credential was wrong."""
+    """The text does not say which credential was wrong."""
     assert str(InvalidCredentials()) == str(InvalidCredentials())
     assert isinstance(InvalidCredentials(), Unauthenticated)
     assert isinstance(InvalidGrant(), Unauthenticated)
@@ -75,14 +75,14 @@ def test_all_credential_failures_look_the_same() -> None:
 
 @pytest.mark.parametrize("reason", InactiveReason)
 def test_an_invalid_token_carries_why(reason: InactiveReason) -> None:
-    """The reason is for the verdict, while the default text tells a client nothing of it."""
+    """The verdict contains the reason; the default text does not."""
     error = InvalidToken(reason)
     assert error.inactive_reason is reason
     assert error.text == "the access token is not valid"
 
 
 def test_a_retryable_error_says_when_to_retry() -> None:
-    """One second unless told otherwise."""
+    """One second by default."""
     assert RateLimited("busy").retry_after == timedelta(seconds=1)
     assert Unavailable("down", timedelta(seconds=7)).retry_after == timedelta(seconds=7)
     assert isinstance(RevocationsStale("stale"), Unavailable)

@@ -1,4 +1,4 @@
-"""Identity headers: no text of a claim breaks out of its header, and none is lost in it."""
+"""Identity headers: no claim ends its header early, and none loses information."""
 
 from urllib.parse import unquote
 
@@ -36,7 +36,7 @@ def decoded(value: str) -> str:
 
 
 def test_plain_claims_are_written_as_they_are() -> None:
-    """What an upstream sees of a usual token."""
+    """The headers that an upstream sees for a usual token."""
     assert identity_headers(CLAIMS) == {
         "x-auth-subject": "alice",
         "x-auth-session": "0192f0c1-7f2e-4c1b-9c57-0d7b2f1f4a10",
@@ -46,7 +46,7 @@ def test_plain_claims_are_written_as_they_are() -> None:
 
 
 def test_a_stranger_has_none_of_the_headers() -> None:
-    """Each is named with an empty value, so that whoever asks removes it."""
+    """Each header has an empty value, so that the proxy removes it."""
     assert identity_headers(None) == dict.fromkeys(NAMES, "")
 
 
@@ -71,7 +71,7 @@ def test_what_a_token_does_not_have_is_empty() -> None:
     ],
 )
 def test_a_role_is_encoded_as_rfc_3986_says(role: str, written: str) -> None:
-    """UTF-8, two upper-case digits a byte; only what would be misread is encoded."""
+    """UTF-8, with two upper-case digits a byte. Only ambiguous characters are encoded."""
     assert identity_headers(CLAIMS._replace(roles=(role,)))["x-auth-roles"] == written
 
 
@@ -79,7 +79,7 @@ def test_a_role_is_encoded_as_rfc_3986_says(role: str, written: str) -> None:
 def test_no_value_holds_anything_but_visible_ascii_and_separators(
     subject: str, session: str, scope: tuple[str, ...], roles: tuple[str, ...]
 ) -> None:
-    """No line break, NUL or byte beyond ASCII reaches a header, whatever a token says."""
+    """No line break, NUL or non-ASCII byte of a token reaches a header."""
     claims = CLAIMS._replace(subject=subject, session_id=session, scope=scope, roles=roles)
     headers = identity_headers(claims)
     assert tuple(headers) == NAMES
@@ -92,7 +92,7 @@ def test_no_value_holds_anything_but_visible_ascii_and_separators(
 def test_what_is_written_can_be_read_back(
     subject: str, session: str, scope: tuple[str, ...], roles: tuple[str, ...]
 ) -> None:
-    """Split, then decoded: no two subjects look the same, and no role becomes two."""
+    """A reader splits, then decodes. Different subjects differ, and no role becomes two."""
     claims = CLAIMS._replace(subject=subject, session_id=session, scope=scope, roles=roles)
     headers = identity_headers(claims)
     assert decoded(headers["x-auth-subject"]) == subject

@@ -1,4 +1,4 @@
-"""The one form of a signed token: what is issued is read back, and nothing else is."""
+"""The form of a signed token: what the service issues is read back, and nothing else."""
 
 import json
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def refusal(call: Callable[..., object], *arguments: object) -> InactiveReason:
 
 
 def segment(value: object) -> str:
-    """Return the JSON of a value, or the very bytes, as a segment of a token."""
+    """Return the JSON of a value, or bytes as they are, as a segment of a token."""
     return base64url.encode(value if isinstance(value, bytes) else json.dumps(value).encode())
 
 
@@ -55,7 +55,7 @@ def signed(signing_input: str, key: SigningKey) -> str:
 @settings(deadline=None)
 @given(claims=st.dictionaries(NAMES, JSON, max_size=4))
 def test_what_is_signed_is_read_back(algorithm: str, claims: dict[str, Any]) -> None:
-    """Whatever the claims, under every algorithm."""
+    """With any claims, under every algorithm."""
     key = KEYS[algorithm]
     token = jws.sign(claims, key, "at+jwt")
     header, payload, signature = token.split(".")
@@ -66,14 +66,14 @@ def test_what_is_signed_is_read_back(algorithm: str, claims: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if a != "ES256"])
 def test_equal_claims_give_an_equal_token(algorithm: str) -> None:
-    """A token can be made again byte for byte, but for ES256, which draws a nonce."""
+    """A token can be computed again, byte for byte, except under ES256, which uses a nonce."""
     key = KEYS[algorithm]
     assert jws.sign(CLAIMS, key, "at+jwt") == jws.sign(CLAIMS, key, "at+jwt")
 
 
 @pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if a != "ES256"])
 def test_a_token_is_the_one_that_pyjwt_makes(algorithm: str) -> None:
-    """Byte for byte, as earlier releases made it: a refresh token must come out the same again."""
+    """Byte for byte, as in earlier releases: the same refresh token must result."""
     key = KEYS[algorithm]
     headers = {"typ": "at+jwt", "kid": key.kid}
     expected = jwt.encode(
@@ -88,7 +88,7 @@ def test_a_token_is_split_at_its_dots() -> None:
 
 
 def test_the_longest_token_is_taken() -> None:
-    """And one character more is not."""
+    """A token with one more character is refused."""
     longest = "a.b." + "c" * (jws.MAX_TOKEN_LENGTH - 4)
     assert jws.split(longest)[2] == longest[4:]
     assert refusal(jws.split, longest + "c") is InactiveReason.MALFORMED
@@ -127,7 +127,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("token", SHAPES.values(), ids=SHAPES.keys())
 def test_another_shape_is_malformed(token: str) -> None:
-    """Three segments of base64url are the one shape there is."""
+    """Only three segments of base64url are accepted."""
     assert refusal(jws.split, token) is InactiveReason.MALFORMED
 
 
@@ -168,7 +168,7 @@ NOT_OBJECTS = {
 @pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize("raw", NOT_OBJECTS.values(), ids=NOT_OBJECTS.keys())
 def test_only_one_plain_json_object_is_read(read: Callable[[str], Any], raw: bytes) -> None:
-    """In UTF-8, each member once, numbers as RFC 8259 has them."""
+    """In UTF-8, each member once, numbers as in RFC 8259."""
     assert refusal(read, segment(raw)) is InactiveReason.MALFORMED
 
 
@@ -177,7 +177,7 @@ def test_only_one_plain_json_object_is_read(read: Callable[[str], Any], raw: byt
 def test_base64_is_read_in_its_canonical_form_alone(
     read: Callable[[str], Any], change: str
 ) -> None:
-    """Nothing may be added to a segment: padding, white space or foreign characters."""
+    """Padding, white space and foreign characters are refused."""
     good = segment(HEADER)
     assert read(good)
     assert refusal(read, good + change) is InactiveReason.MALFORMED
@@ -185,7 +185,7 @@ def test_base64_is_read_in_its_canonical_form_alone(
 
 @pytest.mark.parametrize("read", READERS)
 def test_a_segment_has_no_second_spelling(read: Callable[[str], Any]) -> None:
-    """The last character of a segment may hold stray bits, which are refused."""
+    """Excess bits in the last character of a segment are refused."""
     good = segment(HEADER)
     assert len(good) % 4, "the last character has bits to spare"
     assert read(good)
@@ -202,7 +202,7 @@ def test_a_header_is_read_in_any_order() -> None:
 
 @pytest.mark.parametrize("missing", HEADER)
 def test_each_header_parameter_is_required(missing: str) -> None:
-    """Without typ, alg or kid it is no header of ours."""
+    """The service never issues a header without typ, alg or kid."""
     header = {name: value for name, value in HEADER.items() if name != missing}
     assert refusal(jws.read_header, segment(header)) is InactiveReason.MALFORMED
 
@@ -228,7 +228,7 @@ FOREIGN_PARAMETERS: dict[str, object] = {
 
 @pytest.mark.parametrize("name", FOREIGN_PARAMETERS)
 def test_a_header_parameter_that_we_never_issue_is_refused(name: str) -> None:
-    """None is ignored, so that none can be meant for another verifier (RFC 8725 section 3.10)."""
+    """No parameter is ignored: it could be meant for another verifier (RFC 8725 section 3.10)."""
     header = HEADER | {name: FOREIGN_PARAMETERS[name]}
     assert refusal(jws.read_header, segment(header)) is InactiveReason.MALFORMED
 
@@ -236,7 +236,7 @@ def test_a_header_parameter_that_we_never_issue_is_refused(name: str) -> None:
 @pytest.mark.parametrize("value", [None, 1, True, 1.5, [], ["one"], {}, {"a": 1}])
 @pytest.mark.parametrize("name", HEADER)
 def test_a_header_parameter_is_text(name: str, value: object) -> None:
-    """No other type is taken for one."""
+    """Nothing is converted."""
     assert refusal(jws.read_header, segment(HEADER | {name: value})) is InactiveReason.MALFORMED
 
 
@@ -246,14 +246,14 @@ UNPRINTABLE = ["a\0b", "a\nb", "a\x7fb", "a\ud800b", "\udc00", "a\u202eb", "a\u2
 @pytest.mark.parametrize("value", UNPRINTABLE, ids=ascii)
 @pytest.mark.parametrize("name", HEADER)
 def test_a_header_parameter_is_printable(name: str, value: str) -> None:
-    """So that none can garble a log: no NUL, no control character, no lone surrogate."""
+    """NUL, control characters and lone surrogates could corrupt a log."""
     assert refusal(jws.read_header, segment(HEADER | {name: value})) is InactiveReason.MALFORMED
 
 
 @pytest.mark.parametrize("theirs", STRANGERS)
 @pytest.mark.parametrize("ours", ALGORITHMS)
 def test_the_signature_of_another_key_is_bad(ours: str, theirs: str) -> None:
-    """Of the same algorithm or of another."""
+    """The key may have the same algorithm or another."""
     token = jws.sign(CLAIMS, STRANGERS[theirs], "at+jwt")
     signature = token.split(".")[2]
     verdict = refusal(jws.verify_signature, token, signature, KEYS[ours])
@@ -263,7 +263,7 @@ def test_the_signature_of_another_key_is_bad(ours: str, theirs: str) -> None:
 @pytest.mark.parametrize("raw", [b"\0", b"\0" * 32, b"\0" * 64, b"\0" * 384, b"\xff" * 64])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_blank_signature_is_bad(algorithm: str, raw: bytes) -> None:
-    """An ECDSA signature of zeros above all, which some verifiers took for any message."""
+    """Above all an ECDSA signature of zeros, which some verifiers accepted for any message."""
     token = f"{segment(HEADER)}.{segment(CLAIMS)}.{segment(raw)}"
     verdict = refusal(jws.verify_signature, token, segment(raw), KEYS[algorithm])
     assert verdict is InactiveReason.BAD_SIGNATURE
@@ -271,7 +271,7 @@ def test_a_blank_signature_is_bad(algorithm: str, raw: bytes) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_signature_has_its_exact_length(algorithm: str) -> None:
-    """A byte more or less, before or after, makes it bad."""
+    """One byte more or less, at either end, makes it invalid."""
     signing_input = f"{segment(HEADER)}.{segment(CLAIMS)}"
     raw = base64url.decode(signed(signing_input, KEYS[algorithm]))
     jws.verify_signature(f"{signing_input}.{segment(raw)}", segment(raw), KEYS[algorithm])
@@ -283,7 +283,7 @@ def test_a_signature_has_its_exact_length(algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_signature_covers_header_and_payload(algorithm: str) -> None:
-    """It is good for neither another header nor another payload."""
+    """It is not valid for another header or another payload."""
     header, payload = segment(HEADER), segment(CLAIMS)
     signature = signed(f"{header}.{payload}", KEYS[algorithm])
     for moved in (f"{payload}.{header}", f"{header}.{segment({})}", f"{header}{payload}"):
@@ -293,7 +293,7 @@ def test_a_signature_covers_header_and_payload(algorithm: str) -> None:
 
 @pytest.mark.parametrize("signature", ["A", "AB", "AAAAA", "AA=="])
 def test_a_signature_that_is_no_base64url_is_malformed(signature: str) -> None:
-    """Cut off, with stray bits, or padded."""
+    """Cut off, with excess bits, or padded."""
     verdict = refusal(jws.verify_signature, f"a.b.{signature}", signature, KEYS["HS256"])
     assert verdict is InactiveReason.MALFORMED
 
@@ -339,13 +339,13 @@ def test_a_time_is_whole_seconds(value: int) -> None:
     ],
 )
 def test_a_time_of_another_type_or_range_is_malformed(value: object) -> None:
-    """No text, no float, no boolean, nothing that a date cannot hold."""
+    """Texts, floats, booleans and years after 2106 are refused."""
     assert refusal(jws.seconds, {"exp": value}, "exp") is InactiveReason.MALFORMED
 
 
 @pytest.mark.parametrize("number", [b"1.0", b"1e3", b"1E400", b"-0.0", b"-1", b"1" + b"0" * 400])
 def test_a_time_as_json_may_write_it_is_malformed(number: bytes) -> None:
-    """A float stays a float however round, and what overflows is not an error of ours."""
+    """A float is refused even if it is whole, and an overflow is no unexpected exception."""
     claims = jws.read_claims(segment(b'{"exp":' + number + b"}"))
     assert refusal(jws.seconds, claims, "exp") is InactiveReason.MALFORMED
 
@@ -353,7 +353,7 @@ def test_a_time_as_json_may_write_it_is_malformed(number: bytes) -> None:
 @settings(deadline=None)
 @given(st.text() | st.text("aZ09-_.", max_size=40))
 def test_any_text_is_split_or_refused(token: str) -> None:
-    """It fails as a token, never as a program, and what is split is what was given."""
+    """There is never an unexpected exception, and the segments are those of the text."""
     try:
         segments = jws.split(token)
     except InvalidToken:
@@ -364,7 +364,7 @@ def test_any_text_is_split_or_refused(token: str) -> None:
 @settings(deadline=None)
 @given(st.text() | st.text("aZ09-_") | st.binary().map(segment) | JSON.map(segment))
 def test_any_segment_is_read_or_refused(value: str) -> None:
-    """It fails as a token, never as a program."""
+    """There is never an unexpected exception."""
     for read in READERS:
         try:
             read(value)
@@ -377,7 +377,7 @@ def test_any_segment_is_read_or_refused(value: str) -> None:
 @settings(deadline=None)
 @given(raw=st.binary() | st.binary(min_size=64, max_size=64))
 def test_a_random_signature_is_bad(algorithm: str, raw: bytes) -> None:
-    """Of any length, and never an error of the program."""
+    """Of any length; there is never an unexpected exception."""
     token = f"a.b.{segment(raw)}"
     verdict = refusal(jws.verify_signature, token, segment(raw), KEYS[algorithm])
     assert verdict is InactiveReason.BAD_SIGNATURE

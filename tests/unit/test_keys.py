@@ -1,4 +1,4 @@
-"""Signing keys: made, published without secrets, sealed at rest, chosen for signing."""
+"""Signing keys: generated, read, published without secrets, encrypted at rest, selected."""
 
 import hashlib
 import json
@@ -37,13 +37,13 @@ SECRET_MEMBERS = {"k", "d", "p", "q", "dp", "dq", "qi", "oth"}
 
 
 def stored(key: SigningKey) -> StoredKey:
-    """Seal a key as the database would hold it."""
+    """Return a key as the database stores it."""
     return encrypt_key(key, MASTER, NOW, NOW)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_encrypted_key_decrypts_to_itself(algorithm: str) -> None:
-    """With the same kid, and with its dates kept."""
+    """It has the same kid and the same dates."""
     key, later = KEYS[algorithm], NOW + timedelta(minutes=30)
     row = encrypt_key(key, MASTER, NOW, later)
     decrypted = decrypt_key(row, MASTER)
@@ -62,31 +62,31 @@ def test_an_encrypted_key_decrypts_to_itself(algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_encrypted_key_does_not_decrypt_under_another_master_key(algorithm: str) -> None:
-    """The operator is told which setting to mend."""
+    """The error names the setting to correct."""
     with pytest.raises(ConfigError, match="AUTH_MASTER_KEY"):
         decrypt_key(stored(KEYS[algorithm]), MasterKey(OTHER_SECRET))
 
 
 def test_an_encrypted_key_does_not_decrypt_under_another_kid() -> None:
-    """Rows cannot be swapped by whoever can write to the database."""
+    """Somebody who can write to the database cannot swap two rows."""
     with pytest.raises(ConfigError):
         MASTER.decrypt("another", MASTER.encrypt("one", b"secret"))
 
 
 @pytest.mark.parametrize("length", [0, 5, 12, 20])
 def test_a_damaged_row_is_a_configuration_error(length: int) -> None:
-    """Cut off anywhere, it is refused as what it is."""
+    """It may be cut off anywhere; the error is always the same."""
     with pytest.raises(ConfigError, match="key one was encrypted"):
         MASTER.decrypt("one", MASTER.encrypt("one", b"secret")[:length])
 
 
 def test_sealing_twice_gives_two_texts() -> None:
-    """Each has its own nonce."""
+    """Each encryption has its own nonce."""
     assert MASTER.encrypt("one", b"secret") != MASTER.encrypt("one", b"secret")
 
 
 def test_nothing_shows_a_secret() -> None:
-    """Neither the master key, a signing key nor a stored key prints what it protects."""
+    """The repr of a master key, a signing key and a stored key contains no secret."""
     assert repr(MASTER) == str(MASTER) == "MasterKey(…)"
     secret = b"The quick brown fox jumps over it"
     key = shared_key(secret)
@@ -96,7 +96,7 @@ def test_nothing_shows_a_secret() -> None:
 
 @pytest.mark.parametrize("length", [0, 16, 31])
 def test_a_weak_key_is_refused(length: int) -> None:
-    """RFC 7518 section 3.2 wants 256 bits."""
+    """RFC 7518 section 3.2 requires 256 bits."""
     with pytest.raises(ConfigError, match="256 bits"):
         shared_key(MASTER_SECRET[:length])
     with pytest.raises(ConfigError, match="256 bits"):
@@ -104,7 +104,7 @@ def test_a_weak_key_is_refused(length: int) -> None:
 
 
 def test_the_refresh_key_is_the_master_keys_own() -> None:
-    """It is derived, stable, and tells nothing of the master key."""
+    """It is derived, stable, and does not reveal the master key."""
     key = MASTER.refresh_token_key()
     assert key == MasterKey(MASTER_SECRET).refresh_token_key()
     assert key not in (MasterKey(OTHER_SECRET).refresh_token_key(), MASTER_SECRET)
@@ -112,14 +112,14 @@ def test_the_refresh_key_is_the_master_keys_own() -> None:
 
 
 def test_an_unknown_algorithm_is_a_configuration_error() -> None:
-    """`none` above all."""
+    """Above all `none`."""
     for algorithm in ("none", "HS512", ""):
         with pytest.raises(ConfigError, match="one of HS256, EdDSA, ES256, RS256"):
             generate_key(algorithm)
 
 
 def test_the_kid_follows_from_the_key() -> None:
-    """Whoever holds the shared key knows its kid, and two keys have two."""
+    """A holder of the shared key knows its kid, and two keys have different ones."""
     assert shared_key(MASTER_SECRET).kid == shared_key(MASTER_SECRET).kid
     assert shared_key(MASTER_SECRET).kid != shared_key(OTHER_SECRET).kid
     assert generate_key("EdDSA").kid != generate_key("EdDSA").kid
@@ -138,7 +138,7 @@ def test_the_thumbprint_is_that_of_rfc_8037() -> None:
 
 @pytest.mark.parametrize("algorithm", PUBLIC)
 def test_a_public_jwk_holds_the_public_half_alone(algorithm: str) -> None:
-    """With what a mesh needs to choose it."""
+    """It has the members by which a mesh selects a key."""
     key = KEYS[algorithm]
     jwk = key.public_jwk()
     assert not jwk.keys() & SECRET_MEMBERS
@@ -147,7 +147,7 @@ def test_a_public_jwk_holds_the_public_half_alone(algorithm: str) -> None:
 
 
 def test_the_jwks_holds_no_secret() -> None:
-    """The shared key is left out of it, and has no JWK of its own."""
+    """The set omits the shared key, which has no JWK."""
     keys = json.loads(KeyRing(KEYS.values()).jwks())["keys"]
     assert sorted(jwk["alg"] for jwk in keys) == sorted(PUBLIC)
     assert not any(jwk.keys() & SECRET_MEMBERS for jwk in keys)
@@ -156,7 +156,7 @@ def test_the_jwks_holds_no_secret() -> None:
 
 
 def test_a_ring_finds_its_keys_alone() -> None:
-    """By kid; without an active key it only verifies."""
+    """It finds keys by kid, and only verifies without an active key."""
     key = KEYS["EdDSA"]
     ring = KeyRing([key])
     assert key.kid in ring
@@ -170,7 +170,7 @@ def test_a_ring_finds_its_keys_alone() -> None:
 
 
 def test_a_ring_is_replaced_as_one() -> None:
-    """What is not in the new one is trusted no more, and another key signs."""
+    """Keys that are not in the new set are no longer trusted, and another key signs."""
     first, second = KEYS["EdDSA"], KEYS["ES256"]
     ring = KeyRing([first], first.kid)
     ring.replace([second], second.kid)
@@ -182,7 +182,7 @@ def test_a_ring_is_replaced_as_one() -> None:
 
 
 def test_a_ring_without_the_key_that_is_to_sign_is_refused() -> None:
-    """And the ring stays as it was."""
+    """The ring does not change."""
     first, second = KEYS["EdDSA"], KEYS["ES256"]
     ring = KeyRing([first], first.kid)
     with pytest.raises(KeyError):
@@ -192,7 +192,7 @@ def test_a_ring_without_the_key_that_is_to_sign_is_refused() -> None:
 
 
 def test_a_ring_has_a_new_revision_when_a_key_is_distrusted() -> None:
-    """Neither a key that is added nor one that begins to sign voids what was verified."""
+    """Adding a key, or signing with another, does not void what was verified."""
     first, second = KEYS["EdDSA"], KEYS["ES256"]
     ring = KeyRing([first], first.kid)
     assert ring.revision == 0
@@ -221,7 +221,7 @@ def test_a_ring_has_a_new_revision_when_a_key_is_distrusted() -> None:
     ],
 )
 def test_the_state_of_a_key_follows_from_its_dates(minute: int, state: KeyState) -> None:
-    """Each state begins at its date; a compromised key is nothing else at any time."""
+    """Each state begins at its date. A compromised key is compromised at any time."""
     activate, retire, remove = (NOW + timedelta(minutes=m) for m in (10, 20, 30))
     now = NOW + timedelta(minutes=minute)
     row = StoredKey("kid", "EdDSA", b"sealed", NOW, activate, retire, remove)
@@ -230,7 +230,7 @@ def test_the_state_of_a_key_follows_from_its_dates(minute: int, state: KeyState)
 
 
 def test_a_key_without_an_end_stays_active() -> None:
-    """Until somebody decides on its end."""
+    """Until a date for its end is set."""
     assert stored(KEYS["EdDSA"]).state(NOW + timedelta(days=9999)) is KeyState.ACTIVE
 
 
@@ -266,7 +266,7 @@ def test_a_pem_private_key_is_read(algorithm: str) -> None:
     ],
 )
 def test_a_key_in_the_older_pem_form_is_read(private: Any, algorithm: str) -> None:
-    """As openssl genrsa and ecparam used to write them; 2048 bits are enough."""
+    """As older versions of openssl genrsa and ecparam write them; 2048 bits are enough."""
     assert (
         read_key(pem(private, form=serialization.PrivateFormat.TraditionalOpenSSL)).algorithm
         == algorithm
@@ -284,13 +284,13 @@ def test_a_key_in_the_older_pem_form_is_read(private: Any, algorithm: str) -> No
     ],
 )
 def test_a_pem_key_of_another_kind_or_size_is_refused(private: Any) -> None:
-    """RFC 7518 sections 3.3 and 3.4; the operator is told which keys are taken."""
+    """RFC 7518 sections 3.3 and 3.4. The error names the keys that are accepted."""
     with pytest.raises(ConfigError, match="2048 bits or more"):
         read_key(pem(private))
 
 
 def test_a_pem_text_that_is_no_open_private_key_is_refused() -> None:
-    """Encrypted, cut off, and the public half alone."""
+    """An encrypted key, one that is cut off, and a public key."""
     private = KEYS["EdDSA"].private_key
     public = KEYS["EdDSA"].public_key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -337,7 +337,7 @@ NOT_RANDOM = {
 
 @pytest.mark.parametrize("secret", NOT_RANDOM.values(), ids=NOT_RANDOM.keys())
 def test_no_key_is_made_of_a_pattern(secret: bytes) -> None:
-    """A shared key and the master key pass the same check, whatever way they come in."""
+    """A shared key and the master key pass the same check."""
     for make in (shared_key, MasterKey):
         with pytest.raises(ConfigError, match="not random"):
             make(secret)
@@ -345,7 +345,7 @@ def test_no_key_is_made_of_a_pattern(secret: bytes) -> None:
 
 @given(st.binary(min_size=32, max_size=32))
 def test_a_key_drawn_by_lot_is_taken(salt: bytes) -> None:
-    """A digest looks as random as a random key, and passes."""
+    """A digest, which looks random, passes the check."""
     digest = hashlib.sha256(salt).digest()
     assert shared_key(digest).secret == digest
 
@@ -366,7 +366,7 @@ def rsa_key(p: int, q: int, exponent: int = 65537) -> rsa.RSAPrivateKey:
 
 
 def test_a_key_that_can_be_factored_is_refused() -> None:
-    """Chips of Infineon made primes of a form that can be found (CVE-2017-15361)."""
+    """Some chips of Infineon generated primes of a recognisable form (CVE-2017-15361)."""
     key = rsa_key(*ROCA_PRIMES)
     assert key.key_size == 2048
     with pytest.raises(ConfigError, match="ROCA"):
@@ -376,7 +376,7 @@ def test_a_key_that_can_be_factored_is_refused() -> None:
 
 
 def test_an_rsa_key_with_a_small_exponent_is_refused() -> None:
-    """FIPS 186-5 section A.1.1 asks for 65537 or more."""
+    """FIPS 186-5 section A.1.1 requires 65537 or more."""
     with pytest.raises(ConfigError, match="65537"):
         read_key(pem(rsa.generate_private_key(3, 2048)))
 
@@ -385,6 +385,6 @@ def test_an_rsa_key_with_a_small_exponent_is_refused() -> None:
     "members", [{"algorithm": "HS256"}, {"algorithm": "EdDSA", "secret": bytes(range(32))}]
 )
 def test_only_an_hs256_key_has_a_secret(members: dict[str, Any]) -> None:
-    """Without a secret, HMAC would verify what anybody can sign."""
+    """With an empty secret, HMAC would verify a token that anybody can sign."""
     with pytest.raises(ValueError, match="secret"):
         SigningKey("kid", **members)

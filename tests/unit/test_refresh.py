@@ -1,4 +1,4 @@
-"""Refresh tokens: rebuilt byte for byte from a row, and from nothing else."""
+"""Refresh tokens: computed from the row of a session, byte for byte."""
 
 import hashlib
 import hmac
@@ -89,12 +89,12 @@ def refuse(token: str) -> InvalidGrant:
 
 
 def test_an_equal_row_has_an_equal_token() -> None:
-    """On every replica and after every restart, from the same master key."""
+    """This holds on every replica and after every restart, with the same master key."""
     assert RefreshTokens(MasterKey(MASTER_SECRET), ISSUER).current(replace(SESSION)) == TOKEN
 
 
 def test_the_token_of_a_row_is_the_same_in_every_release() -> None:
-    """A retry may meet a replica of another version, and must get the same bytes."""
+    """A retry may reach a replica of another version, and must get the same bytes."""
     assert TOKEN == (
         "eyJhbGciOiJIUzI1NiIsImtpZCI6InJlZnJlc2giLCJ0eXAiOiJydCtqd3QifQ."
         "eyJpc3MiOiJodHRwczovL2F1dGgudGVzdCIsInN1YiI6IjAwMDAwMDAwLTAwMDAtNDAwMC04MDAwLTAw"
@@ -106,7 +106,7 @@ def test_the_token_of_a_row_is_the_same_in_every_release() -> None:
 
 
 def test_a_token_says_what_its_row_says() -> None:
-    """And no more: neither seed, scope nor roles."""
+    """It contains nothing else: no seed, scope or roles."""
     header, payload, _ = TOKEN.split(".")
     assert json.loads(base64url.decode(header)) == HEADER
     assert json.loads(base64url.decode(payload)) == CLAIMS
@@ -127,12 +127,12 @@ MEMBERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_another_row_has_another_token(name: str) -> None:
-    """Each member of the row that a token follows from makes it another."""
+    """Each column from which the token is computed changes it."""
     assert TOKENS.current(replace(SESSION, **{name: MEMBERS[name]})) != TOKEN
 
 
 def test_a_token_counts_whole_seconds() -> None:
-    """The database keeps microseconds, which the token drops."""
+    """The database keeps microseconds; the token does not."""
     odd = timedelta(microseconds=999_999)
     session = replace(
         SESSION,
@@ -161,7 +161,7 @@ GENERATIONS = st.integers(0, (1 << 40) - 1)
     )
 )
 def test_the_token_of_any_row_is_read_back(session: Session) -> None:
-    """Whatever its ids, generation and times, expired or not."""
+    """With any ids, generation and times, expired or not."""
     claims = TOKENS.read(TOKENS.current(session))
     assert (claims.user_id, claims.session_id) == (session.user_id, session.id)
     assert claims.generation == session.generation
@@ -175,7 +175,7 @@ def test_the_token_of_any_row_is_read_back(session: Session) -> None:
 def test_token_ids_follow_from_seed_and_generation(
     seed: bytes, other_seed: bytes, generation: int, other: int
 ) -> None:
-    """Equal for equal ones, else different; that of the access token is of its own."""
+    """They are equal for equal seeds and generations only; the access token has another one."""
     equal = (seed, generation) == (other_seed, other)
     assert (token_id(seed, generation) == token_id(other_seed, other)) is equal
     assert (access_token_id(seed, generation) == access_token_id(other_seed, other)) is equal
@@ -184,7 +184,7 @@ def test_token_ids_follow_from_seed_and_generation(
 
 
 def test_a_token_id_is_half_an_hmac() -> None:
-    """128 bits, which nobody guesses without the seed."""
+    """It has 128 bits, which cannot be guessed without the seed."""
     assert token_id(b"seed", 7) == hmac.digest(b"seed", b"refresh 7", "sha256")[:16]
     access = hmac.digest(b"seed", b"access 7", "sha256")[:16]
     assert base64url.decode(access_token_id(b"seed", 7)) == access
@@ -194,18 +194,18 @@ def test_a_token_id_is_half_an_hmac() -> None:
 
 
 def test_the_token_of_another_master_key_is_refused() -> None:
-    """Only who holds the master key can make one."""
+    """Only a holder of the master key can sign one."""
     refuse(RefreshTokens(MasterKey(bytes(range(32, 64))), ISSUER).current(SESSION))
 
 
 @pytest.mark.parametrize("issuer", ["", "https://auth.test/", "https://another.test"])
 def test_the_token_of_another_issuer_is_refused(issuer: str) -> None:
-    """Even where two services share a master key."""
+    """This holds even if two services share a master key."""
     refuse(RefreshTokens(MASTER, issuer).current(SESSION))
 
 
 def test_an_access_token_is_no_refresh_token() -> None:
-    """Under its own key, or were it signed with the key of refresh tokens."""
+    """It is refused under its own key, and under the key of refresh tokens."""
     key = generate_key("HS256")
     refuse(TokenSigner(KeyRing([key], key.kid)).sign(ACCESS))
     secret = MASTER.refresh_token_key()
@@ -217,7 +217,7 @@ def test_an_access_token_is_no_refresh_token() -> None:
 
 @pytest.mark.parametrize("secret", [b"k" * 32, MASTER_SECRET, b"", b"\0" * 32])
 def test_no_other_secret_makes_a_refresh_token(secret: bytes) -> None:
-    """Not the shared key, not the master key itself, and no blank one."""
+    """The shared key, the master key itself and an empty key are refused."""
     refuse(compact(HEADER, CLAIMS, secret))
 
 
@@ -247,13 +247,13 @@ HEADERS: dict[str, object] = {
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS.keys())
 def test_another_header_is_refused(header: object) -> None:
-    """Even under the right signature: there is one header, which we issue."""
+    """The service issues one header, and accepts no other under a valid signature."""
     refuse(compact(header, CLAIMS))
 
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_each_claim_is_required(name: str) -> None:
-    """Without any one of them it is no refresh token."""
+    """A token without one of them is refused."""
     refuse(compact(HEADER, {key: value for key, value in CLAIMS.items() if key != name}))
 
 
@@ -276,7 +276,7 @@ NOT_NUMBERS: list[object] = [
 @pytest.mark.parametrize("value", NOT_NUMBERS, ids=str)
 @pytest.mark.parametrize("name", ["gen", "iat", "exp"])
 def test_a_number_is_whole_and_within_reason(name: str, value: object) -> None:
-    """What reaches a query fits its column."""
+    """A value that reaches a query fits its column."""
     refuse(compact(HEADER, CLAIMS | {name: value}))
 
 
@@ -292,7 +292,7 @@ NOT_TOKEN_IDS = ["", "a", "A" * 21, "A" * 23, "\u00e9" * 22, "A" * 21 + "=", "A"
 
 @pytest.mark.parametrize("value", NOT_TOKEN_IDS, ids=ascii)
 def test_a_token_id_is_128_bits_in_base64url(value: str) -> None:
-    """Whatever else a token names, no row made it."""
+    """No row can have made a token with another value."""
     refuse(compact(HEADER, CLAIMS | {"jti": value}))
 
 
@@ -302,7 +302,7 @@ NOT_TEXTS: list[object] = [None, 1, True, [], {}, ["a"], "a\0", "a\n", "\ud800",
 @pytest.mark.parametrize("value", NOT_TEXTS, ids=ascii)
 @pytest.mark.parametrize("name", ["iss", "sub", "sid", "jti"])
 def test_a_text_is_printable_text(name: str, value: object) -> None:
-    """Nothing is converted, and nothing garbles a log."""
+    """Nothing is converted, and no value can corrupt a log."""
     refuse(compact(HEADER, CLAIMS | {name: value}))
 
 
@@ -324,7 +324,7 @@ NOT_IDS = {
 @pytest.mark.parametrize("value", NOT_IDS.values(), ids=NOT_IDS.keys())
 @pytest.mark.parametrize("name", ["sub", "sid"])
 def test_an_id_is_a_uuid_in_its_canonical_form(name: str, value: str) -> None:
-    """As the service writes it, and as RFC 9562 section 4 prints it."""
+    """In the form that the service writes, which is that of RFC 9562 section 4."""
     refuse(compact(HEADER, CLAIMS | {name: value}))
 
 
@@ -343,12 +343,12 @@ PAYLOADS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS.keys())
 def test_another_payload_is_refused(payload: bytes) -> None:
-    """Even under the right signature."""
+    """Even under a valid signature."""
     refuse(compact(HEADER, payload))
 
 
 def test_every_refusal_looks_the_same() -> None:
-    """The client learns nothing of why; the log has the cause."""
+    """The client does not learn the cause; the log has it."""
     bad_signature = compact(HEADER, CLAIMS, b"k" * 32)
     refusals = [refuse(token) for token in ("", "a.b.c", bad_signature, compact(HEADER, {}))]
     assert {error.text for error in refusals} == {InvalidGrant().text}
@@ -357,12 +357,12 @@ def test_every_refusal_looks_the_same() -> None:
 
 @pytest.mark.parametrize("suffix", ["=", "==", "\n", " ", "\0", ".", ".a"])
 def test_nothing_can_be_added_to_a_token(suffix: str) -> None:
-    """A token has no second spelling, so that no stolen one passes for new."""
+    """A token has only one spelling, so a stolen token cannot be made to look new."""
     refuse(TOKEN + suffix)
 
 
 def test_an_unsigned_token_is_refused() -> None:
-    """Without a signature, or with a blank one."""
+    """Without a signature, or with an empty one."""
     signing_input = TOKEN.rpartition(".")[0]
     for signature in ("", ".", ".AA", "." + base64url.encode(b"\0" * 32)):
         refuse(signing_input + signature)
@@ -374,14 +374,14 @@ def test_an_unsigned_token_is_refused() -> None:
     st.text("ABCDEFabcdef0123456789-_.", max_size=2) | st.text(max_size=2),
 )
 def test_a_token_with_one_character_changed_is_refused(position: int, characters: str) -> None:
-    """Or left out, or added."""
+    """Or removed, or added."""
     changed = TOKEN[:position] + characters + TOKEN[position + 1 :]
     if changed != TOKEN:
         refuse(changed)
 
 
 def test_no_last_character_has_a_twin() -> None:
-    """Bits that a decoder would drop are refused where they are not zero."""
+    """Excess bits, which a lenient decoder drops, must be zero."""
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     for other in alphabet.replace(TOKEN[-1], ""):
         refuse(TOKEN[:-1] + other)
@@ -390,7 +390,7 @@ def test_no_last_character_has_a_twin() -> None:
 @settings(deadline=None)
 @given(st.text() | st.lists(st.sampled_from([*TOKEN.split("."), ".", "e30", "="])).map("".join))
 def test_any_text_is_refused_as_a_grant(text: str) -> None:
-    """Never as an error of the program."""
+    """The refusal is never an unexpected exception."""
     if text != TOKEN:
         refuse(text)
 
@@ -401,7 +401,7 @@ VALUES = st.none() | st.integers() | st.floats() | st.text(max_size=8) | st.list
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([*CLAIMS]), VALUES), st.binary())
 def test_any_signed_payload_is_a_grant_or_refused(some: dict[str, Any], raw: bytes) -> None:
-    """What is read is what was signed, and there is no third outcome."""
+    """The claims are those that were signed; there is no third outcome."""
     refuse(compact(HEADER, raw))
     try:
         claims = TOKENS.read(compact(HEADER, CLAIMS | some))

@@ -1,4 +1,4 @@
-"""The texts of a rule, as the configurations of gateways hold them."""
+"""Rules as texts in the configuration of a gateway."""
 
 import pytest
 
@@ -27,7 +27,7 @@ SECRET = "hunter2"
     ],
 )
 def test_a_rule_is_what_its_texts_say(given: dict[str, str], rule: Rule) -> None:
-    """Whatever is left out asks for nothing."""
+    """An absent name requires nothing."""
     assert parse_rule(given.items()) == rule
 
 
@@ -42,7 +42,7 @@ def test_a_rule_is_what_its_texts_say(given: dict[str, str], rule: Rule) -> None
     ],
 )
 def test_a_slip_is_refused_by_its_name(name: str, text: str) -> None:
-    """The error begins with the name, ends with how to mend it, and quotes nothing."""
+    """The error begins with the name, says how to correct it, and quotes nothing."""
     with pytest.raises(ValueError, match=rf"^{name}: .*(must|leave|separate)") as raised:
         parse_rule([(name, text)])
     assert SECRET not in str(raised.value)
@@ -51,14 +51,14 @@ def test_a_slip_is_refused_by_its_name(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_text_has_an_end(name: str) -> None:
-    """Edges remember rules."""
+    """Edges cache rules, so their size is bounded."""
     with pytest.raises(ValueError, match=rf"^{name}: must have 1 to 4096 characters"):
         parse_rule([(name, "a" * 4097)])
 
 
 @pytest.mark.parametrize("name", ["Public", "scopes", "", "remove_authorization"])
 def test_an_unknown_name_is_refused_with_those_that_are_known(name: str) -> None:
-    """A misspelt name would ask for nothing."""
+    """A misspelt name would otherwise require nothing."""
     with pytest.raises(
         ValueError, match=r"the names are audience, scope, roles, public$"
     ) as raised:
@@ -67,7 +67,7 @@ def test_an_unknown_name_is_refused_with_those_that_are_known(name: str) -> None
 
 
 def test_a_name_of_strangers_is_quoted_as_far_as_a_line_of_a_log_goes() -> None:
-    """It adds no line, and it ends."""
+    """The error stays on one line and is bounded in length."""
     with pytest.raises(ValueError, match="is unknown") as raised:
         parse_rule([("a\nb" * 1000, "true")])
     assert "\n" not in str(raised.value)
@@ -76,14 +76,14 @@ def test_a_name_of_strangers_is_quoted_as_far_as_a_line_of_a_log_goes() -> None:
 
 @pytest.mark.parametrize("second", ["read", "write"])
 def test_nothing_is_there_twice(second: str) -> None:
-    """Not even the same: the next reader of the configuration could take the other one."""
+    """Even with an equal value: another reader of the configuration could take the other one."""
     with pytest.raises(ValueError, match=r"^scope: is given twice"):
         parse_rule([("scope", "read"), ("scope", second)])
 
 
 @pytest.mark.parametrize("name", ["scope", "roles"])
 def test_who_takes_everybody_asks_for_nothing(name: str) -> None:
-    """A role at a public door would look like a protection."""
+    """A role in a public rule would look like a protection."""
     with pytest.raises(
         ValueError, match=r"^public: cannot be combined with scope or roles; remove"
     ):
@@ -91,7 +91,7 @@ def test_who_takes_everybody_asks_for_nothing(name: str) -> None:
 
 
 def test_an_edge_may_have_names_of_its_own_beside() -> None:
-    """They are held to the same form, and ask for nothing of a token."""
+    """They have the same form, and require nothing of a token."""
     assert parse_rule([("hide", "true"), ("audience", "a")], beside=("hide",)) == Rule("a")
     for given in ([("hide", "")], [("hide", "true")] * 2):
         with pytest.raises(ValueError, match=r"^hide: "):
@@ -99,7 +99,7 @@ def test_an_edge_may_have_names_of_its_own_beside() -> None:
 
 
 def test_a_flag_is_true_or_false() -> None:
-    """And false where it is not there."""
+    """An absent flag is false."""
     given: tuple[dict[str, str], ...] = ({"hide": "true"}, {"hide": "false"}, {})
     assert [parse_flag(texts, "hide") for texts in given] == [True, False, False]
     with pytest.raises(ValueError, match=r'^hide: must be "true" or "false"'):

@@ -1,4 +1,4 @@
-"""From an error to a gRPC status: the code, the reason, the details, and nothing more."""
+"""Errors as gRPC statuses: the code, the reason, the details, and nothing else."""
 
 from datetime import timedelta
 from typing import TypeVar
@@ -52,7 +52,7 @@ class Stranger(AuthError):
 
 
 def name_of(value: object) -> str:
-    """Name a parameter set after the error's class."""
+    """Return the name of a parameter set: the class of the error."""
     return type(value).__name__ if isinstance(value, AuthError) else ""
 
 
@@ -73,7 +73,7 @@ def details(error: AuthError, kind: type[Detail]) -> list[Detail]:
 
 
 def test_every_error_of_the_tree_is_expected_here() -> None:
-    """A new error class has to say which status it becomes."""
+    """A new error class must have a status."""
     tree = {
         kind
         for kind in vars(errors).values()
@@ -86,7 +86,7 @@ def test_every_error_of_the_tree_is_expected_here() -> None:
 def test_each_error_becomes_its_code_with_reason_and_domain(
     error: AuthError, code: grpc.StatusCode, reason: str
 ) -> None:
-    """Code and ErrorInfo are what a client decides by."""
+    """A client decides by the code and ErrorInfo."""
     assert status.of(error).code is code
     (info,) = details(error, error_details_pb2.ErrorInfo)
     assert (info.reason, info.domain) == (reason, "authn")
@@ -102,7 +102,7 @@ def test_the_details_repeat_code_and_text(
 
 
 def test_a_known_error_says_its_public_text() -> None:
-    """What the core says to a client arrives unchanged."""
+    """The text of the core reaches the client unchanged."""
     assert status.of(errors.NotFound("no such session")).text == "no such session"
 
 
@@ -112,7 +112,7 @@ def test_a_known_error_says_its_public_text() -> None:
     ids=name_of,
 )
 def test_an_error_that_is_not_mapped_says_nothing(error: AuthError) -> None:
-    """Neither the text nor the reason of an error of no known class gets out."""
+    """The text and the reason of an unknown error do not reach the client."""
     seen = status.of(error)
     assert (seen.code, seen.text) == (grpc.StatusCode.INTERNAL, status.INTERNAL.text)
     assert [info.reason for info in details(error, error_details_pb2.ErrorInfo)] == ["INTERNAL"]
@@ -121,7 +121,7 @@ def test_an_error_that_is_not_mapped_says_nothing(error: AuthError) -> None:
 
 
 def test_a_subclass_of_a_known_error_is_mapped_as_that() -> None:
-    """A finer class added to the core keeps the status of its parent."""
+    """A new subclass has the status of its parent."""
 
     class Locked(errors.PermissionDenied):
         reason = "LOCKED"
@@ -132,7 +132,7 @@ def test_a_subclass_of_a_known_error_is_mapped_as_that() -> None:
 
 @pytest.mark.parametrize("kind", [errors.InvalidArgument, errors.WeakPassword])
 def test_a_bad_field_is_named_in_bad_request(kind: type[errors.InvalidArgument]) -> None:
-    """A client learns by its path which field is wrong, and why."""
+    """A client learns the path of the invalid field, and why it is invalid."""
     (bad,) = details(kind("requests[3].access_token", "is required"), error_details_pb2.BadRequest)
     assert [(v.field, v.description) for v in bad.field_violations] == [
         ("requests[3].access_token", "is required")
@@ -142,7 +142,7 @@ def test_a_bad_field_is_named_in_bad_request(kind: type[errors.InvalidArgument])
 @pytest.mark.parametrize("kind", [errors.RateLimited, errors.Unavailable, errors.RevocationsStale])
 @pytest.mark.parametrize("delay", [timedelta(0), timedelta(seconds=2, milliseconds=500)])
 def test_what_may_be_retried_says_when(kind: type[errors.Retryable], delay: timedelta) -> None:
-    """RetryInfo carries the delay, to the fraction of a second."""
+    """RetryInfo contains the delay, with fractions of a second."""
     (retry,) = details(kind("later", delay), error_details_pb2.RetryInfo)
     assert retry.retry_delay.ToTimedelta() == delay
 
@@ -151,7 +151,7 @@ def test_what_may_be_retried_says_when(kind: type[errors.Retryable], delay: time
 def test_no_other_error_names_fields_or_a_delay(
     error: AuthError, code: grpc.StatusCode, reason: str
 ) -> None:
-    """A client that retries on RetryInfo never retries what cannot succeed."""
+    """A client that retries on RetryInfo does not retry calls that cannot succeed."""
     fields = code is grpc.StatusCode.INVALID_ARGUMENT and reason != "INVALID_SCOPE"
     retry = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
     assert len(details(error, error_details_pb2.BadRequest)) == int(fields)
@@ -160,7 +160,7 @@ def test_no_other_error_names_fields_or_a_delay(
 
 @pytest.mark.parametrize("reason", InactiveReason)
 def test_a_bad_access_token_is_challenged(reason: InactiveReason) -> None:
-    """RFC 6750 section 3: the challenge says invalid_token, and not what is wrong with it."""
+    """The challenge says invalid_token, without the cause (RFC 6750 section 3)."""
     trailers = dict(status.of(errors.InvalidToken(reason)).trailers)
     assert trailers["www-authenticate"] == 'Bearer error="invalid_token"'
 

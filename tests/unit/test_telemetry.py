@@ -1,4 +1,4 @@
-"""Logs: what they hold, what is masked, and how they are written."""
+"""Logs: their content, what is masked, and how they are written."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ MASK = "**********"
 
 @pytest.fixture(autouse=True)
 def _own_configuration() -> Iterator[None]:
-    """Logs are set up once a process: leave nothing behind."""
+    """Logging is configured once per process: restore the defaults."""
     yield
     structlog.contextvars.clear_contextvars()
     structlog.reset_defaults()
@@ -51,18 +51,18 @@ def entry(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     ],
 )
 def test_whatever_is_named_like_a_secret_is_masked(name: str) -> None:
-    """The mask goes by the entry's name, in any case, and hides even the length."""
+    """Masking depends on the name, in any case, and hides even the length."""
     assert mask_secrets(None, "info", {"event": "x", name: "hunter2"}) == {"event": "x", name: MASK}
 
 
 @pytest.mark.parametrize("value", [b"hunter2", 7, None, ["hunter2"]])
 def test_a_secret_of_any_type_is_masked(value: object) -> None:
-    """What cannot be read as text is masked all the same."""
+    """Values that are not text are masked too."""
     assert mask_secrets(None, "info", {"token": value}) == {"token": MASK}
 
 
 def test_what_is_not_secret_stays() -> None:
-    """Method, peer and the event itself are for the reader."""
+    """Method, peer and the event itself are not masked."""
     event = {"event": "token refused", "method": "/authn.v1.AuthService/Login", "ms": 1.5}
     assert mask_secrets(None, "info", dict(event)) == event
 
@@ -82,7 +82,7 @@ def test_a_secret_does_not_reach_the_log(form: str, capsys: pytest.CaptureFixtur
 def test_a_secret_bound_to_the_context_does_not_reach_the_log(
     form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What a caller binds for all its entries is masked like the rest."""
+    """Values that a caller binds to all its entries are masked too."""
     configure_logging("info", form)
     structlog.contextvars.bind_contextvars(client_secret="hunter2", tenant="blue")
     structlog.get_logger().info("login")
@@ -102,7 +102,7 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_tells_an_exception_in_the_same_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """A traceback is data of its entry and no text of many lines."""
+    """A traceback is data of its entry, not text of several lines."""
     configure_logging("info", "json")
     structlog.get_logger().error("failed", exc_info=ValueError("no such column"))
     (told,) = entry(capsys)["exception"]
@@ -110,14 +110,14 @@ def test_json_tells_an_exception_in_the_same_line(capsys: pytest.CaptureFixture[
 
 
 def test_console_tells_an_exception(capsys: pytest.CaptureFixture[str]) -> None:
-    """Who runs it by hand sees what went wrong."""
+    """A person who runs the service sees the traceback."""
     configure_logging("info", "console")
     structlog.get_logger().error("failed", exc_info=ValueError("no such column"))
     assert "ValueError: no such column" in capsys.readouterr().err
 
 
 def test_console_has_no_colours_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
-    """A log in a file holds no control characters."""
+    """A log in a file has no control characters."""
     configure_logging("info", "console")
     structlog.get_logger().info("serving", port=50051)
     written = capsys.readouterr().err
@@ -128,7 +128,7 @@ def test_console_has_no_colours_where_nobody_looks(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_logs_go_to_stderr(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Standard output is for what a command prints."""
+    """Standard output is reserved for the output of commands."""
     configure_logging("info", form)
     structlog.get_logger().info("serving")
     captured = capsys.readouterr()
@@ -160,7 +160,7 @@ def test_only_entries_of_the_level_and_above_are_logged(
 def test_a_logger_made_before_follows_the_configuration(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Modules make their loggers when they are imported, before any setting is read."""
+    """Modules create their loggers at import, before any setting is read."""
     log = structlog.get_logger("auth_service.early")
     configure_logging("warning", "json")
     log.info("unheard")
@@ -169,14 +169,14 @@ def test_a_logger_made_before_follows_the_configuration(
 
 
 def test_the_metrics_of_one_process_are_its_own() -> None:
-    """Without workers there is nothing to add up."""
+    """Without workers nothing is summed."""
     RPC_TOTAL.labels("/test/Method", "OK").inc(3)
     assert b'auth_rpc_total{code="OK",method="/test/Method"} 3.0' in metrics_text()
     assert METRICS_CONTENT_TYPE.startswith("text/plain; version=")
 
 
 def test_successes_fall_into_the_buckets_that_one_observation_each_would() -> None:
-    """At a bound, between two, and beyond the last; and none is counted twice."""
+    """At a bound, between two and beyond the last; no call is counted twice."""
     seconds = [0.0001, 0.0002, 0.00021, 0.0005, 0.3, 5.0, 6.0, 0.3]
     together = Successes.of("/test.Together/Method")
     together.seconds.extend(seconds)
