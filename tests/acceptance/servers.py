@@ -5,11 +5,10 @@ import base64
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
@@ -28,6 +27,7 @@ from auth_service.db.store import Store
 from auth_service.models import Revocation, User
 from tests.channels import RECONNECT, connected
 from tests.clock import FakeClock
+from tests.ports import free_address, free_port
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ KEYS = {
     "AUTH_MASTER_KEY": base64.urlsafe_b64encode(bytes(range(32))).decode().rstrip("="),
     "AUTH_SHARED_KEY": base64.urlsafe_b64encode(bytes(range(32, 64))).decode().rstrip("="),
 }
-START_TIMEOUT = 40.0
+START_TIMEOUT = 90.0  # seconds
 
 
 def environment(database_url: str, **settings: str) -> dict[str, str]:
@@ -63,7 +63,7 @@ class ServerProcess:
     def start(self) -> "ServerProcess":
         """Start, and return once health is SERVING; blocks."""
         for _ in range(3):
-            self.address = f"127.0.0.1:{free_port()}"
+            self.address = free_address()
             with self._log.open("ab") as log:
                 self.process = subprocess.Popen(
                     [sys.executable, "-m", "auth_service", "serve"],
@@ -170,13 +170,13 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.port = 0
+        self.port = free_port()
+        """Of this class alone: after `cut`, `open` listens on it again."""
         self.withheld = b""
 
     async def open(self) -> None:
-        """Listen, on the same port as before if there was one."""
+        """Listen on the port, for the first time or again."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     def withhold(self) -> None:
         """From now on keep what comes back from the target."""
@@ -253,26 +253,30 @@ def through(url: str, proxy: Proxy) -> str:
     return f"postgresql://{user}{password}@127.0.0.1:{proxy.port}/{name}?sslmode=disable"
 
 
-async def make_user(
-    database_url: str, identifier: str = USER, *, roles: tuple[str, ...] = ()
-) -> User:
-    """Make a user with PASSWORD in a server's database."""
-
-    def nothing(_: Revocation) -> None: ...
-
+@contextlib.asynccontextmanager
+async def open_accounts(database_url: str) -> AsyncIterator[Accounts]:
+    """Yield the accounts in the database of a server, with cheap hashes."""
     pool = await pools.connect(database_url, min_size=1, max_size=1)
     hasher = PasswordHasher(Argon2Profile(7168, 1))
     policy = SessionPolicy(issuer="", default_audience=())
+    revocations: list[Revocation] = []
     try:
-        accounts = Accounts(
-            Store(pool), hasher, policy, nothing, FakeClock(), password_min_length=15
-        )
-        return await accounts.create_user(
-            [identifier], PASSWORD, roles=roles, scope=("read", "write")
+        yield Accounts(
+            Store(pool), hasher, policy, revocations.append, FakeClock(), password_min_length=15
         )
     finally:
         hasher.close()
         await pool.close()
+
+
+async def make_user(
+    database_url: str, identifier: str = USER, *, roles: tuple[str, ...] = ()
+) -> User:
+    """Create a user with PASSWORD in the database of a server."""
+    async with open_accounts(database_url) as accounts:
+        return await accounts.create_user(
+            [identifier], PASSWORD, roles=roles, scope=("read", "write")
+        )
 
 
 async def eventually(
@@ -300,10 +304,3 @@ def error_of(error: grpc.RpcError) -> tuple[str, bool]:
                     reason = info.reason
                 retry |= detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR)
     return reason, retry
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -8,7 +8,6 @@ import os
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from auth_service.cli.app import cli
 from tests.acceptance.servers import eventually
 from tests.folders import open_folder
+from tests.ports import free_address
 
 COMMAND = [sys.executable, "-m", "auth_service"]
 USER = "demo@example.com"
@@ -84,7 +84,7 @@ class Served:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(30)
+        code = self.process.wait(90)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -121,12 +121,6 @@ class Served:
 
     def _log(self) -> str:
         return (self.directory.parent / "serve.log").read_text()
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ import pytest
 from authn.v1 import auth_service_pb2 as pb
 
 from tests.acceptance.conftest import MakeClient, StartServer
-from tests.acceptance.servers import KEYS, PROJECT, environment, eventually, free_port, make_user
+from tests.acceptance.servers import KEYS, PROJECT, environment, eventually, make_user
+from tests.ports import free_address
 
 Call = Callable[[str, str, str], Awaitable[str]]
 """Takes the address, the method and the token; returns the answer, or the refusal's status."""
@@ -36,7 +37,7 @@ async def over_http(address: str, method: str, token: str) -> str:
     verb, path = {"List": ("GET", "/orders"), "Delete": ("DELETE", "/orders/1")}[method]
     async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
         try:
-            answer = await client.request(verb, path, headers=headers, timeout=10)
+            answer = await client.request(verb, path, headers=headers, timeout=60)
         except httpx.TransportError:
             return "UNAVAILABLE"
     codes = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 503: "UNAVAILABLE"}
@@ -49,7 +50,7 @@ def run_example() -> Iterator[Callable[..., str]]:
     processes: list[subprocess.Popen[bytes]] = []
 
     def run(name: str, auth_address: str) -> str:
-        address = f"127.0.0.1:{free_port()}"
+        address = free_address()
         processes.append(
             subprocess.Popen(
                 [sys.executable, str(PROJECT / "examples" / name), address],
@@ -96,7 +97,7 @@ async def test_an_example_verifies_and_hears_of_revocations(
     await eventually(lambda: verdict(listed), what="the example serves")
     assert await call(address, "List", "") == "UNAUTHENTICATED"
     assert await call(address, "Delete", pair.access_token) == "PERMISSION_DENIED"
-    await auth.auth.Revoke(pb.RevokeRequest(refresh_token=pair.refresh_token), timeout=10)
+    await auth.auth.Revoke(pb.RevokeRequest(refresh_token=pair.refresh_token), timeout=60)
     await eventually(lambda: verdict("UNAUTHENTICATED"), what="the revocation has arrived")
 
 

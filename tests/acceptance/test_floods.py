@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import StartServer
-from tests.acceptance.servers import ServerProcess, eventually, free_port
+from tests.acceptance.servers import ServerProcess, eventually
 from tests.chaos.slow_clients import Prober, half_open, http_flood, request
+from tests.ports import free_port
 
 TLS_RECORD = b"\x16\x03\x01"
 

@@ -23,10 +23,10 @@ from tests.acceptance.servers import (
     ServerProcess,
     environment,
     eventually,
-    free_port,
     make_user,
 )
 from tests.folders import open_folder
+from tests.ports import free_address
 
 FIRST_USER = "demo@example.com"
 PACE = 0.02  # seconds between two calls of a client: many, and some CPU left to start processes
@@ -52,7 +52,7 @@ async def all_started(server: ServerProcess, count: int = 2) -> list[int]:
     async def started() -> bool:
         return len(logged(server, "serving")) >= count
 
-    await eventually(started, within=40, what=f"{count} workers serve")
+    await eventually(started, what=f"{count} workers serve")
     return [entry["pid"] for entry in logged(server, "worker_started")]
 
 
@@ -60,7 +60,7 @@ async def ended(pids: list[int]) -> None:
     async def none_left() -> bool:
         return not any(map(alive, pids))
 
-    await eventually(none_left, within=30, what="the workers end")
+    await eventually(none_left, what="the workers end")
 
 
 async def metric(url: str, name: str, *patterns: str) -> float:
@@ -76,7 +76,7 @@ async def test_workers_share_clients_and_metrics_and_one_that_is_killed_is_repla
 ) -> None:
     """New connections reach every worker, the counts are those of all, also of the dead."""
     await make_user(database_url)
-    address = f"127.0.0.1:{free_port()}"
+    address = free_address()
     server = await asyncio.to_thread(
         start_server, AUTH_WORKERS="2", TMPDIR=str(tmp_path), AUTH_HTTP_ADDRESS=address
     )
@@ -103,7 +103,7 @@ async def test_workers_share_clients_and_metrics_and_one_that_is_killed_is_repla
             assert (await (await client(server.address)).validate(token)).active
         return bool(logged(server, "worker_replaced"))
 
-    await eventually(replaced, within=40, what="a killed worker is replaced")
+    await eventually(replaced, what="a killed worker is replaced")
     [entry] = logged(server, "worker_replaced")
     assert entry["pid"] == pids[0]
     assert alive(entry["by"])
@@ -153,7 +153,7 @@ async def test_a_stop_lets_the_calls_of_every_worker_finish(
             assert answer.access_token
     finally:
         await connection.close()
-    assert await asyncio.to_thread(server.process.wait, 20) == 0
+    assert await asyncio.to_thread(server.process.wait, 60) == 0
     assert not any(map(alive, pids))
 
 
@@ -229,7 +229,7 @@ async def test_a_restart_under_load_refuses_no_call(
 def start_development(folder: Path) -> ServerProcess:
     """Start `serve --dev` with two workers in a folder, where it writes `greeting` and `log`."""
     server = ServerProcess("", folder / "log")
-    server.address = f"127.0.0.1:{free_port()}"
+    server.address = free_address()
     variables = environment("", AUTH_GRPC_ADDRESS=server.address)
     variables["AUTH_EMBEDDED_DIR"] = str(folder / "pg")
     del variables["AUTH_DATABASE_URL"], variables["AUTH_MASTER_KEY"]
@@ -257,7 +257,7 @@ async def test_workers_on_the_embedded_postgresql_end_with_a_supervisor_that_is_
                 text = (folder / "greeting").read_text()
                 return text if "# Revoke" in text else None
 
-            text = await eventually(greeted, within=60, what="the greeting is printed")
+            text = await eventually(greeted, what="the greeting is printed")
             assert text.count("Password") == 1
             pids = await all_started(server)
             password = text.split("Password")[1].split()[0]
@@ -279,7 +279,7 @@ def refused(database_url: str, **settings: str) -> subprocess.CompletedProcess[s
     """Return what a server says that does not start."""
     return subprocess.run(
         [sys.executable, "-m", "auth_service", "serve", "--workers", "2"],
-        env=environment(database_url, AUTH_GRPC_ADDRESS=f"127.0.0.1:{free_port()}") | settings,
+        env=environment(database_url, AUTH_GRPC_ADDRESS=free_address()) | settings,
         cwd=PROJECT,
         capture_output=True,
         text=True,

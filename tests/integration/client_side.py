@@ -12,14 +12,8 @@ from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import auth_service_pb2_grpc as rpc
 
 from auth_service.config.loading import Settings
-from auth_service.core.accounts import Accounts
-from auth_service.core.passwords import Argon2Profile, PasswordHasher
-from auth_service.core.session_policy import SessionPolicy
-from auth_service.db import pool as pools
-from auth_service.db.store import Store
-from auth_service.models import Revocation
 from auth_service.serving.server import Server
-from tests.acceptance.servers import KEYS, PASSWORD, USER, Proxy, make_user
+from tests.acceptance.servers import KEYS, PASSWORD, USER, Proxy, make_user, open_accounts
 from tests.channels import open_channel, open_sync_channel
 from tests.clock import FakeClock
 
@@ -102,7 +96,8 @@ class Service:
         `credentials` are those of clients, for a server with a certificate.
         """
         await make_user(self._database_url)
-        self.secret = await _make_account(self._database_url)
+        async with open_accounts(self._database_url) as accounts:
+            self.secret = await accounts.create_service_account(ACCOUNT, scope=("read", "write"))
         names = ("tls_cert_file", "tls_key_file")
         settings = Settings.model_validate(
             {
@@ -184,19 +179,3 @@ class Service:
             self.line.forward()
             await self.line.open()
         await self.channel.channel_ready()
-
-
-async def _make_account(database_url: str) -> str:
-    def nothing(_: Revocation) -> None: ...
-
-    pool = await pools.connect(database_url, min_size=1, max_size=1)
-    hasher = PasswordHasher(Argon2Profile(7168, 1))
-    policy = SessionPolicy(issuer="", default_audience=())
-    try:
-        accounts = Accounts(
-            Store(pool), hasher, policy, nothing, FakeClock(), password_min_length=15
-        )
-        return await accounts.create_service_account(ACCOUNT, scope=("read", "write"))
-    finally:
-        hasher.close()
-        await pool.close()

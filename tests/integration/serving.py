@@ -10,15 +10,8 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from auth_service.config.loading import Settings, load_settings
-from auth_service.core.accounts import Accounts
-from auth_service.core.passwords import Argon2Profile, PasswordHasher
-from auth_service.core.session_policy import SessionPolicy
-from auth_service.db import pool as pools
-from auth_service.db.store import Store
-from auth_service.models import Revocation
 from auth_service.serving.server import Server
-from tests.acceptance.servers import KEYS, eventually
-from tests.clock import FakeClock
+from tests.acceptance.servers import KEYS, eventually, open_accounts
 
 MASTER_KEY = KEYS["AUTH_MASTER_KEY"]
 SHARED_KEY = KEYS["AUTH_SHARED_KEY"]
@@ -56,23 +49,11 @@ def address(server: Server) -> str:
 
 
 async def make_service_account(database_url: str, client_id: str = SERVICE) -> str:
-    """Make a service account, which may read, and return its secret."""
-
-    def nothing(_: Revocation) -> None: ...
-
-    pool = await pools.connect(database_url, min_size=1, max_size=1)
-    hasher = PasswordHasher(Argon2Profile(7168, 1))
-    policy = SessionPolicy(issuer="", default_audience=())
-    try:
-        accounts = Accounts(
-            Store(pool), hasher, policy, nothing, FakeClock(), password_min_length=15
-        )
+    """Create a service account with the scope `read` and return its secret."""
+    async with open_accounts(database_url) as accounts:
         return await accounts.create_service_account(
             client_id, roles=("verifier",), scope=("read",)
         )
-    finally:
-        hasher.close()
-        await pool.close()
 
 
 async def query(database_url: str, sql: str) -> Any:

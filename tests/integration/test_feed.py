@@ -31,13 +31,13 @@ LISTENERS = (
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
 
 async def until_sql(pool: "Pool", condition: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await pool.fetchval(condition):
             await asyncio.sleep(0.005)
 

@@ -77,7 +77,7 @@ class Database:
         """Lose what was committed asynchronously, and recover."""
         pid = await self.value(WAL_WRITER)
         os.kill(pid, signal.SIGKILL)  # upon which PostgreSQL ends all others
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                     if await self.value(WAL_WRITER) not in (None, pid):
@@ -103,7 +103,7 @@ class Replica:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 

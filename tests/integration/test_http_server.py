@@ -33,11 +33,11 @@ from tests.acceptance.servers import (
     Client,
     ServerProcess,
     eventually,
-    free_port,
     make_user,
 )
 from tests.integration.serving import address, make_settings, running, until
 from tests.integration.test_tls import BREAKAGES, Breakage, Files, garbled_authority, write
+from tests.ports import free_port
 
 PAIR_BREAKAGES = [breakage for breakage in BREAKAGES if breakage is not garbled_authority]
 LOOPBACK = "127.0.0.1:0"

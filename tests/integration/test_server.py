@@ -48,6 +48,7 @@ from tests.integration.serving import (
     running,
     until,
 )
+from tests.ports import free_address
 
 SERVICES = [
     *(f"authn.v1.{name}Service" for name in ("Auth", "Verifier", "Account", "Admin")),
@@ -1055,8 +1056,9 @@ async def test_a_stopped_server_leaves_no_connection(database_url: str) -> None:
 
 async def test_a_stopped_server_takes_no_calls(database_url: str) -> None:
     """Its port is free for another."""
-    async with running(make_settings(database_url)) as server:
-        before = address(server)
+    before = free_address()
+    async with running(make_settings(database_url, grpc_address=before)) as server:
+        assert address(server) == before
     client = Client(before)
     seen = await refusal(client.health.Check(health_pb2.HealthCheckRequest()))
     assert seen.code is grpc.StatusCode.UNAVAILABLE

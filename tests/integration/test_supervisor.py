@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 from auth_service.config.loading import Settings
 from auth_service.errors import ConfigError
 from auth_service.serving.supervisor import Supervisor, WorkerFailed
-from tests.acceptance.servers import eventually, free_port
+from tests.acceptance.servers import eventually
+from tests.ports import free_address
 
 WORKER = """
 import asyncio, os, pathlib, signal, sys
@@ -51,17 +52,24 @@ class Run:
     """A supervisor at work."""
 
     def __init__(
-        self, directory: Path, mode: str, program: tuple[str, ...] = PROGRAM, **settings: Any
+        self,
+        directory: Path,
+        mode: str,
+        program: tuple[str, ...] = PROGRAM,
+        stop_margin: float = 60,
+        **settings: Any,
     ) -> None:
         self.directory = directory
         values: dict[str, Any] = {
             "database_url": "postgresql://nobody@127.0.0.1/none",
             "workers": 2,
         }
-        values["grpc_address"] = f"127.0.0.1:{free_port()}"
+        values["grpc_address"] = free_address()
         command = [*program, str(directory), mode]
         self.serving = asyncio.Event()
-        self.supervisor = Supervisor(Settings(**values | settings), command, stop_margin=0.1)
+        self.supervisor = Supervisor(
+            Settings(**values | settings), command, stop_margin=stop_margin
+        )
         self.task = asyncio.create_task(self.supervisor.run(self._on_serving))
 
     async def _on_serving(self) -> None:
@@ -69,7 +77,7 @@ class Run:
 
     async def started(self) -> set[int]:
         """Return the pids, once all serve."""
-        await asyncio.wait_for(self.serving.wait(), 20)
+        await asyncio.wait_for(self.serving.wait(), 60)
         return self.pids()
 
     def pids(self) -> set[int]:
@@ -195,7 +203,7 @@ async def test_a_restart_changes_every_process(supervise: Supervise) -> None:
 
 async def test_a_worker_that_does_not_stop_is_killed_and_told_of(supervise: Supervise) -> None:
     """What was cut off is no orderly stop."""
-    run = supervise("deaf", drain_timeout="0s")
+    run = supervise("deaf", stop_margin=0.1, drain_timeout="0s")
     await run.started()
     with capture_logs() as entries:
         assert not await run.stop()
