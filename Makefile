@@ -1,10 +1,11 @@
-# All commands of a contributor. `make` alone lists the targets. CI (.ci/run) runs `make ci`,
-# which is `make check`, `make compat`, `make test` and `make interop`. Paths are relative and quoted, so that a
-# checkout may be in a directory with a space. Nothing is installed outside the checkout.
+# All commands of a contributor. `make` alone lists the targets. CI (.ci/run) runs `make ci`, which
+# names the targets that it runs. Paths are relative and quoted, so that a checkout may be in a
+# directory with a space. Nothing is installed outside the checkout.
 
 PYTHON ?= python3
 TESTS ?=
 PYTEST_WORKERS ?= 3
+POSTGRES_BIN ?= /usr/lib/postgresql/15/bin
 FIRST_USER ?= demo@example.com
 
 SHELL := /bin/bash
@@ -18,7 +19,7 @@ STAMP := .venv/.installed
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: install
 install: $(STAMP) ## Create .venv with the locked dependencies and this project (editable)
@@ -31,11 +32,16 @@ run: $(STAMP) ## Start a development server on an embedded PostgreSQL
 test: $(STAMP) ## Run the tests with branch coverage (TESTS=path for some, without coverage)
 	@$(PY) -m pytest -n $(PYTEST_WORKERS) $(if $(TESTS),--no-cov $(TESTS),--cov=auth_service --cov-branch --cov-report=term)
 
+.PHONY: test-postgres-15
+test-postgres-15: $(STAMP) ## Run the tests on PostgreSQL 15 (Debian's postgresql-15; POSTGRES_BIN=its binaries)
+	@"$(POSTGRES_BIN)/postgres" --version
+	@AUTH_TEST_POSTGRES_BIN="$(POSTGRES_BIN)" $(PY) -m pytest -n $(PYTEST_WORKERS) $(TESTS)
+
 .PHONY: check
 check: lint types imports protos generated ## Run every static check (lint, types, imports, protos, generated code)
 
 .PHONY: ci
-ci: check compat test interop ## Run everything that CI runs
+ci: check compat test test-postgres-15 interop ## Run everything that CI runs
 
 .PHONY: lint
 lint: $(STAMP)

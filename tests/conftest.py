@@ -1,7 +1,8 @@
 """Fixtures of all tests: a clock, and a migrated PostgreSQL database for each test.
 
-One PostgreSQL a test process: an embedded one, or the one that AUTH_TEST_DATABASE_URL names, whose
-user must be allowed to create databases.
+One PostgreSQL a test process: an embedded one, or one of the version in AUTH_TEST_POSTGRES_BIN (see
+tests/postgres.py), or the server that AUTH_TEST_DATABASE_URL names, whose user must be allowed to
+create databases.
 """
 
 import asyncio
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from auth_service.db import pool as pools
-from auth_service.db.embedded import EmbeddedPostgres
 from auth_service.db.store import Store
 from tests.clock import FakeClock
 from tests.databases import Databases
 from tests.folders import open_folder
+from tests.postgres import new_postgres
 
 if TYPE_CHECKING:
     from auth_service.db.pool import Pool
@@ -67,7 +68,7 @@ def postgres_url(outside: Outside) -> Iterator[str]:
         yield url
         return
     with open_folder() as directory:
-        server = EmbeddedPostgres(directory / "pg", durable=False)
+        server = new_postgres(directory / "pg")
         try:
             outside.run(server.start())
             yield server.dsn

@@ -19,6 +19,7 @@ import asyncpg
 from auth_service.db.embedded import EmbeddedPostgres
 from auth_service.db.migrate import migrate
 from tests.folders import open_folder
+from tests.postgres import new_postgres
 
 __all__ = ["Pair", "execute", "open_pair", "until"]
 
@@ -31,8 +32,8 @@ class Pair:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._address = folder / "address"
-        self.primary = EmbeddedPostgres(folder / "one", durable=False)
-        self.standby = EmbeddedPostgres(folder / "two", durable=False)
+        self.primary = new_postgres(folder / "one")
+        self.standby = new_postgres(folder / "two")
 
     @property
     def url(self) -> str:

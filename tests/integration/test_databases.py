@@ -1,5 +1,9 @@
 """The databases of tests: empty and migrated, whatever the test before did to its own."""
 
+import asyncio
+import os
+import subprocess
+
 import asyncpg
 import pytest
 
@@ -74,3 +78,18 @@ def test_a_database_whose_schema_was_changed_is_not_lent_again(
     before, after, left = oid_after(databases, outside, change, USER)
     assert after != before
     assert left == 0
+
+
+async def test_the_server_has_the_version_that_was_asked_for(postgres_url: str) -> None:
+    """The version of the binaries in AUTH_TEST_POSTGRES_BIN, or of the embedded PostgreSQL."""
+    binaries = os.environ.get("AUTH_TEST_POSTGRES_BIN")
+    expected = ("15", "18") if "AUTH_TEST_DATABASE_URL" in os.environ else ("18",)
+    if binaries:
+        command = [f"{binaries}/postgres", "--version"]
+        said = (await asyncio.to_thread(subprocess.check_output, command)).decode()
+        expected = (said.removeprefix("postgres (PostgreSQL) ").partition(".")[0],)
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        assert (await connection.fetchval("SHOW server_version")).partition(".")[0] in expected
+    finally:
+        await connection.close()

@@ -20,7 +20,6 @@ from structlog.testing import capture_logs
 
 from auth_service.db import pool as pools
 from auth_service.db.cursor import START, Cursor
-from auth_service.db.embedded import EmbeddedPostgres
 from auth_service.db.feed import RevocationFeed
 from auth_service.db.migrate import migrate
 from auth_service.db.store import Store
@@ -29,6 +28,7 @@ from auth_service.models import Revocation, RevocationKind
 from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
 from tests.folders import open_folder
+from tests.postgres import new_postgres
 from tests.standby import open_pair
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Database:
         self.data = folder / "pg" / "data"
         self.url = f"postgresql://auth@/auth?host={folder / 'sockets'}&port=5432"
         self._sockets = folder / "sockets"
-        self._postgres = EmbeddedPostgres(folder / "pg", durable=False)
+        self._postgres = new_postgres(folder / "pg")
 
     async def start(self) -> None:
         await self._postgres.start()
