@@ -84,8 +84,13 @@ class RevocationFeed:
         )
         self._cursor = START
         self.epoch = ""
-        """Within what cursors are comparable, see Position; empty if the server cannot tell."""
-        self._connected_to = ""  # the epoch of the database that the connection leads to
+        """Within what cursors are comparable, see Position; empty if the server cannot tell.
+
+        It changes before the first revocation of a new epoch is read.
+        """
+        self._complete = (
+            False  # whether everything of this epoch was read, and what it lost written
+        )
         self._as_of: datetime | None = None
         self._fresh_from = _LONG_AGO
         self._notify_now = asyncio.Event()
@@ -168,8 +173,8 @@ class RevocationFeed:
                 await self._on_poll(connection)
         since = self._cursor
         position = await self._take_in(since, connection)
-        if position.epoch != self._connected_to or position.cursor.end < since.end:
-            self.epoch = ""  # so that the next connection begins from nothing
+        if position.epoch != self.epoch or position.cursor.end < since.end:
+            self._complete = False  # so that the next connection begins again
             raise Unavailable("another database answers, or an older copy of this one")
         if since == START:
             await self._restorer.restore(connection, position.as_of)
@@ -178,7 +183,7 @@ class RevocationFeed:
             async with self._in_time():
                 changed = await self._keys.changed_since(since, connection)
             self._on_keys(changed)
-        self.epoch, self._cursor = position.epoch, position.cursor
+        self._complete, self._cursor = True, position.cursor
         if position.as_of >= self._fresh_from:
             self._as_of = position.as_of
         else:
@@ -190,15 +195,14 @@ class RevocationFeed:
         """Go on from the cursor if this is the database of the last read; else begin again."""
         async with self._in_time():
             epoch = (await self._store.position(connection)).epoch
-            self._connected_to = epoch
-            if epoch and epoch == self.epoch:
+            if epoch and epoch == self.epoch and self._complete:
                 return
             seen_at = await self._store.mark_epoch(epoch, connection) if epoch else _LONG_AGO
-        self._fresh_from = seen_at + self._settle
-        self._cursor = START
         if self._as_of is not None:
             log.warning("database_epoch_changed", before=self.epoch, epoch=epoch)
             self._restorer.begin()
+        self._fresh_from = seen_at + self._settle
+        self.epoch, self._cursor, self._complete = epoch, START, False
 
     async def _take_in(self, since: Cursor, connection: "Connection") -> Position:
         """Take in what was committed since a cursor; return the position after it.

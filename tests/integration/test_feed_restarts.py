@@ -90,16 +90,22 @@ class Replica:
 
     def __init__(self, database: Database, pool: "Pool", clock: FakeClock) -> None:
         self.read: list[str] = []
+        self.epochs: set[str] = set()
         self.known = RevocationList(clock)
         self.feed = RevocationFeed(
             Store(pool), database.url, self.known, poll_interval=OFTEN, settle=timedelta(0),
-            on_revocations=lambda found, _: self.read.extend(each.target for each in found),
+            on_revocations=self._on_revocations,
         )  # fmt: skip
+
+    def _on_revocations(self, found: list[Revocation], _new: list[Revocation]) -> None:
+        self.read.extend(each.target for each in found)
+        self.epochs |= {self.feed.epoch} if found else set()
 
     async def settled(self, xid: int) -> None:
         """Return once the cursor is past a transaction, so that it is read no more."""
         await until(lambda: self.feed.cursor.covers(xid))
         self.read.clear()
+        self.epochs.clear()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -175,7 +181,6 @@ async def test_after_a_crash_everything_is_read_again(database: Database, clock:
         os.kill(await database.value(WAL_WRITER), signal.SIGSTOP)  # and no later one
         lost = await revoke(database, "lost", clock)
         await replica.settled(lost)
-        epoch = replica.feed.epoch
         database.hide()
         await database.crash()
         assert await revoke(database, "unseen", clock) <= lost
@@ -185,7 +190,7 @@ async def test_after_a_crash_everything_is_read_again(database: Database, clock:
         await until(lambda: "later" in replica.read)
         assert {"before", "unseen"} <= set(replica.read)
         assert len(replica.known) == 4  # what the database lost stays revoked here
-        await until(lambda: replica.feed.epoch != epoch)
+        await until(lambda: replica.feed._complete)
         assert await database.value("SELECT count(*) FROM revocations") == 4  # and there again
 
 
@@ -204,7 +209,8 @@ async def test_after_a_failover_everything_is_read_again(
             settings.write("restore_command = 'false'\n")
         await database.start()
         await until(lambda: "before" in replica.read)
-        await until(lambda: replica.feed.epoch.split("-")[1] == "00000002")
+        # A Watch stream that resumes meanwhile must not compare its cursor with these rows.
+        assert {epoch.split("-")[1] for epoch in replica.epochs} == {"00000002"}
 
 
 async def test_a_standby_is_refused(clock: FakeClock) -> None:
