@@ -7,7 +7,7 @@ from typing import Any
 from authn.v1 import auth_service_pb2 as pb
 
 from auth_service.clock import utc_now
-from auth_service.core.signing_keys import root_key
+from auth_service.core.root_key import root_key
 from auth_service.db import pool as pools
 from auth_service.db import rows
 from auth_service.db.key_store import KeyStore

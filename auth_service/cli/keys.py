@@ -15,7 +15,8 @@ from auth_service.cli.settings import config_option
 from auth_service.cli.terminal import Exit, examples, fail, json_option, show, table
 from auth_service.config.durations import parse_duration
 from auth_service.config.key_files import read_key as read_key_file
-from auth_service.core.signing_keys import SigningKeys, replace_master_key
+from auth_service.core.root_key import replace_master_key
+from auth_service.core.signing_keys import SigningKeys
 from auth_service.models import StoredKey
 from auth_service.serving.wiring import key_policy, master_key, signing_keys
 from auth_service.tokens.keys import ALGORITHMS, MasterKey, SigningKey, read_key

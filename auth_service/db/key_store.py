@@ -1,7 +1,7 @@
 """The signing keys and the root key in PostgreSQL.
 
-Owns that one caller at a time decides on keys, on whatever replica. Knows nothing of what a key is
-good for, and sees its private part only encrypted.
+Owns that only one process at a time decides on keys, across all replicas. Sees private keys only
+encrypted, and does not know what the dates of a key mean.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -25,14 +25,14 @@ Decide = Callable[[list[StoredKey]], Iterable[StoredKey]]
 
 
 class KeyStore:
-    """The keys of the service. Every method raises Unavailable where the database is away."""
+    """The keys of the service. Every method raises Unavailable if the database is down."""
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
         self._sql = statements()
 
     async def load(self) -> list[StoredKey]:
-        """Return all signing keys, in the order in which they sign."""
+        """Return all signing keys in the order in which they sign."""
         async with self._pool.acquire() as connection:
             return [rows.key(row) for row in await connection.fetch(self._sql["load_keys"])]
 
@@ -43,9 +43,9 @@ class KeyStore:
         return [rows.key(row) for row in found]
 
     async def change(self, decide: Decide) -> list[StoredKey]:
-        """Write the keys that `decide` returns, given those that are there; return these.
+        """Call `decide` with the present keys, write the keys that it returns, and return them.
 
-        Whatever `decide` raises undoes all.
+        Nothing is written if `decide` raises.
         """
         async with self._locked() as connection:
             present = [rows.key(row) for row in await connection.fetch(self._sql["load_keys"])]
@@ -72,27 +72,27 @@ class KeyStore:
                     restored += [kid] if kid else []
         return restored
 
-    async def root_key(self, sealed: bytes) -> bytes:
-        """Return the root key as it is sealed; `sealed` becomes it where there is none yet."""
+    async def root_key(self, encrypted: bytes) -> bytes:
+        """Return the encrypted root key; if there is none yet, `encrypted` becomes it."""
         async with self._locked() as connection:
-            await connection.execute(self._sql["insert_root_key"], sealed)
+            await connection.execute(self._sql["insert_root_key"], encrypted)
             found: bytes = await connection.fetchval(self._sql["load_root_key"])
         return found
 
-    async def reseal(self, root_name: str, reseal: Callable[[str, bytes], bytes]) -> int:
-        """Pass what is sealed through `reseal(name, sealed)`; return how many keys there were."""
+    async def reencrypt(self, root_name: str, change: Callable[[str, bytes], bytes]) -> int:
+        """Replace all that is encrypted by `change(name, encrypted)`; return the number of keys."""
         async with self._locked() as connection:
             root = await connection.fetchval(self._sql["load_root_key"])
             if root is not None:
-                await connection.execute(self._sql["replace_root_key"], reseal(root_name, root))
+                await connection.execute(self._sql["replace_root_key"], change(root_name, root))
             found = [rows.key(row) for row in await connection.fetch(self._sql["load_keys"])]
             for key in filter(lambda key: key.encrypted_secret, found):
-                renewed = replace(key, encrypted_secret=reseal(key.kid, key.encrypted_secret))
+                renewed = replace(key, encrypted_secret=change(key.kid, key.encrypted_secret))
                 await connection.execute(self._sql["put_key"], *rows.key_arguments(renewed))
         return len(found)
 
     async def prune(self, now: datetime) -> None:
-        """Delete the keys of which nothing has been trusted for long."""
+        """Delete the keys that were removed or compromised long ago."""
         async with self._pool.acquire() as connection:
             await connection.execute(self._sql["prune_keys"], now)
 

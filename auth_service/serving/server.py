@@ -119,7 +119,7 @@ class Server:
 
         now = database.clock()
         life = session_policy(self._settings).revocation_expiry(now) - now
-        restorer = Restorer(revocations, database.key_store, keys.known, life=life)
+        restorer = Restorer(revocations, database.key_store, keys.worth_restoring, life=life)
         return RevocationFeed(
             database.store,
             database.url,

@@ -15,12 +15,14 @@ from auth_service.config.loading import Settings
 from auth_service.core.accounts import Accounts
 from auth_service.core.core import Core
 from auth_service.core.credentials import Credentials
+from auth_service.core.key_policy import KeyPolicy
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
 from auth_service.core.revocation import Revocations, Revoker
+from auth_service.core.root_key import root_key
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
-from auth_service.core.signing_keys import KeyPolicy, SigningKeys, root_key
+from auth_service.core.signing_keys import SigningKeys
 from auth_service.core.token_issuer import TokenIssuer
 from auth_service.core.validation import Validation
 from auth_service.db import migrate

@@ -1,4 +1,4 @@
-"""The revocation feed: whatever any replica revokes is known to all, whatever breaks."""
+"""The revocation feed: every replica learns what any replica revokes, whatever fails."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -44,7 +44,7 @@ async def until_sql(pool: "Pool", condition: str) -> None:
 
 @pytest.fixture
 def start(store: Store, database_url: str, clock: FakeClock) -> Start:
-    """Starts a feed as a replica of its own has it."""
+    """Starts a feed as another replica does."""
 
     @asynccontextmanager
     async def feed(
@@ -93,7 +93,7 @@ async def test_after_everything_was_read_a_poll_follows_at_once(start: Start) ->
 
 
 async def test_replicas_wake_each_other(start: Start, revoke: Revoke) -> None:
-    """With wake() a revocation arrives long before the poll, both ways, however many call."""
+    """After wake() a revocation arrives long before the poll, in both directions."""
     async with start(NEVER) as (feed, known), start(NEVER) as (other_feed, other_known):
         await revoke("a")
         feed.wake()
@@ -132,7 +132,7 @@ async def test_late_commit_arrives(
 async def test_lost_connection_loses_no_revocation(
     start: Start, revoke: Revoke, pool: "Pool"
 ) -> None:
-    """A listening connection that is killed is made anew at once, and hints work again."""
+    """A killed connection is replaced at once, and hints work again."""
     async with start(NEVER) as (feed, known):
         for n in range(3):
             pid = await pool.fetchval(f"SELECT pid {LISTENERS}")
@@ -148,7 +148,7 @@ async def test_lost_connection_loses_no_revocation(
 async def test_after_a_lost_connection_only_what_is_new_is_read(
     store: Store, database_url: str, revoke: Revoke, pool: "Pool", clock: FakeClock
 ) -> None:
-    """The database being the same, the cursor is good still: a million rows are not read again."""
+    """The database is the same, so the cursor holds: a million rows are not read again."""
     read: list[str] = []
     feed = RevocationFeed(
         store, database_url, RevocationList(clock), poll_interval=OFTEN,
@@ -185,7 +185,7 @@ async def test_outage_stops_as_of_until_the_database_is_back(
 
 
 async def test_restored_database_is_read_from_the_start(start: Start, revoke: Revoke) -> None:
-    """Where transaction numbers begin anew, rows with low numbers are read all the same."""
+    """If transaction ids begin again, rows with low ids are read all the same."""
     async with start(OFTEN) as (feed, known):
         feed._cursor = Cursor(feed.cursor.end + 1_000_000)
         await revoke("a")
@@ -193,7 +193,7 @@ async def test_restored_database_is_read_from_the_start(start: Start, revoke: Re
 
 
 async def test_feed_outlives_any_error(start: Start, revoke: Revoke, pool: "Pool") -> None:
-    """Even without its table, it goes on when that is back."""
+    """Even without its table it goes on, once the table is back."""
     async with start(OFTEN) as (_, known):
         await pool.execute("ALTER TABLE revocations RENAME TO gone")
         await until_sql(pool, f"SELECT count(*) = 0 {LISTENERS}")
@@ -210,7 +210,7 @@ async def test_stop_gives_back_the_connection(start: Start, pool: "Pool") -> Non
 
 
 async def test_start_needs_the_database(clock: FakeClock, database_url: str) -> None:
-    """Without it nothing is known, and start() says so."""
+    """Without it nothing is known, and start() raises."""
     pool = await pools.connect(database_url, min_size=1)
     feed = RevocationFeed(Store(pool), "postgresql://auth@127.0.0.1:1/auth", RevocationList(clock))
     with pytest.raises(Unavailable):

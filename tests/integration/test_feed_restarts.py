@@ -1,6 +1,6 @@
-"""The revocation feed and a database that stops, crashes or fails over: nothing new is passed over.
+"""The revocation feed and a database that stops, crashes or fails over: nothing is skipped.
 
-What the feed reads again tells how sure it is that its cursor still means what it meant.
+The feed reads everything again unless its cursor is certain to mean the same as before.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ WAL_WRITER = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
 
 
 class Database:
-    """A PostgreSQL of the test's own, at one address however often it starts."""
+    """A PostgreSQL of the test's own, at one address over all its starts."""
 
     def __init__(self, folder: Path) -> None:
         self.data = folder / "pg" / "data"
@@ -60,7 +60,7 @@ class Database:
         self._sockets.symlink_to(sockets)
 
     def hide(self) -> None:
-        """Let only direct_url reach it."""
+        """Leave direct_url as the only way to reach it."""
         self._sockets.unlink(missing_ok=True)
 
     @property
@@ -74,7 +74,7 @@ class Database:
         return value
 
     async def crash(self) -> None:
-        """Lose what was committed asynchronously, and recover."""
+        """Lose what was committed asynchronously, then recover."""
         pid = await self.value(WAL_WRITER)
         os.kill(pid, signal.SIGKILL)  # upon which PostgreSQL ends all others
         async with asyncio.timeout(60):
@@ -86,7 +86,7 @@ class Database:
 
 
 class Replica:
-    """A feed, and the targets that it read since the test last cleared them."""
+    """A feed, and the targets that it has read since the test last cleared them."""
 
     def __init__(self, database: Database, pool: "Pool", clock: FakeClock) -> None:
         self.read: list[str] = []
@@ -159,7 +159,7 @@ async def revoke(database: Database, target: str, clock: FakeClock) -> int:
 async def test_after_a_clean_restart_only_what_is_new_is_read(
     database: Database, clock: FakeClock
 ) -> None:
-    """A database that was shut down in order has lost nothing: the feed goes on from its cursor."""
+    """A clean shutdown loses nothing, so the feed goes on from its cursor."""
     async with replica_of(database, clock) as replica:
         await replica.settled(await revoke(database, "before", clock))
         epoch = replica.feed.epoch
@@ -172,7 +172,7 @@ async def test_after_a_clean_restart_only_what_is_new_is_read(
 
 
 async def test_after_a_crash_everything_is_read_again(database: Database, clock: FakeClock) -> None:
-    """It may lose commits and give their numbers to others, which the cursor would pass over."""
+    """It may lose commits and give their ids to others, which the cursor would skip."""
     await database.value("ALTER SYSTEM SET bgwriter_lru_maxpages = 0")
     await database.value("SELECT pg_reload_conf()")
     async with replica_of(database, clock) as replica:
@@ -197,11 +197,11 @@ async def test_after_a_crash_everything_is_read_again(database: Database, clock:
 async def test_after_a_failover_everything_is_read_again(
     database: Database, clock: FakeClock
 ) -> None:
-    """On another timeline transaction numbers are others, though the database is the same."""
+    """On another timeline the same transaction ids belong to other transactions."""
     async with replica_of(database, clock) as replica:
         await replica.settled(await revoke(database, "before", clock))
         await database.stop()
-        # As a standby does that is promoted: it recovers what there is and begins a new timeline.
+        # A standby that is promoted does the same: it recovers and begins a new timeline.
         (database.data / "recovery.signal").touch()
         owner = database.data.stat()
         os.chown(database.data / "recovery.signal", owner.st_uid, owner.st_gid)

@@ -1,4 +1,4 @@
-"""The life of signing keys: by the clock alone, one decision between all replicas."""
+"""Signing keys: they change state by the clock alone, and all replicas decide on them as one."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from auth_service.core.signing_keys import KeyPolicy, SigningKeys, replace_master_key, root_key
+from auth_service.core.key_policy import KeyPolicy
+from auth_service.core.root_key import replace_master_key, root_key
+from auth_service.core.signing_keys import SigningKeys
 from auth_service.db.cursor import Cursor
 from auth_service.db.key_store import KeyStore
 from auth_service.errors import AlreadyExists, ConfigError, NotFound
@@ -37,7 +39,7 @@ def key_store(pool: "Pool") -> KeyStore:
 
 @pytest.fixture
 def replica(key_store: KeyStore, clock: FakeClock) -> Replica:
-    """Make the keys of one more replica."""
+    """Makes the keys of one more replica."""
 
     def make(policy: KeyPolicy = POLICY, master_key: MasterKey = MASTER) -> SigningKeys:
         return SigningKeys(key_store, master_key, policy, clock)
@@ -77,7 +79,7 @@ async def test_replicas_that_start_at_once_make_one_key(
 async def test_start_makes_a_key_of_the_algorithm_that_the_settings_name(
     replica: Replica, key_store: KeyStore, clock: FakeClock
 ) -> None:
-    """Published first where another one signs, and not a second time."""
+    """It is published first if another one signs, and is not made a second time."""
     before = replica()
     await before.start()
     keys = replica(replace(POLICY, algorithm="ES256"))
@@ -93,7 +95,7 @@ async def test_start_makes_a_key_of_the_algorithm_that_the_settings_name(
 async def test_start_with_another_master_key_is_refused_and_changes_nothing(
     replica: Replica, key_store: KeyStore
 ) -> None:
-    """Even where it would have to make a key, which the right master key could not open."""
+    """Even if it would have to make a key, which the right master key could not decrypt."""
     await replica().start()
     present = await key_store.load()
     for policy in (POLICY, replace(POLICY, algorithm="EdDSA")):
@@ -105,10 +107,8 @@ async def test_start_with_another_master_key_is_refused_and_changes_nothing(
 # By the clock
 
 
-async def test_a_key_goes_through_its_life_by_the_clock_alone(
-    replica: Replica, clock: FakeClock
-) -> None:
-    """Each signs from its date on, and the one before verifies until its last token expired."""
+async def test_a_key_changes_state_by_the_clock_alone(replica: Replica, clock: FakeClock) -> None:
+    """Each signs from its date on, and the one before verifies until its last token has expired."""
     keys = replica()
     await keys.start()
     first = keys.ring.active.kid
@@ -133,7 +133,7 @@ async def test_a_key_goes_through_its_life_by_the_clock_alone(
 async def test_replicas_that_know_the_same_keys_agree_at_every_moment(
     replica: Replica, key_store: KeyStore, clock: FakeClock
 ) -> None:
-    """Whether they learnt of a key when it was made, or at their start."""
+    """Whether they read a key when it was made or when they started."""
     first, second = replica(), replica()
     await first.start()
     await second.start()
@@ -155,7 +155,7 @@ async def test_replicas_that_know_the_same_keys_agree_at_every_moment(
 async def test_a_rotation_keeps_the_algorithm_unless_told_otherwise(
     replica: Replica, clock: FakeClock
 ) -> None:
-    """A change of the algorithm is one rotation."""
+    """A change of the algorithm takes one rotation."""
     keys = replica()
     await keys.start()
     for algorithm, made in ((None, "HS256"), ("ES256", "ES256"), (None, "ES256")):
@@ -164,7 +164,7 @@ async def test_a_rotation_keeps_the_algorithm_unless_told_otherwise(
 
 
 async def test_a_rotation_at_once_signs_at_once(replica: Replica, clock: FakeClock) -> None:
-    """For whoever does not want to wait for caches; one that was to sign later never does."""
+    """Without a wait for caches; a key that was to sign later never does."""
     keys = replica()
     await keys.start()
     later = await keys.rotate()
@@ -180,7 +180,7 @@ async def test_a_rotation_at_once_signs_at_once(replica: Replica, clock: FakeClo
 async def test_a_second_rotation_before_the_first_took_over_leaves_its_date(
     replica: Replica, clock: FakeClock
 ) -> None:
-    """The keys sign one after the other."""
+    """The keys sign in the order in which they were made."""
     keys = replica()
     await keys.start()
     second = await keys.rotate()
@@ -197,7 +197,7 @@ async def test_a_second_rotation_before_the_first_took_over_leaves_its_date(
 async def test_a_rotation_to_another_algorithm_than_the_settings_name_is_refused(
     replica: Replica,
 ) -> None:
-    """The operator is told which setting to unset."""
+    """The error names the setting to unset."""
     keys = replica(replace(POLICY, algorithm="EdDSA"))
     await keys.start()
     assert (await keys.rotate("EdDSA")).algorithm == "EdDSA"
@@ -214,7 +214,7 @@ async def test_a_rotation_to_another_algorithm_than_the_settings_name_is_refused
 async def test_a_configured_shared_key_signs_in_place_of_the_databases(
     replica: Replica, key_store: KeyStore
 ) -> None:
-    """The database's is still trusted; where there is none, none is made."""
+    """The key of the database is still trusted; if there is none, none is made."""
     configured = replica(replace(POLICY, configured=CONFIGURED))
     await configured.start()
     assert configured.ring.active is CONFIGURED
@@ -229,7 +229,7 @@ async def test_a_configured_shared_key_signs_in_place_of_the_databases(
 async def test_a_rotation_takes_over_from_a_configured_shared_key_after_the_lead(
     replica: Replica, clock: FakeClock
 ) -> None:
-    """Verifiers know the new key before it signs, and the shared one goes on to verify."""
+    """Verifiers know the new key before it signs, and the shared key still verifies."""
     keys = replica(replace(POLICY, configured=CONFIGURED))
     await keys.start()
     with pytest.raises(ConfigError, match="AUTH_SHARED_KEY"):
@@ -248,7 +248,7 @@ async def test_a_rotation_takes_over_from_a_configured_shared_key_after_the_lead
 async def test_settings_that_name_hs256_go_back_to_the_configured_shared_key(
     replica: Replica, key_store: KeyStore, clock: FakeClock
 ) -> None:
-    """And no HS256 key is made beside it, however long that lasts."""
+    """No HS256 key is made beside it, however long that lasts."""
     eddsa = replica(replace(POLICY, algorithm="EdDSA"))
     await eddsa.start()
     keys = replica(replace(POLICY, algorithm="HS256", configured=CONFIGURED))
@@ -260,7 +260,7 @@ async def test_settings_that_name_hs256_go_back_to_the_configured_shared_key(
 
 
 async def test_a_configured_shared_key_is_not_retired_by_command(replica: Replica) -> None:
-    """It would sign on, so the operator is told which setting to mend."""
+    """It would still sign, so the error names the setting to change."""
     keys = replica(replace(POLICY, configured=CONFIGURED))
     await keys.start()
     with pytest.raises(ConfigError, match="AUTH_SHARED_KEY"):
@@ -271,7 +271,7 @@ async def test_a_configured_shared_key_is_not_retired_by_command(replica: Replic
 async def test_a_configured_shared_key_is_compromised_like_any_other(
     replica: Replica, key_store: KeyStore
 ) -> None:
-    """All replicas distrust it from then on, whatever their settings say."""
+    """All replicas stop trusting it, whatever their settings say."""
     policy = replace(POLICY, configured=CONFIGURED)
     keys, other = replica(policy), replica(policy)
     await keys.start()
@@ -294,7 +294,7 @@ async def test_a_configured_shared_key_is_compromised_like_any_other(
 async def test_the_next_key_is_published_a_lead_before_the_interval_ends(
     replica: Replica, clock: FakeClock
 ) -> None:
-    """It takes over when the one before has signed for as long as it should, again and again."""
+    """It takes over when the key before has signed for the whole interval, again and again."""
     keys = replica()
     await keys.start()
     for _ in range(3):
@@ -313,7 +313,7 @@ async def test_the_next_key_is_published_a_lead_before_the_interval_ends(
 async def test_replicas_that_find_a_key_due_at_once_make_one_between_them(
     replica: Replica, key_store: KeyStore, clock: FakeClock
 ) -> None:
-    """One of them says so, for it to tell the others."""
+    """One of them reports it, so that it can tell the others."""
     replicas = [replica() for _ in range(6)]
     for keys in replicas:
         await keys.start()
@@ -326,7 +326,7 @@ async def test_replicas_that_find_a_key_due_at_once_make_one_between_them(
 async def test_a_key_is_made_at_once_where_none_signs(
     replica: Replica, key_store: KeyStore, clock: FakeClock
 ) -> None:
-    """Whatever the schedule says, and whoever has ended the last one."""
+    """Whatever the schedule says, and whichever replica ended the last key."""
     keys = replica(replace(POLICY, rotation_interval=timedelta(0)))
     await keys.start()
     (row,) = await key_store.load()
@@ -338,7 +338,7 @@ async def test_a_key_is_made_at_once_where_none_signs(
 
 
 async def test_an_interval_of_zero_never_rotates(replica: Replica, clock: FakeClock) -> None:
-    """Until somebody rotates by hand."""
+    """Only a rotation by hand makes a key."""
     keys = replica(replace(POLICY, rotation_interval=timedelta(0)))
     await keys.start()
     clock.advance(timedelta(days=9999))
@@ -348,7 +348,7 @@ async def test_an_interval_of_zero_never_rotates(replica: Replica, clock: FakeCl
 async def test_the_schedule_makes_no_key_beside_a_configured_one(
     replica: Replica, key_store: KeyStore, clock: FakeClock
 ) -> None:
-    """With or without HS256 keys from before in the database; one of another algorithm rotates."""
+    """With or without older HS256 keys in the database; a key of another algorithm rotates."""
     keys = replica(replace(POLICY, configured=CONFIGURED))
     await keys.start()
     clock.advance(INTERVAL * 2)
@@ -369,7 +369,7 @@ async def test_the_schedule_makes_no_key_beside_a_configured_one(
 async def test_a_retired_key_gives_way_to_a_new_one_at_once(
     replica: Replica, clock: FakeClock
 ) -> None:
-    """It verifies on until its last token has expired."""
+    """It verifies until its last token has expired."""
     keys = replica(replace(POLICY, algorithm="EdDSA"))
     await keys.start()
     first = keys.ring.active.kid
@@ -383,7 +383,7 @@ async def test_a_retired_key_gives_way_to_a_new_one_at_once(
 async def test_a_retired_key_gives_way_to_one_that_is_there(
     replica: Replica, key_store: KeyStore, clock: FakeClock
 ) -> None:
-    """No third one is made."""
+    """No third key is made."""
     keys = replica()
     await keys.start()
     other = encrypt_key(generate_key("HS256"), MASTER, clock(), clock() - SECOND)
@@ -395,7 +395,7 @@ async def test_a_retired_key_gives_way_to_one_that_is_there(
 
 
 async def test_only_a_key_that_signs_or_will_can_be_retired(replica: Replica) -> None:
-    """Another one is not found, whether it never was or has ended."""
+    """Any other key is not found, whether it never existed or has ended."""
     keys = replica()
     await keys.start()
     first = keys.ring.active.kid
@@ -411,7 +411,7 @@ async def test_only_a_key_that_signs_or_will_can_be_retired(replica: Replica) ->
 async def test_the_end_of_a_key_to_come_leaves_no_time_without_one_that_signs(
     replica: Replica, clock: FakeClock, end: Callable[[SigningKeys, str], object]
 ) -> None:
-    """The one before signs for longer: up to the next, or until somebody rotates."""
+    """The key before signs longer: until the next one, or until a rotation."""
     keys = replica()
     await keys.start()
     first = keys.ring.active.kid
@@ -438,7 +438,7 @@ async def test_the_end_of_a_key_to_come_leaves_no_time_without_one_that_signs(
 async def test_a_compromised_key_is_distrusted_at_once_and_everywhere(
     replica: Replica, key_store: KeyStore
 ) -> None:
-    """And a new one signs, on all replicas the same."""
+    """A new key signs, the same on all replicas."""
     keys, other = replica(), replica()
     await keys.start()
     await other.start()
@@ -454,7 +454,7 @@ async def test_a_compromised_key_is_distrusted_at_once_and_everywhere(
 
 
 async def test_a_retired_key_can_still_be_compromised(replica: Replica, clock: FakeClock) -> None:
-    """What it signed is no good any more; who signs stays the same."""
+    """Its tokens become invalid; the key that signs stays the same."""
     keys = replica()
     await keys.start()
     first = keys.ring.active.kid
@@ -469,7 +469,7 @@ async def test_a_retired_key_can_still_be_compromised(replica: Replica, clock: F
 async def test_an_imported_key_takes_over_like_a_new_one(
     replica: Replica, clock: FakeClock
 ) -> None:
-    """After the lead, or when told to."""
+    """After the lead, or at the time that the caller names."""
     keys = replica()
     await keys.start()
     first = keys.ring.active.kid
@@ -485,7 +485,7 @@ async def test_an_imported_key_takes_over_like_a_new_one(
 async def test_an_imported_key_signs_at_once_where_none_does(
     replica: Replica, clock: FakeClock
 ) -> None:
-    """There is nobody to wait for."""
+    """No verifier has to learn of it first."""
     keys = replica()
     imported = generate_key("EdDSA")
     assert (await keys.add(imported)).activate_at == clock()
@@ -495,7 +495,7 @@ async def test_an_imported_key_signs_at_once_where_none_does(
 async def test_a_key_is_imported_once(
     replica: Replica, key_store: KeyStore, clock: FakeClock
 ) -> None:
-    """A key that has ended does not come back either."""
+    """A key that has ended cannot be imported again either."""
     keys = replica()
     await keys.start()
     imported = generate_key("EdDSA")
@@ -513,7 +513,7 @@ async def test_a_key_is_imported_once(
 
 
 async def test_the_root_key_is_made_once(key_store: KeyStore) -> None:
-    """Replicas that start at once derive the same keys from it, and another master key none."""
+    """Replicas that start at once derive the same keys; another master key cannot decrypt it."""
     roots = await asyncio.gather(*(root_key(key_store, MASTER) for _ in range(5)))
     assert len({root.refresh_token_key() for root in roots}) == 1
     assert roots[0].refresh_token_key() != MASTER.refresh_token_key()
@@ -524,7 +524,7 @@ async def test_the_root_key_is_made_once(key_store: KeyStore) -> None:
 async def test_a_replaced_master_key_opens_all_that_the_old_one_did(
     replica: Replica, key_store: KeyStore
 ) -> None:
-    """No session ends, no key changes, and the old master key opens nothing."""
+    """No session ends, no key changes, and the old master key decrypts nothing."""
     root = await root_key(key_store, MASTER)
     keys = replica(replace(POLICY, configured=CONFIGURED))
     await keys.start()
@@ -543,14 +543,14 @@ async def test_a_replaced_master_key_opens_all_that_the_old_one_did(
 
 
 async def test_a_master_key_is_replaced_in_a_database_never_used(key_store: KeyStore) -> None:
-    """There is nothing to encrypt anew."""
+    """There is nothing to encrypt again."""
     assert await replace_master_key(key_store, MASTER, OTHER_MASTER) == 0
 
 
 async def test_a_wrong_old_master_key_replaces_nothing(
     replica: Replica, key_store: KeyStore
 ) -> None:
-    """All or none is encrypted anew."""
+    """All keys are encrypted again, or none."""
     await root_key(key_store, MASTER)
     await replica().start()
     with pytest.raises(ConfigError, match="AUTH_MASTER_KEY"):
@@ -562,7 +562,7 @@ async def test_a_wrong_old_master_key_replaces_nothing(
 async def test_a_running_replica_goes_on_when_the_master_key_is_replaced(
     replica: Replica, key_store: KeyStore, clock: FakeClock
 ) -> None:
-    """With the keys that it has; it adds none that a restarted one could not open."""
+    """It keeps the keys that it has, and adds none that a restarted process could not decrypt."""
     keys = replica()
     await keys.start()
     signs = keys.ring.active_kid
@@ -582,7 +582,7 @@ async def test_a_running_replica_goes_on_when_the_master_key_is_replaced(
 async def test_a_key_that_cannot_be_opened_is_left_out_and_logged(
     replica: Replica, key_store: KeyStore
 ) -> None:
-    """All others are trusted as before."""
+    """All other keys are trusted as before."""
     keys = replica()
     await keys.start()
     signs = keys.ring.active_kid
@@ -601,10 +601,10 @@ async def test_a_key_that_cannot_be_opened_is_left_out_and_logged(
 # The store
 
 
-async def test_keys_of_which_nothing_is_trusted_are_deleted_after_a_month(
+async def test_keys_that_have_ended_are_deleted_after_a_month(
     replica: Replica, key_store: KeyStore, clock: FakeClock
 ) -> None:
-    """Until then `keys list` tells of them; one that signs stays for good."""
+    """Until then `keys list` shows them; a key that signs is never deleted."""
     keys = replica()
     await keys.start()
     first = await keys.rotate(activate_in=timedelta(0))
@@ -619,7 +619,7 @@ async def test_keys_of_which_nothing_is_trusted_are_deleted_after_a_month(
 
 
 async def test_a_decision_that_fails_writes_nothing(key_store: KeyStore, clock: FakeClock) -> None:
-    """And the next one is not held up."""
+    """The next decision does not wait for it."""
     row = StoredKey("kid", "EdDSA", b"sealed", clock(), clock())
 
     def fail(_present: list[StoredKey]) -> list[StoredKey]:
@@ -634,7 +634,7 @@ async def test_a_decision_that_fails_writes_nothing(key_store: KeyStore, clock: 
 async def test_changed_keys_are_read_from_a_cursor_on(
     key_store: KeyStore, pool: "Pool", clock: FakeClock
 ) -> None:
-    """A key that was made or changed since, and no other."""
+    """Keys that were made or changed since, and no others."""
     rows = [StoredKey(f"k{n}", "EdDSA", b"sealed", clock(), clock()) for n in range(2)]
     await key_store.change(lambda _: rows)
     async with pool.acquire() as connection:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from auth_service.config.loading import Settings
+from auth_service.core.key_policy import KeyPolicy
 from auth_service.core.session_policy import SessionPolicy
-from auth_service.core.signing_keys import KeyPolicy
 from auth_service.errors import ConfigError
 from auth_service.serving.wiring import (
     embedded_directory,
