@@ -1,6 +1,6 @@
-"""Accounts: create, disable, change password, service accounts. The rules of an account.
+"""The rules of accounts: create, disable, change the password; users and service accounts.
 
-Owns too who may do what: a caller is a user with its own account, or holds the admin role.
+Also owns who may do what: a caller is a user, for its own account, or holds the admin role.
 """
 
 import secrets
@@ -19,13 +19,13 @@ from auth_service.models import ServiceAccount, Session, User
 from auth_service.tokens.access import AccessClaims
 
 MAX_LISTED_SESSIONS = 1000
-"""Of one's own, the newest: even with the longest labels they fit into a message of 4 MiB."""
+"""The newest of a caller's own. With the longest labels they still fit into a message of 4 MiB."""
 
 _SECRET_BYTES = 32
 
 
 class Accounts:
-    """The life of an account. `announce` is told of each revocation once it is committed."""
+    """Changes accounts. `announce` is called with each revocation once it is committed."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Accounts:
         roles: Sequence[str] = (),
         scope: Sequence[str] = (),
     ) -> User:
-        """Make an account; raises AlreadyExists where an identifier is taken."""
+        """Make an account. Raises AlreadyExists if an identifier is taken."""
         if not identifiers:
             raise InvalidArgument("identifiers", "at least one is required")
         if len(identifiers) > fields.MAX_ITEMS:
@@ -74,7 +74,7 @@ class Accounts:
         return user
 
     async def get_user(self, user: str) -> User:
-        """Return the user of an id or identifier; raises NotFound."""
+        """Return the user with this id or identifier. Raises NotFound."""
         try:
             found = await self._store.get_user(UUID(user))
         except ValueError:
@@ -84,11 +84,11 @@ class Accounts:
         return found
 
     async def list_users(self, limit: int = 100, after: UUID | None = None) -> list[User]:
-        """Return users in the order of their ids, those after `after`."""
+        """Return at most `limit` users in the order of their ids, those after `after`."""
         return await self._store.list_users(limit, after)
 
     async def set_disabled(self, user_id: UUID, disabled: bool) -> None:
-        """Disable a user and end its sessions, or enable it."""
+        """Disable a user and end the user's sessions, or enable the user."""
         now = self._clock()
         revocation = self._policy.user_revocation(str(user_id), now) if disabled else None
         recorded = await self._store.set_user_disabled(user_id, disabled, revocation, now)
@@ -111,15 +111,16 @@ class Accounts:
         return await self.get_user(str(user_id))
 
     async def own_sessions(self, caller: AccessClaims) -> list[Session]:
-        """Return the caller's live sessions, the newest first, MAX_LISTED_SESSIONS at most."""
+        """Return the caller's live sessions, newest first, at most MAX_LISTED_SESSIONS."""
         user_id, _ = _own(caller)
         return await self._store.list_sessions(user_id, self._clock(), MAX_LISTED_SESSIONS)
 
     async def change_password(self, caller: AccessClaims, current: str, new: str) -> None:
-        """Replace the caller's password and end all of its sessions but the present one.
+        """Replace the caller's password and end all of its sessions except the present one.
 
-        A stolen access token is no way to try passwords: each try counts as a login does. Raises
-        InvalidCredentials, RateLimited, WeakPassword, and PermissionDenied for a service account.
+        Each try counts as a login attempt, so a stolen access token does not help to guess the
+        password. Raises InvalidCredentials, RateLimited, WeakPassword, and PermissionDenied for a
+        service account.
         """
         user_id, session_id = _own(caller)
         if not current:
@@ -140,7 +141,7 @@ class Accounts:
     # Sessions
 
     async def list_sessions(self, user_id: UUID) -> list[Session]:
-        """Return a user's live sessions, the newest first."""
+        """Return a user's live sessions, newest first."""
         return await self._store.list_sessions(user_id, self._clock())
 
     async def end_session(self, session_id: UUID) -> None:
@@ -157,7 +158,7 @@ class Accounts:
     async def create_service_account(
         self, client_id: str, *, roles: Sequence[str] = (), scope: Sequence[str] = ()
     ) -> str:
-        """Make a service account and return its secret, which cannot be had again."""
+        """Make a service account and return its secret, which cannot be read later."""
         secret = secrets.token_urlsafe(_SECRET_BYTES)
         await self._store.create_service_account(
             ServiceAccount(
@@ -179,10 +180,10 @@ def require_admin(caller: AccessClaims) -> None:
 
 
 def _own(caller: AccessClaims) -> tuple[UUID, UUID]:
-    """Return the ids of the user and of the session that call."""
+    """Return the ids of the calling user and session."""
     try:
         return UUID(caller.subject), UUID(caller.session_id)
-    except ValueError as error:  # of a service account; or made by a holder of the shared key
+    except ValueError as error:  # a service account, or a token made by a holder of the shared key
         raise PermissionDenied(
             "a service account has no account of this kind: call with a user's access token"
         ) from error

@@ -1,7 +1,7 @@
-"""What the fields of a request may hold; whatever else is refused with the field's name.
+"""What the fields of a request may contain; anything else is refused with the field's name.
 
-PostgreSQL and protobuf refuse some text that Python accepts (NUL, lone surrogates), and tell
-apart what people do not (case, Unicode forms): both are settled here, before anything is done.
+PostgreSQL and protobuf refuse some text that Python accepts (NUL, lone surrogates). They also
+distinguish what people do not (case, Unicode forms). Both are settled here, before any work.
 """
 
 import re
@@ -22,29 +22,29 @@ _REQUEST_ID = re.compile(r"[\x21-\x7E]{8,128}")
 
 def identifier(value: str, field: str = "identifier") -> str:
     """Return the one normal form of an identifier: NFKC, case folded, trimmed."""
-    if len(value) > 4 * MAX_IDENTIFIER_LENGTH:  # normalising takes quadratic time
+    if len(value) > 4 * MAX_IDENTIFIER_LENGTH:  # normalisation takes quadratic time
         raise InvalidArgument(field, f"must have 1 to {MAX_IDENTIFIER_LENGTH} characters")
     normal = unicodedata.normalize("NFKC", value).strip()
-    # Folding may leave NFKC and normalising may unfold, so once more (Unicode 3.13, D146).
+    # Folding may undo NFKC, so normalise again (Unicode section 3.13, D146).
     normal = unicodedata.normalize("NFKC", normal.casefold())
     if not normal or len(normal) > MAX_IDENTIFIER_LENGTH:
         raise InvalidArgument(field, f"must have 1 to {MAX_IDENTIFIER_LENGTH} characters")
     if not normal.isprintable():
-        raise InvalidArgument(field, "must not hold control or other unprintable characters")
+        raise InvalidArgument(field, "must not contain control or other unprintable characters")
     return normal
 
 
 def label(value: str, field: str) -> str:
-    """Return a text that is only shown; it may be empty."""
+    """Return text for display; it may be empty."""
     if len(value) > MAX_LABEL_LENGTH:
         raise InvalidArgument(field, f"must have at most {MAX_LABEL_LENGTH} characters")
     if not value.isprintable():
-        raise InvalidArgument(field, "must not hold control or other unprintable characters")
+        raise InvalidArgument(field, "must not contain control or other unprintable characters")
     return value
 
 
 def labels(values: Sequence[str], field: str) -> tuple[str, ...]:
-    """Return names such as audiences or roles: printable, not empty, each once."""
+    """Return names such as audiences or roles: printable, not empty, without duplicates."""
     if len(values) > MAX_ITEMS:
         raise InvalidArgument(field, f"must have at most {MAX_ITEMS} items")
     for index, value in enumerate(values):
@@ -54,7 +54,7 @@ def labels(values: Sequence[str], field: str) -> tuple[str, ...]:
 
 
 def scope(values: Sequence[str], field: str = "scope") -> tuple[str, ...]:
-    """Return scope tokens (RFC 6749 section 3.3), each once."""
+    """Return scope tokens (RFC 6749 section 3.3), without duplicates."""
     if len(values) > MAX_ITEMS:
         raise InvalidArgument(field, f"must have at most {MAX_ITEMS} items")
     for index, value in enumerate(values):
@@ -67,14 +67,14 @@ def scope(values: Sequence[str], field: str = "scope") -> tuple[str, ...]:
 
 
 def request_id(value: str, field: str = "request_id") -> str | None:
-    """Return a client's own id of a request, None if it gave none."""
+    """Return the id that a client gave its request, or None."""
     if value and _REQUEST_ID.fullmatch(value) is None:
         raise InvalidArgument(field, "must have 8 to 128 printable ASCII characters without spaces")
     return value or None
 
 
 def uuid(value: str, field: str) -> UUID:
-    """Return the UUID that a field holds."""
+    """Return the UUID in a field."""
     try:
         return UUID(value)
     except ValueError as error:

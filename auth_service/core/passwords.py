@@ -1,7 +1,7 @@
 """Passwords: policy, and argon2id off the event loop.
 
-Hashing runs in a bounded pool of threads (argon2 releases the GIL). What the pool and its queue
-cannot take is refused at once, so that a flood of logins never slows other calls.
+Hashing runs in a bounded pool of threads (argon2 releases the GIL). What exceeds the pool and its
+queue is refused at once, so a flood of logins never slows other calls.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from auth_service.errors import InvalidArgument, RateLimited, WeakPassword
 
 MAX_PASSWORD_BYTES = 1024
 
-_NICENESS = 10  # of 0 to 19: a tenth of the event loop's weight where the two want one core
+_NICENESS = 10  # of 0 to 19: a tenth of the event loop's weight when both compete for one core
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def check_policy(password: str, minimum_length: int, field: str = "password") ->
 
 
 def normalise_password(password: str, field: str = "password") -> str:
-    """Return the NFC form, so that one password typed on two keyboards is one password."""
+    """Return the NFC form, so that a password typed on two keyboards is the same password."""
     try:
         too_long = len(password.encode()) > MAX_PASSWORD_BYTES
     except UnicodeEncodeError as error:
@@ -55,7 +55,7 @@ def normalise_password(password: str, field: str = "password") -> str:
 
 
 def _let_others_go_first() -> None:
-    """Lower this thread's priority, which Linux can: a hash can wait, a Validate should not."""
+    """Lower the priority of this thread (Linux only): a hash can wait, a Validate should not."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
@@ -77,28 +77,28 @@ class PasswordHasher:
             workers, thread_name_prefix="argon2", initializer=_let_others_go_first
         )
         self._free = workers + queue
-        # Verified where there is no account, so that its absence does not show in the time.
+        # Verified if there is no account, so that the response time does not reveal its absence.
         self._dummy_hash = self._argon2.hash("no account has this password")
 
     async def hash(self, password: str) -> str:
-        """Return the PHC string of a password; raises RateLimited when the queue is full."""
+        """Return the PHC string of a password. Raises RateLimited if the queue is full."""
         return await self._run(lambda: self._argon2.hash(normalise_password(password)))
 
     async def verify(self, password_hash: str | None, password: str) -> bool:
-        """Tell whether the password matches; None stands for no account and takes as long."""
+        """Return whether the password matches. A hash of None (no account) takes as long."""
         return await self._run(lambda: self._verify(password_hash, password))
 
     def require_room(self) -> None:
-        """Raise RateLimited when the queue is full; to ask before other work saves that work."""
+        """Raise RateLimited if the queue is full. Called first, it saves other work."""
         if self._free <= 0:
             raise RateLimited("too many logins at once; try again", timedelta(seconds=1))
 
     def needs_rehash(self, password_hash: str) -> bool:
-        """Tell whether the hash was made with another profile than today's."""
+        """Return whether the hash was made with another profile than the present one."""
         return self._argon2.check_needs_rehash(password_hash)
 
     def close(self) -> None:
-        """Let what runs finish and take in nothing more."""
+        """Wait for running hashes and accept no more."""
         self._pool.shutdown(cancel_futures=True)
 
     def _verify(self, password_hash: str | None, password: str) -> bool:
@@ -112,11 +112,11 @@ class PasswordHasher:
         self.require_room()
         self._free -= 1
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        # The place is free when the work is done, not when its caller has given up.
+        # The place is free once the work has ended, not when its caller is cancelled.
         future.add_done_callback(self._release)
         return await asyncio.shield(future)
 
     def _release(self, future: asyncio.Future[Any]) -> None:
         self._free += 1
         if not future.cancelled():
-            future.exception()  # seen, should the caller be gone
+            future.exception()  # retrieved, in case the caller has gone

@@ -1,4 +1,4 @@
-"""The rules of sessions that the settings decide, and the revocations that follow from them."""
+"""The rules of sessions that the settings define, and the revocations that follow from them."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ _LONGEST_USUAL_TOKEN = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class SessionPolicy:
-    """How long tokens last, and how many logins one identifier may try."""
+    """How long tokens are valid, and how many login attempts an identifier has."""
 
     issuer: str
     default_audience: tuple[str, ...]
@@ -27,20 +27,20 @@ class SessionPolicy:
     login_refill: timedelta = timedelta(seconds=10)
 
     def revocation_expiry(self, now: datetime) -> datetime:
-        """Return when the last token issued until `now` has expired, on any replica's clock.
+        """Return when the last token that was issued before `now` has expired.
 
-        Not less than an hour on: tokens may be about from before the lifetime was shortened.
+        At least an hour later: tokens from before the lifetime was shortened may still be in use.
         """
         return now + max(self.access_ttl, _LONGEST_USUAL_TOKEN) + timedelta(minutes=1)
 
     def session_revocation(self, session_id: UUID, now: datetime) -> Revocation:
-        """Return what revokes every access token of a session."""
+        """Return the revocation of every access token of a session."""
         return Revocation(RevocationKind.SESSION, str(session_id), self.revocation_expiry(now))
 
     def user_revocation(self, subject: str, now: datetime) -> Revocation:
-        """Return what revokes every access token of a user or service account until `now`.
+        """Return the revocation of every access token that a subject was issued before `now`.
 
-        The store moves its `issued_before` on where a session holds tokens that are dated ahead.
+        The store moves `issued_before` forward if a session has tokens that are dated ahead.
         """
         return Revocation(
             RevocationKind.USER, subject, self.revocation_expiry(now), whole_second_after(now)

@@ -1,6 +1,6 @@
-"""Validate: the verdict on an access token, with a bound on how old it may be.
+"""Validate: the verdict on an access token, with a bound on its staleness.
 
-Owns the freshness rule. All the rest of a verdict is the TokenVerifier's.
+Owns the freshness rule. Everything else about a verdict belongs to the TokenVerifier.
 """
 
 from collections.abc import Callable, Collection
@@ -13,7 +13,7 @@ from auth_service.tokens.access import AccessClaims, TokenVerifier
 
 
 class Verdict(NamedTuple):
-    """Either claims, or the reason why there are none (RFC 7662 section 2.2)."""
+    """The claims, or the reason why there are none (RFC 7662 section 2.2)."""
 
     claims: AccessClaims | None
     inactive_reason: InactiveReason | None
@@ -21,7 +21,7 @@ class Verdict(NamedTuple):
 
 
 class Validation:
-    """Answers Validate from memory, and refuses to guess when revocations are stale."""
+    """Answers Validate from memory, and gives no verdict when revocations are stale."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Validation:
         required_roles: Collection[str] = (),
         max_staleness: timedelta | None = None,
     ) -> Verdict:
-        """Return the verdict; raises RevocationsStale rather than say yes on old knowledge."""
+        """Return the verdict. Raises RevocationsStale if revocations are staler than allowed."""
         as_of = self._require_fresh(max_staleness)
         try:
             claims = self._verifier.verify(
@@ -78,7 +78,7 @@ class Validation:
         required_scope: Collection[str] = (),
         required_roles: Collection[str] = (),
     ) -> AccessClaims:
-        """Return the claims of a good token; raises InvalidToken, RevocationsStale."""
+        """Return the claims of an active token. Raises InvalidToken, RevocationsStale."""
         self._require_fresh(None)
         return self._verifier.verify(
             token, audience=audience, required_scope=required_scope, required_roles=required_roles

@@ -1,5 +1,5 @@
--- Every statement of the service, by name. Hot ones name user_id or an identifier first, so that
--- the schema may be sharded by it.
+-- Every statement of the service, by name. Frequent ones select by user_id or identifier first, so
+-- that the schema can be sharded by it.
 
 -- name: create_user
 WITH created AS (
@@ -48,8 +48,8 @@ UPDATE users SET disabled = $2 WHERE id = $1 RETURNING id
 -- name: lock_user
 SELECT id FROM users WHERE id = $1 FOR NO KEY UPDATE
 
--- The tokens of a session that began in the very second of an earlier sign-out are dated ahead of
--- the clock, to revoked_before: the sessions that end now ($3) push it on past their own tokens.
+-- A session that began in the second of an earlier sign-out has tokens dated revoked_before, ahead
+-- of the clock. The sessions that end now ($3) move revoked_before past their own tokens.
 -- name: bar_user
 UPDATE users SET revoked_before = GREATEST(revoked_before, $2, (
     SELECT date_trunc('second', max(s.refreshed_at)) + interval '1 second'
@@ -69,8 +69,8 @@ SELECT * FROM service_accounts WHERE client_id = $1
 SELECT * FROM service_accounts ORDER BY client_id
 
 -- name: reserve_login_attempt
--- A bucket that leaks: full_at is when all attempts are back. An attempt that is refused writes
--- nothing and reads no user; the time to wait is of the statement's snapshot, and is a hint.
+-- A leaky bucket: full_at is when all attempts are regained. A refused attempt writes nothing and
+-- reads no user. The time to wait comes from the statement's snapshot and is a hint.
 WITH taken AS (
     INSERT INTO login_throttle AS t (identifier, full_at)
     VALUES ($1, $2::timestamptz + $4::interval)
@@ -92,11 +92,11 @@ LEFT JOIN users u ON u.id = named.user_id
 DELETE FROM login_throttle WHERE identifier = $1
 
 -- name: create_session
--- FOR SHARE waits for a revocation of the user that is under way, and holds off the next one:
--- no session slips in between. Whoever proved a password that was replaced meanwhile, however long
--- that took, is told by revoked_before, which is no longer what it was then ($16). The attempts
--- of the identifier ($17) come back whatever becomes of the session: the password was proved, and
--- the retry of a request, which creates nothing, cost one too.
+-- FOR SHARE waits for a revocation of the user that is in progress, and delays the next one, so no
+-- session slips in between. If the password was replaced after it was proved, revoked_before is no
+-- longer what it was then ($16), and no session is created. The attempts of the identifier ($17)
+-- are given back in any case: the password was proved, and the retry of a request, which creates
+-- nothing, used one too.
 WITH created AS (
     INSERT INTO sessions (
         user_id, id, generation, seed, client_id, device_label, audience, scope, amr, auth_time,
@@ -179,7 +179,7 @@ WHERE user_id = $1 AND revoked_at IS NULL AND id IS DISTINCT FROM $3::uuid
 RETURNING id, refreshed_at
 
 -- name: add_revocation
--- xid moves along with a change, so that readers past the row's first writing see it again.
+-- xid changes with the row, so that readers whose cursor is past its first version see it again.
 INSERT INTO revocations AS r (kind, target, issued_before, expires_at, created_at, disables)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (kind, target) DO UPDATE
@@ -341,7 +341,7 @@ WHERE excluded.changed_at > k.changed_at
 RETURNING kid
 
 -- name: prune_keys
--- A key of which nothing is trusted any more; kept a while, so that `keys list` can tell of it.
+-- Removes a key long after the trust in it ended; until then `keys list` shows it.
 DELETE FROM signing_keys
 WHERE coalesce(remove_at, compromised_at) < $1::timestamptz - interval '30 days'
 AND (compromised_at IS NULL OR compromised_at < $1 - interval '30 days')

@@ -1,4 +1,4 @@
-"""Revocations as rows: written, read after a cursor, and hinted at to other replicas.
+"""Revocations as rows: written, read after a cursor, and notified to other replicas.
 
 Owns that no revocation is skipped, however late its transaction commits.
 """
@@ -31,7 +31,7 @@ class RevocationStore(Executor):
     """The revocations of access tokens."""
 
     async def add_revocation(self, revocation: Revocation, now: datetime) -> None:
-        """Record a revocation; of one that is recorded, the later times hold."""
+        """Record a revocation. If it is recorded already, the later times apply."""
         async with self._pool.durable() as connection:
             await record_revocation(connection, revocation, now)
 
@@ -83,7 +83,7 @@ class RevocationStore(Executor):
         return seen_at
 
     async def notify_revocations(self) -> None:
-        """Wake the feeds of all replicas. Takes a lock of the whole database: coalesce."""
+        """Wake the feeds of all replicas. Takes a database-wide lock, so callers coalesce."""
         await self._execute("notify_revocations")
 
 

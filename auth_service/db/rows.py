@@ -1,4 +1,4 @@
-"""Rows of the database as the things of models.py, and back."""
+"""Converts rows of the database to the classes of models.py, and back."""
 
 from collections.abc import Sequence
 
@@ -66,7 +66,7 @@ def session(row: asyncpg.Record) -> Session:
 
 
 def session_arguments(of: Session) -> Arguments:
-    """Return the arguments of create_session, but for the request id."""
+    """Return the first arguments of create_session, up to the request id."""
     return (
         of.user_id, of.id, of.generation, of.seed, of.client_id, of.device_label, of.audience,
         of.scope, of.amr, of.auth_time, of.created_at, of.refreshed_at, of.refresh_expires_at,
@@ -75,7 +75,7 @@ def session_arguments(of: Session) -> Arguments:
 
 
 def revocation(row: asyncpg.Record) -> Revocation:
-    """Read a row of revocations. A feed reads a million of them, so a kind is only looked up."""
+    """Read a row of revocations. A feed reads a million of them, so a kind is looked up."""
     return Revocation(
         _KINDS[row["kind"]],
         row["target"],

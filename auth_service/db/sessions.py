@@ -81,9 +81,9 @@ class SessionStore(Executor):
     ) -> Session:
         """Add a session, or return the one that the same request of the user made before.
 
-        Gives back all login attempts of `identifier`, of which the password was proved. Raises
-        InvalidCredentials where the user was disabled, removed, given another password or signed
-        out everywhere since the caller looked, and saw `revoked_before`.
+        Gives back all login attempts of `identifier`, whose password was proved. Raises
+        InvalidCredentials if the user was disabled, removed, given another password or signed out
+        everywhere since the caller read `revoked_before`.
         """
         row = await self._durable_row(
             "create_session", *rows.session_arguments(session), request_id, revoked_before,
@@ -96,7 +96,7 @@ class SessionStore(Executor):
         return rows.session(row)
 
     async def rotate_free_session(self, rotation: Rotation) -> RotatedSession | None:
-        """Do as rotate_session, in one batch with all that are asked for at the same time.
+        """Do the same as rotate_session, in one batch with the other rotations of the moment.
 
         Also returns None if another transaction holds the session's row. A rotation that has begun
         completes even if the caller is cancelled.
@@ -104,7 +104,7 @@ class SessionStore(Executor):
         return _rotated(await self._rotations.row(*rotation))
 
     async def rotate_session(self, rotation: Rotation) -> RotatedSession | None:
-        """Rotate a live session that was granted all of the scope. None: nothing was changed.
+        """Rotate a live session that was granted all of the scope; None if nothing changed.
 
         Waits for other transactions that hold its row.
         """
@@ -115,28 +115,28 @@ class SessionStore(Executor):
             return _rotated(await connection.fetchrow(self._sql["rotate_session"], *rotation))
 
     async def get_session(self, user_id: UUID, session_id: UUID) -> FoundSession | None:
-        """Return a session, live or not."""
+        """Return a session, live or ended."""
         row = await self._row("get_session", user_id, session_id)
         if row is None:
             return None
         return FoundSession(rows.session(row), tuple(row["roles"]), row["disabled"], row["read_at"])
 
     async def find_session(self, session_id: UUID) -> Session | None:
-        """Return a session, live or not, by its id alone."""
+        """Return a session, live or ended, by its id alone."""
         row = await self._row("find_session", session_id)
         return rows.session(row) if row else None
 
     async def list_sessions(
         self, user_id: UUID, now: datetime, limit: int | None = None
     ) -> list[Session]:
-        """Return the live sessions of a user, newest first, all of them or so many."""
+        """Return the live sessions of a user, newest first, at most `limit` of them."""
         found = await self._rows("list_sessions", user_id, now, limit)
         return [rows.session(row) for row in found]
 
     async def end_session(
         self, user_id: UUID, session_id: UUID, revocation: Revocation, now: datetime, event: str
     ) -> bool:
-        """End a session; False, with nothing written, where it is absent or was ended before."""
+        """End a session. Returns False, and writes nothing, if it is absent or had ended."""
         async with self._transaction() as connection:
             ended = await connection.fetchrow(self._sql["end_session"], user_id, session_id, now)
             if ended is None:
@@ -148,7 +148,7 @@ class SessionStore(Executor):
     async def end_user_sessions(
         self, user_id: UUID, revocation: Revocation, now: datetime
     ) -> Revocation:
-        """End all sessions of a user. Raises NotFound; returns the revocation as recorded."""
+        """End all sessions of a user; return the revocation as recorded. Raises NotFound."""
         async with self._transaction() as connection:
             recorded = await end_all_sessions(connection, user_id, revocation, now)
             await connection.execute(
@@ -175,8 +175,8 @@ async def end_all_sessions(
     revocation: Revocation,
     now: datetime,
 ) -> Revocation:
-    """End all sessions of a user in a transaction; return the revocation as it was recorded."""
-    # The user's row first: a login under way holds it, and its session is then seen and ended.
+    """End all sessions of a user within a transaction; return the revocation as recorded."""
+    # The user's row is locked first: a login in progress holds it, so its session is ended too.
     await require_user(connection, "lock_user", user_id)
     await connection.execute(statements()["end_user_sessions"], user_id, now, None)
     barred = await connection.fetchval(

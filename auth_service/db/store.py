@@ -19,7 +19,7 @@ class Store(UserStore, SessionStore, RevocationStore):
     """The database of the service."""
 
     async def prune(self, now: datetime) -> int:
-        """Delete what no longer matters, in short statements; return how many rows went."""
+        """Delete what no longer matters, in short statements; return the number of rows."""
         pruned = 0
         for name in ("prune_revocations", "prune_sessions", "prune_login_throttle"):
             for _ in range(PRUNE_ROUNDS):
@@ -31,9 +31,9 @@ class Store(UserStore, SessionStore, RevocationStore):
         return pruned
 
     async def extend_audit_log(self, now: datetime) -> None:
-        """See that the audit log has partitions for this month and the next."""
+        """Make the partitions of the audit log for this month and the next, if missing."""
         await self._execute("extend_audit_log", now)
 
     async def ping(self) -> None:
-        """Return where the database answers."""
+        """Return if the database answers. Raises Unavailable."""
         await self._execute("ping")

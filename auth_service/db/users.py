@@ -25,7 +25,7 @@ class UserStore(Executor):
     """The accounts of users and services."""
 
     async def create_user(self, user: User) -> None:
-        """Add a user. Raises AlreadyExists where an identifier is taken."""
+        """Add a user. Raises AlreadyExists if an identifier is taken."""
         try:
             await self._execute(
                 "create_user", user.id, user.password_hash, user.roles, user.scope, user.disabled,
@@ -51,7 +51,7 @@ class UserStore(Executor):
     async def set_password_hash(
         self, user_id: UUID, password_hash: str, *, only_if: str | None = None
     ) -> None:
-        """Store the same password hashed anew; nothing changes where it is not `only_if` now."""
+        """Store a password hash, with `only_if` only in place of that one. Raises NotFound."""
         changed = await self._row("set_password_hash", user_id, password_hash, only_if)
         if changed is None and only_if is None:
             raise NotFound("no such user")
@@ -59,9 +59,9 @@ class UserStore(Executor):
     async def set_user_disabled(
         self, user_id: UUID, disabled: bool, revocation: Revocation | None, now: datetime
     ) -> Revocation | None:
-        """Disable a user and end all sessions, or enable the user again (no revocation).
+        """Disable a user and end all sessions, or enable the user (without a revocation).
 
-        Returns the revocation as it was recorded.
+        Returns the revocation as it was recorded. Raises NotFound.
         """
         event = "user.disabled" if disabled else "user.enabled"
         async with self._transaction() as connection:
@@ -81,7 +81,7 @@ class UserStore(Executor):
         revocation: Revocation,
         now: datetime,
     ) -> Revocation:
-        """Store a new password and end all sessions; return the revocation as it was recorded."""
+        """Store a new password, end all sessions, and return the revocation as recorded."""
         async with self._transaction() as connection:
             await require_user(connection, "set_password_hash", user_id, password_hash, None)
             recorded = await end_all_sessions(connection, user_id, revocation, now)
@@ -98,10 +98,11 @@ class UserStore(Executor):
         revocation: Revocation,
         now: datetime,
     ) -> list[Revocation]:
-        """Store a new password and end all sessions but one, of which every token stays good.
+        """Store a new password and end all sessions except one, whose tokens stay valid.
 
-        So `revocation`, which is of the user, is recorded for each other session instead; returns
-        these. Raises InvalidCredentials where the password is no longer that of `user`.
+        Therefore `revocation`, of the user, is recorded for each of the other sessions instead.
+        Returns these revocations. Raises InvalidCredentials if the password of `user` was changed
+        in the meantime.
         """
         async with self._transaction() as connection:
             changed = await connection.fetchrow(
@@ -110,9 +111,9 @@ class UserStore(Executor):
             if changed is None:
                 raise InvalidCredentials
             ended = await connection.fetch(self._sql["end_user_sessions"], user.id, now, session_id)
-            # Keeps out the login that proved the old password and is about to begin a session.
+            # Stops a login that proved the old password and is about to begin a session.
             await connection.execute(self._sql["bar_user"], user.id, revocation.issued_before, now)
-            life = revocation.expires_at - now  # of a token, and more
+            life = revocation.expires_at - now  # at least that of a token
             recorded = [
                 Revocation(RevocationKind.SESSION, str(row["id"]), revocation.expires_at)
                 for row in ended
@@ -126,7 +127,7 @@ class UserStore(Executor):
         return recorded
 
     async def create_service_account(self, account: ServiceAccount) -> None:
-        """Add a service account. Raises AlreadyExists where its id is taken."""
+        """Add a service account. Raises AlreadyExists if its id is taken."""
         try:
             await self._execute(
                 "create_service_account", account.client_id, account.secret_hash, account.roles,
@@ -147,10 +148,10 @@ class UserStore(Executor):
     async def reserve_login_attempt(
         self, identifier: str, now: datetime, burst: int, refill: timedelta
     ) -> tuple[User | None, timedelta | None]:
-        """Take one of `burst` attempts; one comes back each `refill`.
+        """Use one of `burst` attempts; an attempt is regained each `refill`.
 
-        Returns the user of the identifier, if there is one, and None; or, where no attempt was
-        left, None and the time until the next.
+        Returns the user with the identifier, if any, and None. If no attempt is left, returns None
+        and the time until the next one.
         """
         row = await self._row("reserve_login_attempt", identifier, now, burst, refill)
         user = rows.user(row) if row and row["id"] else None

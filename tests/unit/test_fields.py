@@ -83,7 +83,7 @@ def test_a_bad_item_is_named_by_its_index() -> None:
     """A caller sees which of the items it is."""
     with pytest.raises(InvalidArgument, match=r"^roles\[1\]: must not be empty"):
         fields.labels(["a", ""], "roles")
-    with pytest.raises(InvalidArgument, match=r"^roles\[0\]: must not hold"):
+    with pytest.raises(InvalidArgument, match=r"^roles\[0\]: must not contain"):
         fields.labels(["\n"], "roles")
     with pytest.raises(InvalidArgument, match=r"^scope\[2\]: "):
         fields.scope(["a", "b", "c d"])

@@ -7,8 +7,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# Identifiers and names compare byte by byte ("C"): the edge normalises, and an index in a locale's
-# order breaks when the system's C library changes that order.
+# Identifiers and names compare byte by byte ("C"). The core normalises them, and an index in the
+# order of a locale breaks when the system's C library changes that order.
 STATEMENTS = (
     """
     CREATE TABLE users (
@@ -39,8 +39,8 @@ STATEMENTS = (
         created_at timestamptz NOT NULL
     )
     """,
-    # A refresh changes generation, refreshed_at and refresh_expires_at: no index may hold them,
-    # and pages keep room, so that the update is HOT and leaves the indexes alone.
+    # A refresh changes generation, refreshed_at and refresh_expires_at. No index contains these
+    # columns and pages keep free space, so the update is HOT and leaves the indexes alone.
     """
     CREATE TABLE sessions (
         user_id uuid NOT NULL REFERENCES users ON DELETE CASCADE,
@@ -92,7 +92,7 @@ STATEMENTS = (
     )
     """,
     "CREATE UNIQUE INDEX signing_keys_active ON signing_keys (algorithm) WHERE state = 'active'",
-    # Lost in a crash, which gives everyone their attempts back; cheaper for each login.
+    # Unlogged, which makes each login cheaper. A crash empties it: all attempts are regained.
     """
     CREATE UNLOGGED TABLE login_throttle (
         identifier text COLLATE "C" PRIMARY KEY,
@@ -109,7 +109,7 @@ STATEMENTS = (
     """,
     "CREATE INDEX audit_log_user_id ON audit_log (user_id, at)",
     "CREATE TABLE audit_log_default PARTITION OF audit_log DEFAULT",
-    # Where the default partition holds rows of the month already, they stay there.
+    # If the default partition has rows of the month already, they stay there.
     """
     CREATE FUNCTION create_audit_partition(moment timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$

@@ -1,4 +1,4 @@
-"""Signing keys get dates instead of a state, and refresh tokens a key of the database's own."""
+"""Signing keys get dates instead of a state; refresh tokens get a root key in the database."""
 
 from alembic import op
 
@@ -8,7 +8,7 @@ branch_labels = None
 depends_on = None
 
 STATEMENTS = (
-    # What a key is follows from these dates and the clock: no replica has to move it on.
+    # The state of a key follows from these dates and the clock, so no replica has to change it.
     """
     ALTER TABLE signing_keys
         ADD COLUMN activate_at timestamptz,
