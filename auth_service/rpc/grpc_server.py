@@ -35,6 +35,8 @@ _SERVICES = (
     "authn.v1.AdminService",
 )
 _HEALTH = "grpc.health.v1.Health"
+_MAX_PENDING = 1_000_000
+_HANDSHAKE_TIMEOUT_MS = 10_000
 
 
 def services(settings: Settings) -> tuple[str, ...]:
@@ -117,6 +119,12 @@ def _channel_options(settings: Settings) -> list[tuple[str, Any]]:
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         ("grpc.max_connection_age_ms", int(settings.max_connection_age.total_seconds() * 1000)),
         ("grpc.max_connection_age_grace_ms", int(settings.drain_timeout.total_seconds() * 1000)),
+        # gRPC answers CANCELLED to a random part of all calls, beyond 1,000 that wait to be begun,
+        # so that a flood would fail the calls of others. Streams and connections bound them here.
+        ("grpc.server.max_pending_requests", _MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
+        # A connection that does not speak HTTP/2, or does not end its TLS handshake, is closed.
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
         # Proxies ping idle connections; some do so every few seconds.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),

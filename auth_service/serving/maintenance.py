@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from auth_service.core.signing_keys import SigningKeys
+from auth_service.serving.memory import release_memory
 from auth_service.serving.wiring import Database
 from auth_service.telemetry.metrics import SIGNATURES_VERIFIED, Successes
 from auth_service.telemetry.repeats import REPEATS
@@ -21,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 _METRICS_INTERVAL = 0.25  # seconds, like the others
 _REPEATS_INTERVAL = 1.0
+_MEMORY_INTERVAL = 15.0
 _ROTATION_INTERVAL = 10.0
 _DATABASE_INTERVAL = 60.0
 
@@ -82,6 +84,7 @@ def jobs(
     return [
         Job("count", _METRICS_INTERVAL, count),
         Job("sum_up_repeats", _REPEATS_INTERVAL, sum_up_repeats),
+        Job("release_memory", _MEMORY_INTERVAL, release_memory),
         Job("rotate_keys", _ROTATION_INTERVAL, rotate_keys),
         Job("prune", _DATABASE_INTERVAL, lambda: store.prune(clock())),
         Job("prune_keys", _DATABASE_INTERVAL, lambda: key_store.prune(clock())),

@@ -3,13 +3,17 @@
 import asyncio
 import json
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from authn.v1 import auth_service_pb2 as pb
 
 from tests.acceptance.conftest import StartServer
-from tests.acceptance.servers import ServerProcess, eventually
+from tests.acceptance.servers import Client, ServerProcess, eventually
+from tests.chaos import floods
+from tests.chaos.figures import Figures
 from tests.chaos.slow_clients import Prober, half_open, http_flood, request
 from tests.ports import free_port
 
@@ -22,6 +26,7 @@ class Target:
     def __init__(self, process: ServerProcess, http_port: int) -> None:
         self.process = process
         self.http_port = http_port
+        self.grpc_port = int(process.address.rpartition(":")[2])
         self.pid = process.process.pid
 
 
@@ -72,3 +77,79 @@ async def test_a_flood_of_requests_does_not_flood_the_log(target: Target) -> Non
 
     await eventually(told, what="every request is told of")
     assert len(target.process.output()) < 5000 * figures.seconds + 20_000
+
+
+# HTTP/2
+
+VALIDATE = "/authn.v1.AuthService/Validate"
+LOGIN = "/authn.v1.AuthService/Login"
+WATCH = "/authn.v1.VerifierService/Watch"
+REQUEST = pb.ValidateRequest(access_token="x").SerializeToString()
+LOGIN_REQUEST = pb.LoginRequest(password=pb.PasswordCredentials(identifier="a", password="b"))
+
+
+@asynccontextmanager
+async def calls_succeed(target: Target) -> AsyncIterator[None]:
+    """Make calls on another connection, none of which fails."""
+    client, ended, count = Client(target.process.address), asyncio.Event(), 0
+    await client.validate("x")
+
+    async def call() -> None:
+        nonlocal count
+        while not ended.is_set():
+            await client.validate("x")
+            count += 1
+
+    calls = [asyncio.create_task(call()) for _ in range(4)]
+    try:
+        yield
+    finally:
+        ended.set()
+        await asyncio.gather(*calls)
+        await client.channel.close()
+    assert count >= len(calls)
+
+
+FLOODS: dict[str, Callable[[int], Awaitable[Figures]]] = {
+    "rapid reset": lambda port: floods.rapid_reset(port, VALIDATE, streams=20_000),
+    "rapid reset on many connections": lambda port: floods.rapid_reset(
+        port, VALIDATE, streams=60_000, connections=20
+    ),
+    "rapid reset of whole calls": lambda port: floods.rapid_reset(
+        port, VALIDATE, streams=20_000, connections=20, payload=REQUEST
+    ),
+    "rapid reset of logins": lambda port: floods.rapid_reset(
+        port, LOGIN, streams=20_000, connections=20, payload=LOGIN_REQUEST.SerializeToString()
+    ),
+    "continuation": lambda port: floods.continuation_flood(port, VALIDATE, frames=20_000),
+    "pings": lambda port: floods.ping_flood(port, pings=20_000),
+    "large metadata": lambda port: floods.large_metadata(port, VALIDATE, calls=1000),
+    "large messages": lambda port: floods.large_messages(port, VALIDATE, calls=5),
+    "unread responses": lambda port: floods.unread_responses(port, VALIDATE, REQUEST, calls=2000),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
+async def test_a_flood_fails_no_call_of_another_client(
+    target: Target, flood: Callable[[int], Awaitable[Figures]]
+) -> None:
+    """Each flood asserts that it took place."""
+    async with calls_succeed(target):
+        await flood(target.grpc_port)
+
+
+async def test_streams_that_are_never_read_fail_no_call_of_another_client(
+    target: Target,
+) -> None:
+    """Each is on a connection of its own."""
+    async with (
+        calls_succeed(target),
+        floods.unread_streams(target.grpc_port, WATCH, streams=50) as figures,
+    ):
+        assert figures.connections == 50
+
+
+async def test_a_connection_that_never_speaks_http2_is_closed(target: Target) -> None:
+    """After the time for a handshake; gRPC's own is two minutes."""
+    async with half_open(target.grpc_port, 10, b"PRI * HTTP") as attack:
+        assert await attack.all_closed() < 30

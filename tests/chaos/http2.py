@@ -108,6 +108,8 @@ class Connection:
 
     async def send(self, data: bytes) -> None:
         """Send bytes; waits while the peer does not read. Raises ConnectionError."""
+        if self._writer.is_closing():
+            raise ConnectionError("the peer has closed the connection")
         self._writer.write(data)
         await self._writer.drain()
 
