@@ -48,6 +48,8 @@ TIMED_OUT_TIMEOUT = 1.0
 """The same after a statement that the server did not end in time: it may hang."""
 CLOSE_TIMEOUT = 5.0
 """Seconds in which callers must give their connections back when the pool closes."""
+DISK_FULL_SECONDS = 10.0
+"""For how long one write that finds the disk full speaks for others: no query can tell."""
 FIRST_BACKOFF, MAX_BACKOFF = 0.05, 1.0
 """Seconds between two failing attempts to connect."""
 IDLE_LIFETIME = 300.0
@@ -69,7 +71,7 @@ class Pool:
         replicated: bool = False,
     ) -> None:
         self._connector = connector
-        self._replicated = replicated
+        self.replicated = replicated
         self._min_size = min_size
         self._max_size = max_size
         self._wait = connector.connect_timeout.total_seconds()
@@ -82,6 +84,7 @@ class Pool:
         self._failures = 0
         self._timer: asyncio.TimerHandle | None = None
         """Until when no attempt is made after one that failed."""
+        self._disk_full_until = 0.0
         self._sweeper: asyncio.TimerHandle | None = None
         self._all_gone = asyncio.Event()
         self._closed = False
@@ -105,6 +108,8 @@ class Pool:
             try:
                 yield connection
             except BaseException as error:
+                if isinstance(error, asyncpg.DiskFullError):
+                    self._disk_full_until = asyncio.get_running_loop().time() + DISK_FULL_SECONDS
                 self._give_back(connection, error)
                 raise
             self._give_back(connection)
@@ -118,17 +123,17 @@ class Pool:
         """
         async with self.acquire() as connection:
             await connection.execute("BEGIN")
-            if self._replicated:
+            if self.replicated:
                 await require_standby(connection)
             yield connection
             await (
-                commit_on_standby(connection) if self._replicated else connection.execute("COMMIT")
+                commit_on_standby(connection) if self.replicated else connection.execute("COMMIT")
             )
 
     @asynccontextmanager
     async def durable(self) -> AsyncIterator[Connection]:
         """Lend a connection for one statement, which is then as durable as `transaction`."""
-        async with self.transaction() if self._replicated else self.acquire() as connection:
+        async with self.transaction() if self.replicated else self.acquire() as connection:
             yield connection
 
     async def execute(self, sql: str, *arguments: Any) -> str:
@@ -150,6 +155,11 @@ class Pool:
         """Return the first column of the first row of a statement."""
         async with self.acquire() as connection:
             return await connection.fetchval(sql, *arguments)
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether a write failed for want of disk space in the last ten seconds."""
+        return asyncio.get_running_loop().time() < self._disk_full_until
 
     @property
     def size(self) -> int:
@@ -189,6 +199,7 @@ class Pool:
             connection, _ = self._idle.pop()
             if not connection.is_closed():
                 return connection
+            self._end(connection)
         return None
 
     async def _next_free(self) -> Connection:
@@ -211,8 +222,8 @@ class Pool:
 
     def _give_back(self, connection: Connection, error: BaseException | None = None) -> None:
         if connection.is_closed():
-            return
-        if self._closed:
+            self._end(connection)  # the driver does not always tell that it lost one
+        elif self._closed:
             self._start_task(_close(connection))
         elif isinstance(error, TimeoutError):
             self._start_task(self._roll_back(connection, TIMED_OUT_TIMEOUT))
@@ -247,6 +258,7 @@ class Pool:
     def _lend(self, connection: Connection) -> None:
         """Give a connection to the caller who has waited longest, or keep it."""
         if connection.is_closed():
+            self._end(connection)
             return
         while self._waiters:
             waiter = self._waiters.popleft()

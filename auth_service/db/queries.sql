@@ -368,6 +368,10 @@ SELECT to_regclass('alembic_version') IS NOT NULL
 -- name: schema_version
 SELECT version_num FROM alembic_version
 
+-- name: takes_writes
+SELECT NOT pg_is_in_recovery() AND NOT current_setting('transaction_read_only')::boolean
+    AND (NOT $1::boolean OR current_setting('synchronous_standby_names') <> '')
+
 -- name: ping
 SELECT 1
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from auth_service.db.revocations import RevocationStore
 from auth_service.db.sessions import SessionStore
 from auth_service.db.users import UserStore
+from auth_service.errors import Unavailable
 
 __all__ = ["Store"]
 
@@ -33,6 +34,16 @@ class Store(UserStore, SessionStore, RevocationStore):
     async def extend_audit_log(self, now: datetime) -> None:
         """Make the partitions of the audit log for this month and the next, if missing."""
         await self._execute("extend_audit_log", now)
+
+    async def takes_writes(self) -> bool:
+        """Tell whether changes can be made now, and be as durable as AUTH_DURABILITY says."""
+        if self._pool.disk_full:
+            return False
+        try:
+            row = await self._row("takes_writes", self._pool.replicated)
+        except Unavailable:
+            return False
+        return bool(row and row[0])
 
     async def ping(self) -> None:
         """Return if the database answers. Raises Unavailable."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import time
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -17,6 +18,7 @@ from auth_service.core.signing_keys import SigningKeys
 from auth_service.db.database_clock import adjust_clock
 from auth_service.db.feed import RevocationFeed
 from auth_service.db.restore import Restorer
+from auth_service.db.store import Store
 from auth_service.models import StoredKey
 from auth_service.rpc.grpc_server import GrpcServer, services
 from auth_service.rpc.health import HealthServicer
@@ -38,6 +40,7 @@ __all__ = ["Server"]
 
 log = structlog.get_logger(__name__)
 
+_WRITES_INTERVAL = 1.0  # seconds between two checks of whether the database takes writes
 _HEALTH_INTERVAL = 0.25  # seconds between two checks of what health reports
 
 
@@ -49,6 +52,7 @@ class Server:
         self._stack = AsyncExitStack()
         self._health = HealthServicer(services(settings))
         self._stopping = asyncio.Event()
+        self._written_at = time.monotonic()
         self.port = 0
         """The gRPC port, once `start` has returned; 0 for a Unix socket."""
         self.http_port = 0
@@ -104,6 +108,7 @@ class Server:
         core = await enter(open_core(settings, database, keys, revocations, feed, announce_keys))
         await self._serve(core, hub)
         self._watch_health(feed, database.clock)
+        self._watch_writes(database.store)
         maintenance = Maintenance(
             jobs(database, keys, announce_keys, lambda: core.validation.signatures_verified)
         )
@@ -136,7 +141,7 @@ class Server:
     async def _serve(self, core: Core, hub: WatchHub) -> None:
         settings = self._settings
         # HTTP binds first: a gRPC server that never started does not release its port.
-        http = http_servers(settings, core, lambda: self._health.serving)
+        http = http_servers(settings, core, self._ready)
         self._stack.push_async_callback(http.stop)
         self.http_port = http.public.port if http.public else 0
         self.probe_port = http.probes.port if http.probes else 0
@@ -172,6 +177,26 @@ class Server:
                 await asyncio.sleep(_HEALTH_INTERVAL)
 
         self._stack.push_async_callback(_cancel, asyncio.create_task(watch()))
+
+    def _watch_writes(self, store: Store) -> None:
+        """Note when the database last took writes, until the server stops."""
+
+        async def watch() -> None:
+            while True:
+                if await store.takes_writes():
+                    self._written_at = time.monotonic()
+                await asyncio.sleep(_WRITES_INTERVAL)
+
+        self._stack.push_async_callback(_cancel, asyncio.create_task(watch()))
+
+    def _ready(self) -> bool:
+        """Tell whether all calls are answered, reads and writes, as /readyz does.
+
+        A failover shorter than AUTH_FRESHNESS_LIMIT takes no replica out of service.
+        """
+        unwritten = time.monotonic() - self._written_at
+        limit = self._settings.freshness_limit.total_seconds()
+        return self._health.serving and unwritten <= limit + _WRITES_INTERVAL
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -305,6 +305,31 @@ async def test_a_read_only_database_opens_no_storm_of_connections(
     pool.terminate()
 
 
+async def test_connections_that_the_server_ends_are_unavailable_and_leave_the_pool(
+    database_url: str,
+) -> None:
+    """In whatever state the server finds them; the driver does not always tell that one is lost."""
+    pool = await pools.connect(database_url, min_size=1, max_size=4)
+    admin = await asyncpg.connect(database_url)
+    own = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    causes = set()
+    for turn in range(40):
+        calls = [asyncio.create_task(pool.execute("SELECT pg_sleep(0.0005)")) for _ in range(30)]
+        for _ in range(turn):
+            await asyncio.sleep(0)
+        await admin.execute(f"SELECT pg_terminate_backend(pid) {own}")
+        for answer in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                assert isinstance(answer, Unavailable)
+                causes.add(type(answer.__cause__))
+    assert asyncpg.InternalClientError in causes  # the premise: "cannot switch to state"
+    async with asyncio.timeout(10):
+        while await admin.fetchval(f"SELECT count(*) {own}") != pool.size:
+            await asyncio.sleep(0.01)
+    await admin.close()
+    pool.terminate()
+
+
 UNAVAILABLE = [
     asyncpg.InternalClientError("got result for unknown protocol state 3"),
     asyncpg.TargetServerAttributeNotMatched("None of the hosts match"),

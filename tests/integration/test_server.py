@@ -6,9 +6,11 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import grpc
+import httpx
 import jwt
 import pytest
 import structlog
@@ -215,6 +217,46 @@ async def test_without_its_database_the_server_fails_closed_and_recovers(
         assert await active(client, tokens.access_token)
         await client.channel.close()
     await proxy.cut()
+
+
+async def test_while_nothing_can_be_written_readyz_says_so_and_validate_goes_on(
+    database_url: str, user: User
+) -> None:
+    """A database that was set read-only; once it takes writes again, so does the server."""
+    name = urlsplit(database_url).path.lstrip("/")
+    settings = make_settings(database_url, freshness_limit="500ms", feed_poll_interval="50ms")
+    async with running(settings) as server, httpx.AsyncClient(trust_env=False) as http:
+        client = await Client(address(server)).ready()
+
+        async def readyz() -> int:
+            return (await http.get(f"http://127.0.0.1:{server.http_port}/readyz")).status_code
+
+        tokens = await client.login()
+        assert await readyz() == 200
+        admin = await asyncpg.connect(database_url)
+        await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        async with asyncio.timeout(20):
+            while await readyz() != 503:
+                await asyncio.sleep(0.02)
+        assert await client.serving()
+        assert await active(client, tokens.access_token)
+        seen = await refusal(client.refresh(tokens.refresh_token))
+        assert (seen.code, seen.reason) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
+        assert seen.retry
+
+        await admin.execute(
+            f"SET default_transaction_read_only = off; ALTER DATABASE {name} RESET ALL"
+        )
+        await admin.close()
+        async with asyncio.timeout(20):
+            while await readyz() != 200:
+                await asyncio.sleep(0.02)
+        await client.refresh(tokens.refresh_token)
+        await client.channel.close()
 
 
 # Reflection
