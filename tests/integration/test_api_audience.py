@@ -161,9 +161,9 @@ async def api(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     """A server with one admin."""
     collected: list[BaseRoute] = []
 
-    def collect(routes: Iterable[BaseRoute]) -> Any:
+    def collect(routes: Iterable[BaseRoute], *given: Any, **options: Any) -> Any:
         collected.extend(routes := list(routes))
-        return create_app(routes)
+        return create_app(routes, *given, **options)
 
     monkeypatch.setattr(web_routes, "create_app", collect)
     await make_user(database_url, ROOT, roles=("admin",))
