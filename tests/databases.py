@@ -23,7 +23,7 @@ OTHERS = """
     WHERE datname = $1 AND backend_type = 'client backend'
 """
 
-# Servers make partitions as time goes on. What never held a row has no size.
+# Servers add partitions over time. A table that never had a row has no size.
 EMPTY = """
     DO $$
     DECLARE
@@ -46,7 +46,7 @@ EMPTY = """
 """
 
 # All that a test can change of a database besides rows; copies of one template share their OIDs.
-# Left out is what PostgreSQL itself writes: files, sizes and ages.
+# Without what PostgreSQL itself changes: files, sizes and ages.
 CATALOGS = (
     *("pg_attrdef", "pg_cast", "pg_class", "pg_collation", "pg_constraint", "pg_conversion"),
     *("pg_default_acl", "pg_event_trigger", "pg_extension", "pg_namespace", "pg_operator"),
@@ -79,8 +79,8 @@ SCHEMA = f"""
 """  # noqa: S608 - nothing but the above
 
 
-# Where the path says so, "public" hides PostgreSQL's own function, so that a test can set the clock
-# of its database. Without a row it is PostgreSQL's clock.
+# The search path of test databases lets "public" hide PostgreSQL's own function, so that a test can
+# set the clock of its database. Without a row it is PostgreSQL's clock.
 CLOCK = """
     CREATE TABLE test_clock (now timestamptz NOT NULL);
     CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
@@ -176,7 +176,7 @@ def _new_name() -> str:
 
 
 async def set_clock(url: str, now: datetime) -> None:
-    """Let the clock of a test's database stand at a time."""
+    """Stop the clock of a test's database at a time."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(SET_CLOCK, now)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests with a real database: things to keep in it."""
+"""Fixtures of the tests with a real database: what it contains."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta

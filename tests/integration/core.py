@@ -1,4 +1,4 @@
-"""The core wired as server.py wires it, on a real store and a clock that tests move."""
+"""The core, wired as in serving, on a real store and a clock that tests move."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ POLICY = SessionPolicy(issuer=ISSUER, default_audience=("internal",))
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """The rules, and what a test looks at."""
+    """The rules, and what tests inspect."""
 
     store: Store
     hasher: PasswordHasher
@@ -67,11 +67,11 @@ class Core:
         return self.validation.validate(access_token)
 
     def active(self, access_token: str) -> bool:
-        """Tell whether a token is good."""
+        """Return whether a token is active."""
         return self.verdict(access_token).claims is not None
 
     def claims(self, access_token: str) -> AccessClaims:
-        """Return the claims of a token that is good."""
+        """Return the claims of an active token."""
         return self.verifier.verify(access_token)
 
 
@@ -113,7 +113,7 @@ def make_core(
 
 
 def payload(token: str) -> dict[str, Any]:
-    """Return what a token says, unchecked."""
+    """Return the claims of a token, unverified."""
     segment = token.split(".")[1]
     claims: dict[str, Any] = json.loads(
         base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
@@ -122,7 +122,7 @@ def payload(token: str) -> dict[str, Any]:
 
 
 def refresh_token(token: str, **changes: Any) -> str:
-    """Sign the claims of a refresh token anew with the genuine key, some of them changed."""
+    """Sign the claims of a refresh token with the genuine key, with some of them changed."""
     secret = MASTER_KEY.refresh_token_key()
     key = SigningKey(kid="refresh", algorithm="HS256", secret=secret)
     return jws.sign(payload(token) | changes, key, REFRESH_TOKEN_TYPE)

@@ -49,7 +49,7 @@ class TestCreate:
                 await core.accounts.get_user(name)
 
     async def test_an_identifier_is_taken_once(self, core: Core, pool: Any) -> None:
-        """The second account is refused whole, be it by another of its identifiers."""
+        """The second account is refused entirely, also if only one of its identifiers is taken."""
         await core.user()
         with pytest.raises(AlreadyExists):
             await core.accounts.create_user(["new@example.com", "ADA@example.com"], PASSWORD)
@@ -58,14 +58,14 @@ class TestCreate:
         assert await pool.fetchval("SELECT count(*) FROM users") == 1
 
     async def test_of_parallel_creations_one_succeeds(self, core: Core) -> None:
-        """The database decides, not a look beforehand."""
+        """The database decides, not a check beforehand."""
         answers = await asyncio.gather(*(core.user() for _ in range(10)), return_exceptions=True)
         assert [type(answer) for answer in answers].count(AlreadyExists) == 9
 
     async def test_parallel_creations_with_crossed_identifiers_do_not_deadlock(
         self, core: Core
     ) -> None:
-        """Two accounts that want the same names in another order: one gets them."""
+        """Of two accounts with the same names in another order, one is created."""
         answers = await asyncio.gather(
             *(
                 core.accounts.create_user(["a", "b"] if n % 2 else ["b", "a"], PASSWORD)
@@ -111,7 +111,7 @@ class TestCreate:
 
 class TestDisable:
     async def test_disabling_ends_everything_until_enabled(self, core: Core, pool: Any) -> None:
-        """No token works, no login; enabled again, a login in the same second does."""
+        """No token and no login works; once enabled, a login in the same second does."""
         user = await core.user()
         pair = await core.login()
         await core.accounts.set_disabled(user.id, True)
@@ -161,7 +161,7 @@ class TestDisable:
 
 class TestPassword:
     async def test_a_new_password_replaces_the_old_and_ends_sessions(self, core: Core) -> None:
-        """The old password and all that it opened are void."""
+        """The old password and all sessions that it opened are invalid."""
         user = await core.user()
         pair = await core.login()
         await core.accounts.set_password(user.id, NEW_PASSWORD)
@@ -174,7 +174,7 @@ class TestPassword:
         assert core.active(fresh.access_token)
 
     async def test_a_weak_new_password_changes_nothing(self, core: Core) -> None:
-        """The old one goes on."""
+        """The old password stays valid."""
         user = await core.user()
         with pytest.raises(WeakPassword):
             await core.accounts.set_password(user.id, "short")
@@ -183,7 +183,7 @@ class TestPassword:
     async def test_a_login_with_the_old_password_that_races_the_change_does_not_outlive_it(
         self, store: Store, clock: FakeClock, pool: Any
     ) -> None:
-        """Who still knows the old password keeps no session of it."""
+        """No session that was opened with the old password survives."""
         core = make_core(store, clock, login_burst=1000)
         user = await core.user()
         await asyncio.gather(
@@ -197,7 +197,7 @@ class TestPassword:
         core.hasher.close()
 
     async def test_unicode_forms_of_a_password_are_one(self, core: Core) -> None:
-        """Two keyboards may send one password in two forms."""
+        """Two keyboards may send the same password in two forms."""
         await core.accounts.create_user(["ada"], "caf\u00e9 au lait, please")
         pair = await core.sessions.login_password("ada", "cafe\u0301 au lait, please")
         assert core.active(pair.access_token)
@@ -205,7 +205,7 @@ class TestPassword:
 
 class TestServiceAccounts:
     async def test_a_client_id_is_taken_once(self, core: Core) -> None:
-        """The secret of the first goes on."""
+        """The secret of the first stays valid."""
         secret = await core.accounts.create_service_account("Billing")
         with pytest.raises(AlreadyExists):
             await core.accounts.create_service_account("billing")
@@ -234,7 +234,7 @@ async def test_sessions_are_listed_live_and_newest_first(core: Core, clock: Fake
 
 @pytest.mark.parametrize("changes", [{"session_id": ""}, {"session_id": "x"}, {"subject": "x"}])
 async def test_a_token_of_no_user_has_no_account(core: Core, changes: dict[str, Any]) -> None:
-    """A service account's, or one that a holder of the shared key made up."""
+    """A token of a service account, or one made up by a holder of the shared key."""
     await core.user()
     claims = core.claims((await core.login()).access_token)._replace(**changes)
     with pytest.raises(PermissionDenied):

@@ -1,4 +1,4 @@
-"""Any sequence of logins, refreshes, retries, replays, revocations and clock steps, on a model."""
+"""Random sequences of logins, refreshes, replays, revocations and clock steps, against a model."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -48,7 +48,7 @@ draw = st.integers(min_value=0, max_value=10**6)
 
 @dataclass(frozen=True)
 class Generation:
-    """What the row holds after a step, and the tokens that the step yielded."""
+    """The row after a rotation, and the tokens that the rotation returned."""
 
     number: int
     refreshed_at: datetime
@@ -74,8 +74,8 @@ class ModelSession:
         """End the session, once."""
         self.revoked_at = self.revoked_at or now
 
-    def was_issued_anew(self, token_id: str) -> bool:
-        """Tell whether several access tokens have this id."""
+    def was_issued_again(self, token_id: str) -> bool:
+        """Return whether several access tokens have this id."""
         claims = [payload(each.pair.access_token) for each in self.issued]
         return len({each["exp"] for each in claims if each["jti"] == token_id}) > 1
 
@@ -84,7 +84,7 @@ class ModelSession:
         return self.history[-1]
 
     def outcome(self, token: Generation, now: datetime) -> str:
-        """Say what a refresh with the token of a generation does."""
+        """Return the outcome of a refresh with the token of a generation."""
         if int(token.refresh_expires_at.timestamp()) <= now.timestamp():
             return "refused"
         if self.revoked or self.expires_at <= now:
@@ -261,7 +261,7 @@ class Lives(RuleBasedStateMachine):
                     assert reason is InactiveReason.EXPIRED
                 elif claims["iat"] > now + SKEW.total_seconds():
                     assert reason is InactiveReason.NOT_YET_VALID
-                elif self.dead_tokens & {claims["jti"]} and session.was_issued_anew(claims["jti"]):
+                elif self.dead_tokens & {claims["jti"]} and session.was_issued_again(claims["jti"]):
                     pass  # after a failover: the revocation of the first ends with the first
                 else:
                     before = self.revoked_before.get(session.user, 0)
@@ -283,7 +283,7 @@ class Lives(RuleBasedStateMachine):
 
 
 def test_sessions_follow_the_model(database_url: str) -> None:
-    """No sequence of events makes the service part from the rules."""
+    """No sequence of events makes the service differ from the model."""
     with asyncio.Runner() as runner:
         pool = runner.run(_pool(database_url))
 

@@ -57,7 +57,7 @@ async def core(store: Store, clock: FakeClock) -> AsyncIterator[Core]:
 
 
 async def row(pool: Any, pair: TokenPair) -> dict[str, Any]:
-    """Return a session's row, with its place and version in the table."""
+    """Return a session's row, with its location and version in the table."""
     found = await pool.fetchrow(
         "SELECT *, xmin::text, ctid::text FROM sessions WHERE user_id = $1 AND id = $2",
         *session_key(pair),
@@ -79,7 +79,7 @@ async def audited(pool: Any, event: str) -> int:
 
 
 async def assert_ended(core: Core, pool: Any, pair: TokenPair) -> None:
-    """The session can neither be refreshed nor its access token be used."""
+    """The session cannot be refreshed, and its access token is revoked."""
     assert (await row(pool, pair))["revoked_at"] is not None
     assert core.verdict(pair.access_token).inactive_reason is InactiveReason.SESSION_REVOKED
     with pytest.raises(InvalidGrant):
@@ -88,7 +88,7 @@ async def assert_ended(core: Core, pool: Any, pair: TokenPair) -> None:
 
 class TestGenerationTable:
     async def test_the_current_token_rotates(self, core: Core, clock: FakeClock, pool: Any) -> None:
-        """The rightful refresh moves the session one generation on."""
+        """A refresh with the current token moves the session to the next generation."""
         await core.user()
         first = await core.login()
         clock.advance(SECOND)
@@ -143,7 +143,7 @@ class TestGenerationTable:
     async def test_an_older_token_is_reuse_even_within_the_grace(
         self, core: Core, pool: Any
     ) -> None:
-        """Two generations back there is no lost response that could explain it."""
+        """No lost response explains a token that is two generations old."""
         await core.user()
         first = await core.login()
         second = await core.sessions.refresh(first.refresh_token)
@@ -165,7 +165,7 @@ class TestGenerationTable:
         assert await audited(pool, "session.reuse_detected") == 1
 
     async def test_reuse_ends_one_session_only(self, core: Core) -> None:
-        """The user's other sessions are another matter."""
+        """The user's other sessions are not affected."""
         await core.user()
         other = await core.login()
         first = await core.login()
@@ -212,7 +212,7 @@ class TestGenerationTable:
     async def test_forged_expired_and_mistyped_tokens_cost_no_query(
         self, core: Core, clock: FakeClock, database_url: str
     ) -> None:
-        """What the signature or the expiry refuses never reaches the database."""
+        """A token that its signature or expiry refuses never reaches the database."""
         await core.user()
         pair = await core.login()
         clock.advance(timedelta(days=7))
@@ -264,7 +264,7 @@ class TestGenerationTable:
         assert (await core.sessions.refresh(second.refresh_token)).refresh_token
 
     async def test_an_unknown_session_or_user_is_refused(self, core: Core) -> None:
-        """A genuine token of a session that is gone is no good, and ends nothing else."""
+        """A genuine token of a deleted session is invalid, and ends nothing else."""
         await core.user()
         pair = await core.login()
         for changes in ({"sid": str(uuid4())}, {"sub": str(uuid4())}):
@@ -277,7 +277,7 @@ class TestRefresh:
     async def test_200_parallel_calls_make_one_successor(
         self, core: Core, clock: FakeClock, pool: Any
     ) -> None:
-        """However many tabs refresh at once, the session takes one step."""
+        """However many tabs refresh at once, the session rotates once."""
         await core.user()
         first = await core.login()
         clock.advance(SECOND)
@@ -320,7 +320,7 @@ class TestRefresh:
         assert core.claims(pair.access_token).roles == ("operator",)
 
     async def test_a_disabled_user_cannot_refresh(self, core: Core, pool: Any) -> None:
-        """Neither with the session ended, nor were it left alive."""
+        """Refused while the session is ended, and also if it were left alive."""
         user = await core.user()
         pair = await core.login()
         await core.accounts.set_disabled(user.id, True)
@@ -334,7 +334,7 @@ class TestRefresh:
     async def test_a_session_not_refreshed_for_long_has_ended(
         self, core: Core, clock: FakeClock
     ) -> None:
-        """The idle lifetime begins anew with each refresh."""
+        """The idle lifetime starts again with each refresh."""
         await core.user()
         pair = await core.login()
         clock.advance(timedelta(days=7) - SECOND)
@@ -347,7 +347,7 @@ class TestRefresh:
     async def test_a_session_ends_at_its_absolute_expiry(
         self, core: Core, clock: FakeClock
     ) -> None:
-        """However often it is refreshed, and no token of it outlives it."""
+        """Refreshing does not prolong it, and none of its tokens outlives it."""
         await core.user()
         pair = await core.login()
         end = clock() + timedelta(days=30)
@@ -408,7 +408,7 @@ class TestLogin:
         assert (newest.client_id, newest.device_label) == ("web", "Ada's laptop")
 
     async def test_all_failures_of_credentials_look_the_same(self, core: Core) -> None:
-        """Wrong password, unknown user and disabled user differ in nothing that a client sees."""
+        """A client cannot tell a wrong password, an unknown user and a disabled user apart."""
         await core.user()
         disabled = await core.user("eve@example.com")
         await core.accounts.set_disabled(disabled.id, True)
@@ -431,7 +431,7 @@ class TestLogin:
     async def test_a_request_id_makes_a_retried_login_one_session(
         self, core: Core, clock: FakeClock
     ) -> None:
-        """The retry of a lost response gets the very tokens that were lost."""
+        """The retry of a lost response gets the same tokens."""
         user = await core.user()
         login = {"identifier": "ada@example.com", "password": PASSWORD, "request_id": "r-12345678"}
         first = await core.sessions.login_password(**login)
@@ -458,7 +458,7 @@ class TestLogin:
         core.hasher.close()
 
     async def test_two_users_may_use_one_request_id(self, core: Core) -> None:
-        """A request id belongs to its user: nobody gets at another's session with it."""
+        """A request id belongs to its user and opens nobody else's session."""
         await core.user()
         await core.user("bob@example.com")
         pairs = [
@@ -472,7 +472,7 @@ class TestLogin:
     async def test_a_request_id_does_not_bring_an_old_session_back(
         self, core: Core, clock: FakeClock, end: str
     ) -> None:
-        """Once the session has moved on, its request id says so instead of handing it out."""
+        """Once the session has changed, its request id is refused by name."""
         await core.user()
         login = {"identifier": "ada@example.com", "password": PASSWORD, "request_id": "r-12345678"}
         pair = await core.sessions.login_password(**login)
@@ -487,7 +487,7 @@ class TestLogin:
         assert refused.value.violations[0].field == "request_id"
 
     async def test_guessing_is_throttled_and_refills(self, store: Store, clock: FakeClock) -> None:
-        """After the burst even the right password waits, for no longer than it is told."""
+        """After the burst even the right password waits, exactly as long as the error says."""
         core = make_core(store, clock, login_burst=3, login_refill=timedelta(seconds=10))
         await core.user()
         await core.user("bob@example.com")
@@ -513,7 +513,7 @@ class TestLogin:
         core.hasher.close()
 
     async def test_each_login_gives_the_attempts_back(self, store: Store, clock: FakeClock) -> None:
-        """So does the retry of a request; a login that is refused, for its scope too, does not."""
+        """So does the retry of a request, but not a refused login, such as one for its scope."""
         core = make_core(store, clock, login_burst=2)
         await core.user()
         login = {"identifier": "ada@example.com", "password": PASSWORD, "request_id": "r-12345678"}
@@ -548,7 +548,7 @@ class TestLogin:
     async def test_an_unknown_identifier_is_throttled_just_so(
         self, store: Store, clock: FakeClock
     ) -> None:
-        """The throttle does not tell who has an account."""
+        """The throttle does not reveal who has an account."""
         core = make_core(store, clock, login_burst=2)
         for expected in (InvalidCredentials, InvalidCredentials, RateLimited):
             with pytest.raises(expected):
@@ -558,7 +558,7 @@ class TestLogin:
     async def test_parallel_guesses_do_not_race_past_the_throttle(
         self, store: Store, clock: FakeClock
     ) -> None:
-        """Of many at once, no more than the burst are tried."""
+        """Of many parallel guesses, only the burst is tried."""
         core = make_core(store, clock, login_burst=5)
         await core.user()
         answers = await asyncio.gather(
@@ -586,7 +586,7 @@ class TestLogin:
     async def test_a_login_renews_the_hash_of_an_old_profile(
         self, core: Core, clock: FakeClock, pool: Any
     ) -> None:
-        """Raising the cost reaches each user at the next login, and no password stops working."""
+        """A higher cost applies to each user from the next login on; passwords keep working."""
         await core.user()
         await core.login()
         before = await pool.fetchval("SELECT password_hash FROM users")
@@ -602,7 +602,7 @@ class TestLogin:
     async def test_a_service_account_gets_an_access_token_alone(
         self, core: Core, clock: FakeClock, pool: Any
     ) -> None:
-        """Its secret is at hand, so that it needs neither session nor refresh token."""
+        """It has its secret at hand and needs neither session nor refresh token."""
         secret = await core.accounts.create_service_account(
             "billing", roles=["verifier"], scope=["read", "write"]
         )
@@ -655,7 +655,7 @@ class TestLogin:
 
 
 class TestClients:
-    """What tells one client from another: their secrets, and whose a token is."""
+    """How clients are told apart: by their secrets, and by the owner of a token."""
 
     @pytest.fixture
     async def secret(self, core: Core) -> str:
@@ -668,7 +668,7 @@ class TestClients:
         return await core.sessions.login_password("ada@example.com", PASSWORD, client_id=client_id)
 
     async def test_a_secret_authenticates_its_own_client(self, core: Core, secret: str) -> None:
-        """However the id is spelled, the account's own spelling is what comes back."""
+        """The account's own spelling of the id is returned, however the caller spells it."""
         for client_id in ("billing", " BILLING "):
             account = await core.credentials.authenticate_client(client_id, secret)
             assert account.client_id == "billing"
@@ -689,7 +689,7 @@ class TestClients:
     async def test_a_client_id_that_cannot_be_one_is_bad_input(
         self, core: Core, client_id: str
     ) -> None:
-        """PostgreSQL is not asked for what it cannot hold."""
+        """Text that PostgreSQL cannot store never reaches it."""
         with pytest.raises(InvalidArgument):
             await core.credentials.authenticate_client(client_id, "secret")
         with pytest.raises(InvalidArgument):
@@ -698,7 +698,7 @@ class TestClients:
     async def test_who_has_a_secret_is_no_public_client(
         self, core: Core, secret: str, pool: Any
     ) -> None:
-        """However its id is spelled, and disabled too."""
+        """However its id is spelled, and also if it is disabled."""
         await core.credentials.require_public_client("web")
         for _ in range(2):
             for client_id in ("billing", "Billing", " billing", "\uff42illing"):
@@ -710,7 +710,7 @@ class TestClients:
     async def test_a_refresh_token_is_bound_to_its_client(
         self, core: Core, secret: str, pool: Any, other: str
     ) -> None:
-        """RFC 6749 section 10.4: at another one nothing is written, and it is as good as before."""
+        """RFC 6749 section 10.4: another client changes nothing, and the token stays valid."""
         pair = await self.login(core, "web")
         before = await written(pool)
         with pytest.raises(InvalidGrant):
@@ -722,7 +722,7 @@ class TestClients:
     async def test_reuse_at_another_client_is_none(
         self, core: Core, secret: str, pool: Any
     ) -> None:
-        """Its own client's replay ends the session; a stranger's changes nothing."""
+        """A replay by its own client ends the session; one by another client changes nothing."""
         first = await self.login(core, "web")
         second = await core.sessions.refresh(first.refresh_token)
         third = await core.sessions.refresh(second.refresh_token)
@@ -737,14 +737,14 @@ class TestClients:
     async def test_a_token_of_no_session_is_refused_at_every_client(
         self, core: Core, secret: str, pool: Any
     ) -> None:
-        """There is nobody that it could be bound to."""
+        """Without a session it is bound to no client."""
         pair = await self.login(core, "web")
         await pool.execute("DELETE FROM sessions")
         with pytest.raises(InvalidGrant):
             await core.sessions.refresh(pair.refresh_token, client_id="web")
 
     async def test_a_client_ends_its_own_tokens(self, core: Core, secret: str, pool: Any) -> None:
-        """A refresh token with its session, an access token alone."""
+        """A refresh token ends its session, an access token only itself."""
         pair = await self.login(core, "billing")
         await core.revoker.revoke_token(pair.access_token, "billing")
         assert core.verdict(pair.access_token).inactive_reason is InactiveReason.TOKEN_REVOKED
@@ -758,7 +758,7 @@ class TestClients:
     async def test_a_client_ends_nobody_elses_tokens(
         self, core: Core, secret: str, pool: Any
     ) -> None:
-        """RFC 7009 section 2.1: it is told so, and nothing is written."""
+        """RFC 7009 section 2.1: the request is refused, and nothing is written."""
         pair = await self.login(core, "web")
         before = await written(pool)
         for token in (pair.access_token, pair.refresh_token):
@@ -767,10 +767,10 @@ class TestClients:
         assert await written(pool) == before
         assert core.active(pair.access_token)
 
-    async def test_a_token_that_is_no_good_has_ended_already(
+    async def test_an_invalid_token_has_ended_already(
         self, core: Core, secret: str, clock: FakeClock, pool: Any
     ) -> None:
-        """RFC 7009 section 2.2: garbage, expired, or of a session that is gone."""
+        """RFC 7009 section 2.2: garbage, expired, or of a deleted session."""
         pair = await self.login(core, "billing")
         await pool.execute("DELETE FROM sessions")
         clock.advance(timedelta(days=31))
@@ -782,7 +782,7 @@ class TestClients:
 
 class TestRevoke:
     async def test_by_refresh_token(self, core: Core, pool: Any) -> None:
-        """The session ends: its access token at once, its refresh token for good."""
+        """The session ends, with its access token and its refresh token."""
         await core.user()
         pair = await core.login()
         other = await core.login()
@@ -795,7 +795,7 @@ class TestRevoke:
         assert await written(pool) == before
 
     async def test_by_a_used_refresh_token(self, core: Core, pool: Any) -> None:
-        """Who signs out with the token of before its last refresh is signed out all the same."""
+        """A used refresh token still signs its session out."""
         await core.user()
         first = await core.login()
         second = await core.sessions.refresh(first.refresh_token)
@@ -803,7 +803,7 @@ class TestRevoke:
         await assert_ended(core, pool, second)
 
     async def test_by_access_token(self, core: Core, clock: FakeClock) -> None:
-        """That token alone ends; its session goes on."""
+        """Only that token ends; its session continues."""
         await core.user()
         pair = await core.login()
         await core.revoker.revoke_access_token(pair.access_token)
@@ -815,7 +815,7 @@ class TestRevoke:
     async def test_an_unknown_or_expired_token_is_fine(
         self, core: Core, clock: FakeClock, pool: Any
     ) -> None:
-        """RFC 7009 section 2.2: the purpose is met already; nothing is written."""
+        """RFC 7009 section 2.2: nothing is left to revoke, and nothing is written."""
         await core.user()
         pair = await core.login()
         clock.advance(timedelta(days=31))
@@ -831,7 +831,7 @@ class TestRevoke:
         assert await written(pool) == before
 
     async def test_by_id_only_ones_own(self, core: Core, pool: Any) -> None:
-        """Another's session is as unknown as one that is not there; an admin may."""
+        """Another user's session looks like a missing one, except to an admin."""
         await core.user()
         await core.user("bob@example.com")
         await core.user("root@example.com", roles=("admin",))
@@ -873,7 +873,7 @@ class TestRevoke:
         assert core.active(refreshed.access_token)
 
     async def test_all_ends_tokens_dated_ahead_too(self, core: Core, clock: FakeClock) -> None:
-        """Those of a login right after a sign-out, and of a replica whose clock is ahead."""
+        """Tokens of a login right after a sign-out, and of a clock that was set back."""
         await core.user()
         caller = core.claims((await core.login()).access_token)
         clock.advance(timedelta(milliseconds=100))
@@ -890,7 +890,7 @@ class TestRevoke:
             assert core.verdict(token).inactive_reason is InactiveReason.USER_REVOKED
 
     async def test_all_of_another_needs_the_admin_role(self, core: Core) -> None:
-        """By the user's id; an unknown user is told to an admin alone."""
+        """By the user's id; only an admin learns that a user is unknown."""
         user = await core.user()
         pair = await core.login()
         await core.user("bob@example.com")
@@ -921,7 +921,7 @@ class TestRevoke:
     async def test_a_login_that_races_a_sign_out_everywhere_does_not_outlive_it(
         self, store: Store, clock: FakeClock, pool: Any, _: int
     ) -> None:
-        """A session begun with what was true before is ended, or was never begun."""
+        """A session that began on earlier facts is ended, or never began."""
         core = make_core(store, clock, login_burst=1000)
         user = await core.user()
         admin = core.claims((await core.login()).access_token)._replace(roles=("admin",))
@@ -948,5 +948,5 @@ class TestRevoke:
 
 
 def test_the_cheap_profile_is_cheap() -> None:
-    """These tests spend their time on PostgreSQL rather than on argon2."""
+    """These tests spend their time in PostgreSQL and not in argon2."""
     assert CHEAP.memory_kib == 8

@@ -72,7 +72,7 @@ async def test_user_is_found_by_id_and_by_each_identifier(store: Store, add_user
 
 
 async def test_taken_identifier_adds_nothing(store: Store, add_user: AddUser) -> None:
-    """A user of whom one identifier is taken is not stored in part."""
+    """A user with one identifier that is taken is not stored at all."""
     await add_user("anna")
     with pytest.raises(AlreadyExists):
         await add_user("new", "anna")
@@ -130,7 +130,7 @@ async def test_disabling_ends_sessions_and_enabling_revives_none(
 async def test_password_change_spares_the_session_it_is_made_in(
     store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, add_session: AddSession
 ) -> None:
-    """The others end and are revoked by their ids: nothing covers the spared one's tokens."""
+    """The others end and are revoked by id, so no revocation covers the spared session."""
     user = await add_user("anna")
     kept, other = await add_session(user), await add_session(user)
     await add_session(await add_user("bert"))
@@ -149,7 +149,7 @@ async def test_password_change_spares_the_session_it_is_made_in(
 async def test_of_two_password_changes_that_prove_the_same_password_one_wins(
     store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
 ) -> None:
-    """The other one's proof is out of date: it changes nothing, and ends no session."""
+    """The proof of the other is outdated: it changes nothing and ends no session."""
     user = await add_user("anna")
     sessions = [await add_session(user), await add_session(user)]
     revocation = of_user(user.id, clock)
@@ -186,7 +186,7 @@ async def test_a_login_that_proved_the_old_password_begins_no_session(
     store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession,
     new_session: NewSession,
 ) -> None:  # fmt: skip
-    """However long it waited in between: what it saw of the user is no longer so."""
+    """Whatever the delay, the user has changed since the login read it."""
     user = await add_user("anna")
     kept = await add_session(user)
     await store.change_own_password(user, kept.id, "new", of_user(user.id, clock), clock.now)
@@ -229,7 +229,7 @@ async def test_attempts_come_back_one_by_one(store: Store, clock: FakeClock) -> 
 async def test_an_attempt_comes_with_the_user_and_a_refusal_with_the_wait(
     store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser
 ) -> None:
-    """An identifier of nobody costs an attempt too, and a refused attempt writes nothing."""
+    """An unknown identifier uses attempts too, and a refused attempt writes nothing."""
     user = await add_user("zoe@example.org", "anna")
     reserve = partial(store.reserve_login_attempt, now=clock.now, burst=1, refill=SECOND)
     assert await reserve("anna") == (user, None)
@@ -243,7 +243,7 @@ async def test_an_attempt_comes_with_the_user_and_a_refusal_with_the_wait(
 
 
 async def test_parallel_attempts_cannot_race_past_the_limit(store: Store, clock: FakeClock) -> None:
-    """Of fifty attempts at once exactly the burst is allowed."""
+    """Of fifty parallel attempts exactly the burst is allowed."""
     answers = await asyncio.gather(
         *(store.reserve_login_attempt("anna", clock.now, 10, 10 * SECOND) for _ in range(50))
     )
@@ -255,7 +255,7 @@ async def test_parallel_attempts_cannot_race_past_the_limit(store: Store, clock:
 async def test_a_session_gives_the_attempts_back(
     store: Store, clock: FakeClock, add_user: AddUser, new_session: NewSession
 ) -> None:
-    """Those of the identifier that was proved and no others; the retry of a request does so too."""
+    """Only those of the proved identifier; the retry of a request gives them back too."""
     user = await add_user("anna", "zoe@example.org")
     reserve = partial(store.reserve_login_attempt, now=clock.now, burst=1, refill=SECOND)
     assert await reserve("zoe@example.org") == (user, None)
@@ -287,7 +287,7 @@ async def test_session_comes_back_as_stored(
 async def test_same_request_gives_the_same_session(
     store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
 ) -> None:
-    """Retries of a login, parallel ones too, yield one session; other users are apart."""
+    """Retries of a login, also parallel ones, yield one session for each user."""
     user, other = await add_user("anna"), await add_user("bert")
     made = await asyncio.gather(*(add_session(user, "request") for _ in range(10)))
     assert len({session.id for session in made}) == 1
@@ -298,7 +298,7 @@ async def test_same_request_gives_the_same_session(
 async def test_no_session_for_who_may_not_log_in(
     store: Store, clock: FakeClock, add_user: AddUser, new_session: NewSession
 ) -> None:
-    """Neither for a disabled or absent user, nor for a login begun before a sign-out everywhere."""
+    """Not for a disabled or absent user, and not for a login from before a sign-out everywhere."""
     user = await add_user("anna")
     begun = new_session(user.id)
     await store.create_session(begun, "request")
@@ -320,7 +320,7 @@ async def test_no_session_for_who_may_not_log_in(
 async def test_login_waits_for_a_sign_out_under_way(
     store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, new_session: NewSession
 ) -> None:
-    """A session cannot slip in beside a sign-out everywhere that has not committed yet."""
+    """No session is created beside a sign-out everywhere that has not committed yet."""
     user = await add_user("anna")
     async with pool.acquire() as connection:
         transaction = connection.transaction()
@@ -344,7 +344,7 @@ async def test_login_waits_for_a_sign_out_under_way(
 async def test_rotation_steps_once(
     step: str, store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
 ) -> None:
-    """The current generation steps, to a bounded expiry, and no other generation does."""
+    """Only the current generation rotates, to a bounded expiry."""
     user = await add_user("anna")
     session = await add_session(user)
     clock.advance(timedelta(hours=1))
@@ -453,7 +453,7 @@ async def updates_of_sessions(pool: "Pool") -> Counter[str]:
 async def test_rotation_leaves_the_indexes_alone(
     step: str, store: Store, pool: "Pool", add_user: AddUser, add_session: AddSession
 ) -> None:
-    """Every rotation is a HOT update, so that a session costs no more with its refreshes."""
+    """Every rotation is a HOT update, so refreshes do not make a session grow."""
     session = await add_session(await add_user("anna"))
     before = await updates_of_sessions(pool)
     for generation in range(20):
@@ -493,7 +493,7 @@ async def test_the_database_computes_the_same_token_ids(pool: "Pool") -> None:
 async def test_sessions_are_listed_live_and_newest_first(
     store: Store, clock: FakeClock, add_user: AddUser, add_session: AddSession
 ) -> None:
-    """Neither ended nor expired sessions, nor those of others."""
+    """Without ended sessions, expired ones, and those of other users."""
     user = await add_user("anna")
     await add_session(await add_user("bert"))
     old = await add_session(user)
@@ -510,7 +510,7 @@ async def test_sessions_are_listed_live_and_newest_first(
 async def test_session_is_revoked_once(
     store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, add_session: AddSession
 ) -> None:
-    """Twenty at once: one says so, and one audit row and one revocation are written."""
+    """Of twenty parallel calls one ends it, with one audit row and one revocation."""
     session = await add_session(await add_user("anna"))
     revocation = of_session(session.id, clock)
     answers = await asyncio.gather(
@@ -530,7 +530,7 @@ async def test_session_is_revoked_once(
 async def test_a_users_sessions_are_found_without_reading_those_of_others(
     store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, add_session: AddSession
 ) -> None:
-    """The list costs by the user's own sessions: it goes by an index on the user."""
+    """The cost depends on the user's own sessions, through an index on the user."""
     user = await add_user("anna")
     session = await add_session(user)
     await pool.execute(
@@ -582,7 +582,7 @@ async def test_sign_out_everywhere(
 async def test_revocation_again_keeps_the_later_times_and_is_seen_again(
     store: Store, clock: FakeClock
 ) -> None:
-    """A change reaches who has read the row before; an earlier time changes nothing."""
+    """A change is read by those who know the row already; an earlier time changes nothing."""
     first = Revocation(RevocationKind.ALL, "", clock.now + SECOND, clock.now)
     later = Revocation(RevocationKind.ALL, "", clock.now + WEEK, clock.now + SECOND)
     await store.add_revocation(first, clock.now)
@@ -596,7 +596,7 @@ async def test_revocation_again_keeps_the_later_times_and_is_seen_again(
 
 
 async def test_late_commit_is_not_skipped(store: Store, pool: "Pool", clock: FakeClock) -> None:
-    """A transaction that began first and commits last is read, though a later one was already."""
+    """A transaction that began first and commits last is read after later ones."""
     insert = (
         "INSERT INTO revocations (kind, target, expires_at, created_at) VALUES "
         "('token', $1, $2, $2)"
@@ -620,7 +620,7 @@ async def test_late_commit_is_not_skipped(store: Store, pool: "Pool", clock: Fak
 async def test_however_much_is_new_comes_page_by_page(
     store: Store, pool: "Pool", clock: FakeClock, count: int
 ) -> None:
-    """A replica that was cut off for long catches up, and no row is given twice."""
+    """A replica that was disconnected for long catches up, and no row is returned twice."""
     _, cursor = await store.revocations_since()
     await pool.execute(
         "INSERT INTO revocations (kind, target, expires_at, created_at) "
@@ -661,7 +661,7 @@ async def test_prune_deletes_what_no_longer_matters(
 async def test_audit_log_gets_partitions_ahead(
     store: Store, pool: "Pool", clock: FakeClock
 ) -> None:
-    """This month's and the next; a month that the default partition began stays there."""
+    """This month's and the next; a month that began in the default partition stays there."""
     clock.now = clock.now.replace(year=2031, month=12, day=31)
     await asyncio.gather(*(store.extend_audit_log(clock.now) for _ in range(4)))
     await store.extend_audit_log(clock.now)
@@ -732,7 +732,7 @@ async def test_connections_that_became_read_only_are_closed(
 async def test_transaction_that_a_cancellation_left_is_rolled_back(
     store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, add_session: AddSession
 ) -> None:
-    """A cancelled call leaves nothing half done, and no transaction open in the pool."""
+    """A cancelled call leaves no partial change and no open transaction in the pool."""
     user = await add_user("anna")
     for turns in range(12):
         session = await add_session(user)
@@ -759,7 +759,7 @@ async def test_transaction_that_a_cancellation_left_is_rolled_back(
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
 async def test_text_that_cannot_be_stored_is_refused(store: Store, text: str) -> None:
-    """NUL and lone surrogates are bad input, not an internal error."""
+    """NUL and lone surrogates are invalid input and not an internal error."""
     with pytest.raises(InvalidArgument):
         await store.find_user(text)
     await store.ping()
@@ -772,7 +772,7 @@ async def test_unreachable_database_is_unavailable() -> None:
 
 
 async def test_wrong_set_up_is_told_to_the_operator(database_url: str) -> None:
-    """An absent database and a URL that is no good are not worth a retry."""
+    """A missing database and an invalid URL are configuration errors, not retryable ones."""
     for url in (
         database_url.replace("/auth_test_", "/absent_"),
         "postgresql://auth@127.0.0.1/auth?sslmode=nonsense",

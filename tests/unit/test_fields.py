@@ -27,13 +27,13 @@ UNPRINTABLE = ["a\0b", "a\rb", "a\nb", "a\x7fb", "a\ud800b", "a\u202eb", "a\u200
     ],
 )
 def test_one_person_has_one_identifier(written: str, normal: str) -> None:
-    """Case, width, ligatures and Unicode forms do not make two people of one."""
+    """Case, width, ligatures and Unicode forms do not turn one person into two."""
     assert fields.identifier(written) == normal
 
 
 @given(st.text(max_size=300))
 def test_normalising_an_identifier_twice_is_normalising_it_once(value: str) -> None:
-    """What is stored is found again, and its other spellings are it too."""
+    """A stored identifier is found by any of its spellings."""
     try:
         normal = fields.identifier(value)
     except InvalidArgument:
@@ -60,7 +60,7 @@ def test_the_longest_identifier_is_taken() -> None:
 
 
 def test_a_label_may_be_empty_and_is_kept_as_it_is() -> None:
-    """It is only shown."""
+    """A label is only displayed."""
     assert fields.label("", "label") == ""
     assert fields.label("Ana’s Phone", "label") == "Ana’s Phone"
     assert fields.label("x" * 256, "label") == "x" * 256
@@ -68,7 +68,7 @@ def test_a_label_may_be_empty_and_is_kept_as_it_is() -> None:
 
 @pytest.mark.parametrize("value", ["x" * 257, *UNPRINTABLE])
 def test_a_bad_label_is_refused(value: str) -> None:
-    """No header can be smuggled through it, nor text that PostgreSQL refuses."""
+    """It can carry neither a header nor text that PostgreSQL refuses."""
     with pytest.raises(InvalidArgument, match=r"^device_label: "):
         fields.label(value, "device_label")
 
@@ -80,7 +80,7 @@ def test_labels_are_kept_in_order_and_once() -> None:
 
 
 def test_a_bad_item_is_named_by_its_index() -> None:
-    """A caller sees which of the items it is."""
+    """The error names the index of the item."""
     with pytest.raises(InvalidArgument, match=r"^roles\[1\]: must not be empty"):
         fields.labels(["a", ""], "roles")
     with pytest.raises(InvalidArgument, match=r"^roles\[0\]: must not contain"):
@@ -90,7 +90,7 @@ def test_a_bad_item_is_named_by_its_index() -> None:
 
 
 def test_too_many_items_are_refused() -> None:
-    """Sixty-four are enough."""
+    """The limit is 64."""
     assert len(fields.labels([str(n) for n in range(64)], "roles")) == 64
     with pytest.raises(InvalidArgument, match="at most 64"):
         fields.labels(["a"] * 65, "roles")
@@ -99,13 +99,13 @@ def test_too_many_items_are_refused() -> None:
 
 
 def test_scope_is_kept_in_order_and_once() -> None:
-    """Any scope token of RFC 6749 section 3.3 is taken."""
+    """Any scope token of RFC 6749 section 3.3 is accepted."""
     assert fields.scope(["read", "a:b/c", "!", "read"]) == ("read", "a:b/c", "!")
 
 
 @pytest.mark.parametrize("value", ["", " ", 'a"', "a\\", "é", "a\n", "x" * 129])
 def test_a_bad_scope_is_refused(value: str) -> None:
-    """Scope travels as one text separated by spaces, so that a space would add to it."""
+    """Scope is sent as text separated by spaces, so a space would add a scope."""
     with pytest.raises(InvalidArgument):
         fields.scope([value])
 
@@ -131,6 +131,6 @@ def test_a_uuid_is_read() -> None:
 
 @pytest.mark.parametrize("value", ["", "x", "0192f0c1", "../../etc", "0" * 31, "\0" * 32, "\ud800"])
 def test_a_bad_uuid_is_refused(value: str) -> None:
-    """It never gets as far as the database."""
+    """It never reaches the database."""
     with pytest.raises(InvalidArgument, match=r"^session_id: must be a UUID"):
         fields.uuid(value, "session_id")

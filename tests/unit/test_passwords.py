@@ -30,7 +30,7 @@ def test_the_default_cost_is_the_owasp_minimum() -> None:
 
 
 def test_a_short_password_is_weak() -> None:
-    """Length is the whole policy, counted in characters of the normal form."""
+    """The policy is a length, counted in characters of the normal form."""
     check_policy("fifteen letters", 15)
     with pytest.raises(WeakPassword, match=r"^new_password: must have 15 characters"):
         check_policy("fourteen chars", 15, "new_password")
@@ -46,7 +46,7 @@ def test_composed_and_decomposed_are_one_password() -> None:
 
 @pytest.mark.parametrize("password", ["x" * 1025, "é" * 513, "a\ud800"])
 def test_a_password_that_cannot_be_is_refused(password: str) -> None:
-    """Too long in UTF-8, or no Unicode text at all; the field is named, the password is not."""
+    """Too long in UTF-8, or not Unicode text: the error names the field, not the password."""
     with pytest.raises(InvalidArgument, match=r"^secret: ") as caught:
         check_policy(password, 1, "secret")
     assert password not in caught.value.text
@@ -74,14 +74,14 @@ async def test_no_account_never_matches(hasher: PasswordHasher, password: str) -
 
 
 async def test_a_damaged_hash_never_matches(hasher: PasswordHasher) -> None:
-    """It is a failed login and not a crash."""
+    """It is a failed login, not a crash."""
     assert not await hasher.verify("$argon2id$damaged", "x")
 
 
 async def test_an_impossible_password_is_refused_and_frees_its_place(
     hasher: PasswordHasher,
 ) -> None:
-    """However often it is tried."""
+    """After any number of attempts."""
     for _ in range(5):
         with pytest.raises(InvalidArgument):
             await hasher.verify(None, "x" * 1025)
@@ -89,7 +89,7 @@ async def test_an_impossible_password_is_refused_and_frees_its_place(
 
 
 async def test_a_hash_of_another_cost_needs_a_rehash(hasher: PasswordHasher) -> None:
-    """So that accounts move to today's profile as they log in."""
+    """Accounts move to the present profile as they log in."""
     dearer = PasswordHasher(Argon2Profile(memory_kib=16, time_cost=1), workers=1)
     hashed = await hasher.hash("x")
     assert not hasher.needs_rehash(hashed)
@@ -98,14 +98,14 @@ async def test_a_hash_of_another_cost_needs_a_rehash(hasher: PasswordHasher) -> 
 
 
 async def test_a_flood_is_refused_at_once_and_passes(hasher: PasswordHasher) -> None:
-    """What worker and queue cannot take is refused, and later calls are served again."""
+    """Calls beyond worker and queue are refused; later calls are served again."""
     answers = await asyncio.gather(*[hasher.hash("x") for _ in range(5)], return_exceptions=True)
     assert [type(answer) for answer in answers] == [str, str, *[RateLimited] * 3]
     assert await hasher.hash("x")
 
 
 async def test_a_cancelled_caller_keeps_its_place_until_the_work_is_done() -> None:
-    """Hanging up does not let a flood past the bound, and loses no place for good."""
+    """Cancelled calls let no flood past the bound, and their places become free again."""
     hasher = PasswordHasher(CHEAP, workers=1, queue=0)
     caller = asyncio.create_task(hasher.hash("x"))
     await asyncio.sleep(0)  # it takes its place
@@ -127,7 +127,7 @@ async def _once_free(hasher: PasswordHasher) -> str:
 
 
 async def test_closing_finishes_what_runs_and_drops_what_waits() -> None:
-    """Shutting down never waits for a queue."""
+    """Shutting down does not wait for the queue."""
     hasher = PasswordHasher(Argon2Profile(memory_kib=8192, time_cost=4), workers=1)
     callers = [asyncio.create_task(hasher.hash("x")) for _ in range(20)]
     await asyncio.sleep(0)
@@ -137,5 +137,5 @@ async def test_closing_finishes_what_runs_and_drops_what_waits() -> None:
 
 
 def test_without_a_number_of_workers_there_is_one_for_each_core() -> None:
-    """And the default profile where none is given."""
+    """The default profile applies if none is given."""
     PasswordHasher().close()

@@ -1,4 +1,4 @@
-"""Work that goes on although its caller has gone."""
+"""Work that continues after its caller was cancelled."""
 
 import asyncio
 import gc
@@ -10,7 +10,7 @@ from auth_service.core.shielded import Shielded
 
 
 class Work:
-    """Begins, waits to be let go, then finishes or fails."""
+    """Starts, waits for a signal, then finishes or fails."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.begun = asyncio.Event()
@@ -37,14 +37,14 @@ async def abandon(shielded: Shielded, work: Work) -> None:
 
 
 async def test_the_caller_gets_the_result() -> None:
-    """Undisturbed, the shield is not seen."""
+    """Without a cancellation the result is that of the work."""
     work = Work()
     work.may_finish.set()
     assert await Shielded().run(work()) == "result"
 
 
 async def test_the_caller_gets_the_error() -> None:
-    """An error of the work is raised to a caller who waits for it."""
+    """An error of the work is raised to a waiting caller."""
     work = Work(ValueError("broken"))
     work.may_finish.set()
     with pytest.raises(ValueError, match="broken"):
@@ -52,7 +52,7 @@ async def test_the_caller_gets_the_error() -> None:
 
 
 async def test_work_goes_on_although_the_caller_is_cancelled() -> None:
-    """What has begun is finished, whoever waits for it."""
+    """Work that has begun completes, whether or not anybody waits."""
     shielded, work = Shielded(), Work()
     await abandon(shielded, work)
     gc.collect()  # the loop alone would not keep it alive
@@ -63,7 +63,7 @@ async def test_work_goes_on_although_the_caller_is_cancelled() -> None:
 
 
 async def test_drain_waits_for_all_that_goes_on() -> None:
-    """A server that stops loses none of the work that it has begun."""
+    """A server that stops completes the work that it has begun."""
     shielded, works = Shielded(), [Work(), Work(ValueError("broken")), Work()]
     for work in works:
         await abandon(shielded, work)
@@ -77,7 +77,7 @@ async def test_drain_waits_for_all_that_goes_on() -> None:
 
 
 async def test_drain_with_nothing_to_wait_for_returns() -> None:
-    """Neither before the first work nor after the last is there anything to wait for."""
+    """Before the first work and after the last there is nothing to wait for."""
     shielded, work = Shielded(), Work()
     await shielded.drain()
     work.may_finish.set()
@@ -86,7 +86,7 @@ async def test_drain_with_nothing_to_wait_for_returns() -> None:
 
 
 async def test_an_error_of_abandoned_work_is_not_reported_as_never_retrieved() -> None:
-    """Nobody waits for it any more, and a log line of asyncio would help nobody."""
+    """Nobody waits for the error, so asyncio does not log it."""
     reports: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
     shielded, work = Shielded(), Work(ValueError("broken"))
@@ -99,7 +99,7 @@ async def test_an_error_of_abandoned_work_is_not_reported_as_never_retrieved() -
 
 
 async def test_work_that_is_cancelled_itself_ends_its_caller() -> None:
-    """A cancellation of the work passes to who waits, and leaves nothing behind."""
+    """A cancellation of the work reaches the waiting caller and leaves nothing behind."""
 
     async def cancelled() -> None:
         raise asyncio.CancelledError

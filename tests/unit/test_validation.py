@@ -1,4 +1,4 @@
-"""Validate: a verdict for every token, and none on old knowledge."""
+"""Validate: a verdict for every token, unless revocations are stale."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -36,7 +36,7 @@ TOKEN = TokenSigner(RING).sign(CLAIMS)
 
 
 class Feed:
-    """What the service knows of revocations, and up to when."""
+    """The revocations that the service knows, and the moment up to which it knows them."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.revocations = RevocationList(clock)
@@ -51,7 +51,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def feed(clock: FakeClock) -> Feed:
-    """A feed that has heard all there is up to START, which is nothing."""
+    """A feed that knows all revocations up to START; there are none."""
     return Feed(clock)
 
 
@@ -63,12 +63,12 @@ def validation(clock: FakeClock, feed: Feed) -> Validation:
 
 
 def test_a_good_token_gets_its_claims(validation: Validation) -> None:
-    """With the moment up to which revocations are known."""
+    """The verdict has the moment up to which revocations are known."""
     assert validation.validate(TOKEN) == Verdict(CLAIMS, None, START)
 
 
 def test_what_is_required_and_there_changes_nothing(validation: Validation) -> None:
-    """Audience, scope and roles are asked of the token, and found."""
+    """The token has the required audience, scope and roles."""
     verdict = validation.validate(
         TOKEN, audience="billing", required_scope=["read"], required_roles=["user"]
     )
@@ -81,25 +81,25 @@ def test_a_bad_token_gets_a_reason_and_no_claims(validation: Validation) -> None
 
 
 def test_an_audience_that_is_not_the_tokens_is_the_reason(validation: Validation) -> None:
-    """The caller names itself."""
+    """The caller requires its own audience."""
     verdict = validation.validate(TOKEN, audience="shipping")
     assert verdict == Verdict(None, InactiveReason.WRONG_AUDIENCE, START)
 
 
 def test_a_missing_scope_is_the_reason(validation: Validation) -> None:
-    """Every required one must be there."""
+    """Every required one must be present."""
     verdict = validation.validate(TOKEN, required_scope=["read", "write"])
     assert verdict == Verdict(None, InactiveReason.INSUFFICIENT_SCOPE, START)
 
 
 def test_a_missing_role_is_the_reason(validation: Validation) -> None:
-    """Every required one must be there."""
+    """Every required one must be present."""
     verdict = validation.validate(TOKEN, required_roles=["user", "admin"])
     assert verdict == Verdict(None, InactiveReason.INSUFFICIENT_ROLE, START)
 
 
 def test_a_revoked_token_gets_a_reason_and_no_claims(validation: Validation, feed: Feed) -> None:
-    """Even where it was good a moment before."""
+    """Even if it was active a moment before."""
     assert validation.validate(TOKEN).claims == CLAIMS
     feed.revocations.add(Revocation(RevocationKind.SESSION, "sid", START + timedelta(hours=1)))
     assert validation.validate(TOKEN) == Verdict(None, InactiveReason.SESSION_REVOKED, START)
@@ -120,7 +120,7 @@ def test_a_verdict_tells_how_old_its_knowledge_is(
 def test_past_the_limit_there_is_no_verdict(
     validation: Validation, clock: FakeClock, token: str
 ) -> None:
-    """At the limit there still is one; past it, the error says to try again elsewhere."""
+    """At the limit there is a verdict; past it, the error says to try another replica."""
     clock.advance(LIMIT)
     validation.validate(token)
     clock.advance(INSTANT)
@@ -132,7 +132,7 @@ def test_past_the_limit_there_is_no_verdict(
 def test_fresh_knowledge_ends_the_outage(
     validation: Validation, clock: FakeClock, feed: Feed
 ) -> None:
-    """As soon as the feed has caught up, there are verdicts again."""
+    """Verdicts resume as soon as the feed has caught up."""
     clock.advance(timedelta(seconds=60))
     with pytest.raises(RevocationsStale):
         validation.validate(TOKEN)
@@ -141,7 +141,7 @@ def test_fresh_knowledge_ends_the_outage(
 
 
 def test_a_caller_may_want_fresher_knowledge(validation: Validation, clock: FakeClock) -> None:
-    """Its own limit holds where it is the stricter one."""
+    """The stricter of the two limits applies."""
     clock.advance(timedelta(seconds=2))
     assert validation.validate(TOKEN, max_staleness=timedelta(seconds=2)).claims == CLAIMS
     with pytest.raises(RevocationsStale):
@@ -151,7 +151,7 @@ def test_a_caller_may_want_fresher_knowledge(validation: Validation, clock: Fake
 def test_a_caller_that_wants_no_staleness_gets_a_verdict_of_this_moment(
     validation: Validation, clock: FakeClock
 ) -> None:
-    """Zero is a limit, and not the lack of one."""
+    """Zero is a limit, not the absence of one."""
     assert validation.validate(TOKEN, max_staleness=timedelta(0)).claims == CLAIMS
     clock.advance(INSTANT)
     with pytest.raises(RevocationsStale):
@@ -162,20 +162,20 @@ def test_a_caller_that_wants_no_staleness_gets_a_verdict_of_this_moment(
 def test_a_caller_cannot_allow_staler_knowledge(
     validation: Validation, clock: FakeClock, wanted: timedelta
 ) -> None:
-    """The limit of the service is the laxest there is."""
+    """A caller cannot relax the limit of the service."""
     clock.advance(LIMIT + INSTANT)
     with pytest.raises(RevocationsStale):
         validation.validate(TOKEN, max_staleness=wanted)
 
 
 def test_knowledge_from_a_clock_ahead_is_fresh(validation: Validation, feed: Feed) -> None:
-    """The clock of the database may run before our own."""
+    """The database's clock may be ahead of this process's estimate."""
     feed.as_of = START + timedelta(seconds=2)
     assert validation.validate(TOKEN, max_staleness=timedelta(0)).claims == CLAIMS
 
 
 def test_a_caller_is_known_by_its_own_token(validation: Validation, feed: Feed) -> None:
-    """Whatever the token's audience; a bad or revoked token is an error here."""
+    """With any audience; an invalid or revoked token is an error here."""
     assert validation.verify(TOKEN) == CLAIMS
     with pytest.raises(InvalidToken):
         validation.verify("x")
@@ -186,7 +186,7 @@ def test_a_caller_is_known_by_its_own_token(validation: Validation, feed: Feed) 
 
 
 def test_no_caller_is_known_on_old_knowledge(validation: Validation, clock: FakeClock) -> None:
-    """The token may have been revoked since."""
+    """The token may have been revoked in the meantime."""
     clock.advance(LIMIT + INSTANT)
     with pytest.raises(RevocationsStale):
         validation.verify(TOKEN)
