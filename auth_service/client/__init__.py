@@ -1,13 +1,17 @@
-"""What other services install: access tokens checked without a call, and attached to calls.
+"""What other services install to verify access tokens and to present their own.
+
+Here are verifiers, interceptors, middleware and token sources, with the few dependencies of the
+base install. Nothing here imports the server: what a token is stands in `tokens`, and how a caller
+is admitted in `authz`.
 
     from auth_service.client import AuthInterceptor, LocalVerifier, Rule, Rules
 
     async with LocalVerifier(issuer="https://auth.internal", addresses=["auth:50051"]) as verifier:
         server = grpc.aio.server(interceptors=[AuthInterceptor(verifier, Rules({...}))])
 
-A verifier with `addresses` hears of revocations and new keys within milliseconds; one that has a
-shared key alone does not, and a revoked token stays good for it until it expires.
-docs/verify-tokens.md tells more; `auth_service.client.testing` is for the tests of services.
+A verifier with `addresses` learns of revocations and new keys within milliseconds. A verifier with
+a shared key alone does not: it accepts a revoked token until the token expires. More is in
+docs/verify-tokens.md; `auth_service.client.testing` is for the tests of services.
 """
 
 from auth_service.authz.admission import Rule, Verifier
@@ -20,21 +24,29 @@ from auth_service.client.bearer import (
 )
 from auth_service.client.interceptors import AuthInterceptor, SyncAuthInterceptor
 from auth_service.client.principal import current_principal, principal
+from auth_service.client.renewal import Timing
 from auth_service.client.rules import INFRASTRUCTURE, PUBLIC, Rules
 from auth_service.client.token_sources import (
     ServiceAccountTokens,
     SessionTokens,
     SyncServiceAccountTokens,
     SyncSessionTokens,
+    SyncTokenSource,
+    TokenSource,
 )
-from auth_service.client.verifier import LocalVerifier, SyncLocalVerifier
+from auth_service.client.verifier import AccessToken, LocalVerifier, OnStale, SyncLocalVerifier
 from auth_service.errors import (
+    AuthError,
+    ConfigError,
     InactiveReason,
     InvalidCredentials,
     InvalidGrant,
     InvalidToken,
+    PermissionDenied,
     RateLimited,
+    Retryable,
     RevocationsStale,
+    Unauthenticated,
     Unavailable,
 )
 from auth_service.tokens.access import AccessClaims
@@ -43,15 +55,21 @@ __all__ = [
     "INFRASTRUCTURE",
     "PUBLIC",
     "AccessClaims",
+    "AccessToken",
+    "AuthError",
     "AuthInterceptor",
     "BearerMiddleware",
+    "ConfigError",
     "InactiveReason",
     "InvalidCredentials",
     "InvalidGrant",
     "InvalidToken",
     "LocalVerifier",
     "NoAccessToken",
+    "OnStale",
+    "PermissionDenied",
     "RateLimited",
+    "Retryable",
     "RevocationsStale",
     "Rule",
     "Rules",
@@ -62,6 +80,10 @@ __all__ = [
     "SyncLocalVerifier",
     "SyncServiceAccountTokens",
     "SyncSessionTokens",
+    "SyncTokenSource",
+    "Timing",
+    "TokenSource",
+    "Unauthenticated",
     "Unavailable",
     "Verifier",
     "bearer_interceptors",

@@ -1,7 +1,7 @@
 """Guarded handlers that are coroutines or async generators.
 
-Owns how such a handler runs as its caller, and how its stream is ended: a timer looks at the token
-again and cancels the handler, as `asyncio.timeout` does, so that no task outlives its call.
+Owns how such a handler runs as its caller, and how its stream is ended. A timer checks the token
+again and cancels the handler as `asyncio.timeout` does, so no task outlives its call.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ _END = object()
 
 
 class AioCall:
-    """A guarded method of an asyncio server; it keeps nothing of any one call."""
+    """A guarded method of an asyncio server; it holds no state of a call."""
 
     def __init__(self, behavior: Callable[..., Any], guard: Guard) -> None:
         self._behavior = behavior
         self._guard = guard
 
     async def unary(self, request: Any, context: Context) -> Any:
-        """Answer one request with one response; the token is looked at once."""
+        """Answer one request with one response; the token is checked once."""
         try:
             admission = self._guard.admit(context)
         except Refused as refused:
@@ -42,7 +42,7 @@ class AioCall:
             return await self._behavior(request, context)
 
     async def coroutine(self, request: Any, context: Context) -> Any:
-        """Answer a stream: one that is read to one response, or that the handler writes."""
+        """Answer a stream of requests, or a handler that writes its responses itself."""
         try:
             with _Watch(self._guard, self._guard.admit(context)) as watch:
                 return await watch.step(self._behavior, request, context)
@@ -65,14 +65,14 @@ class AioCall:
 
 
 class _Watch:
-    """Looks at a stream's token again, and ends the step that runs when it is no good."""
+    """Checks a stream's token again, and ends the running step when it is no longer valid."""
 
     def __init__(self, guard: Guard, admission: Admission) -> None:
         self.admission = admission
         self._guard = guard
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._scope: asyncio.Timeout | None = None  # of the step that runs, if one does
+        self._scope: asyncio.Timeout | None = None  # of the running step, if there is one
         self._refused: Refused | None = None
 
     def __enter__(self) -> "_Watch":
@@ -89,7 +89,7 @@ class _Watch:
             self._timer.cancel()
 
     async def step(self, behavior: Callable[..., Awaitable[Result]], *arguments: Any) -> Result:
-        """Run a part of the handler, as the caller; raises Refused once the token is no good."""
+        """Run a part of the handler as the caller; raises Refused once the token is invalid."""
         self._check()
         try:
             async with asyncio.timeout(None) as self._scope:
@@ -97,7 +97,7 @@ class _Watch:
                     result = await behavior(*arguments)
         except TimeoutError:
             self._check()
-            raise  # one of the handler's own
+            raise  # the handler raised it
         finally:
             self._scope = None
         self._check()  # a handler may have swallowed its cancellation
@@ -116,8 +116,8 @@ class _Watch:
             self.admission.renew()
         except Refused as refused:
             self._refused = refused
-            # Between two steps the task waits for the client, and a cancellation there would leave
-            # it without a status; the next step is refused instead.
+            # Between two steps the task waits for the client. A cancellation there would leave the
+            # client without a status, so the next step is refused instead.
             if self._scope is not None:
                 self._scope.reschedule(self._loop.time())
         else:

@@ -1,12 +1,13 @@
-"""The check of access tokens in front of an ASGI application (Starlette, FastAPI and others).
+"""Verification of access tokens in front of an ASGI application (Starlette, FastAPI and others).
 
     app = BearerMiddleware(app, verifier, audience="orders", public_paths=("/health", "/docs/*"))
 
     @router.delete("/orders/{id}")
     async def delete(id: str, claims: AccessClaims = Depends(require(verifier, roles=("admin",)))):
 
-Owns what HTTP and WebSocket callers are told. Imports no framework. A request or a WebSocket is
-decided on when it begins. A CORS middleware belongs outside: preflight requests bear no token.
+Owns the responses to HTTP and WebSocket callers. Imports no framework. The token is checked once,
+when a request or a WebSocket begins. A CORS middleware belongs outside, because preflight requests
+carry no token.
 """
 
 import json
@@ -29,16 +30,17 @@ _POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 
 
 class BearerMiddleware:
-    """Lets only those requests through whose access token satisfies the arguments.
+    """Admits only requests whose access token satisfies the arguments.
 
-    The claims are in `current_principal` and in `request.state.principal` (None for a stranger on
-    a public path). Refusals are 401, 403, 503 with Retry-After (revocations not known well
-    enough), or 500 when the verifier itself fails, with {"error": …, "error_description": …} and
-    www-authenticate (RFC 6750 section 3); a WebSocket is refused before it is accepted.
+    The claims are in `current_principal` and in `request.state.principal` (None for an anonymous
+    caller on a public path). A refusal is 401, 403, 503 with Retry-After (the revocations are not
+    known up to the allowed age), or 500 if the verifier fails. Its body is {"error": …,
+    "error_description": …}, with www-authenticate (RFC 6750 section 3). A WebSocket is refused
+    before it is accepted.
 
     `public_paths` are paths of the application, below its root path: "/health" is that one path,
-    "/docs/*" all below "/docs/". A path that some layer could read as another one ("..", "//",
-    "%2e", "\\", ";") is never public by a "/*". Raises ValueError for paths of any other form.
+    and "/docs/*" all paths below "/docs/". A path that another layer could read differently ("..",
+    "//", "%2e", "\\", ";") is never public by a "/*". Raises ValueError for any other form of path.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class BearerMiddleware:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] not in ("http", "websocket"):  # it has no headers that we know of
+        if scope["type"] not in ("http", "websocket"):  # its headers, if any, are not known
             raise NotImplementedError(f"no access check for ASGI scope type {scope['type']!r}")
         rule = self._public if self._is_public(_route_path(scope)) else self._rule
         try:
@@ -84,10 +86,10 @@ def require(
 ) -> Callable[..., Awaitable[AccessClaims]]:
     """Return a dependency for FastAPI: `Depends(require(verifier, scope=("orders.read",)))`.
 
-    It returns the claims, or raises HTTPException with the statuses and headers of the middleware;
-    the two fields are in its `detail`. For HTTP and WebSocket routes alike.
+    It returns the claims, or raises HTTPException with the statuses and headers of the middleware
+    and the two fields of the body in its `detail`. It serves HTTP and WebSocket routes.
     """
-    # The framework is there where this is called, and need not be where this module is imported.
+    # Only a caller of this function needs the framework.
     from starlette.exceptions import HTTPException  # noqa: PLC0415
     from starlette.requests import HTTPConnection  # noqa: PLC0415
 
@@ -97,7 +99,7 @@ def require(
         try:
             return claims_of(verifier, rule, request.headers.getlist("authorization"))
         except Refused as refused:
-            detail: Any = refused.body()  # FastAPI's own HTTPException takes any JSON, too
+            detail: Any = refused.body()  # FastAPI's own HTTPException takes any JSON as well
             raise HTTPException(refused.status, detail, refused.headers()) from refused
 
     return caller
@@ -134,7 +136,7 @@ def _public_paths(patterns: Iterable[str]) -> Callable[[str], bool]:
 
 
 def _is_plain(path: str) -> bool:
-    """Tell whether every layer, from proxy to router, reads this decoded path as the same one."""
+    """Whether every layer, from proxy to router, reads this decoded path in the same way."""
     first, *segments = path.split("/")
     if first or not segments or any(segment in ("", ".", "..") for segment in segments[:-1]):
         return False
@@ -142,7 +144,7 @@ def _is_plain(path: str) -> bool:
 
 
 def _route_path(scope: Scope) -> str:
-    """Return the path that the application routes by: what follows its root path (ASGI 3)."""
+    """Return the path that the application routes by: the part after its root path (ASGI 3)."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if path == root or path.startswith(f"{root}/") else path
 

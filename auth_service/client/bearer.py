@@ -1,9 +1,9 @@
-"""An access token in every outgoing call, put there by interceptors, on any channel.
+"""Interceptors that put an access token into every outgoing call, on any channel.
 
-Owns what follows when a service refuses the token. The tokens are a source's matter, and how one is
-put into a call is in `call_credentials`.
+Owns what happens when a service refuses the token. The tokens come from a source, and
+`call_credentials` has the form in which a call carries one.
 
-A call that brings an `authorization` of its own keeps it.
+A call that already has an `authorization` keeps it.
 """
 
 import contextlib
@@ -29,18 +29,18 @@ __all__ = ["NoAccessToken", "SyncBearerInterceptor", "bearer_interceptors", "cal
 
 
 class NoAccessToken(grpc.aio.AioRpcError):
-    """The call was not made, as its source had no token; `__cause__` is the source's error.
+    """The call was not made because its source had no token; `__cause__` is the source's error.
 
-    UNAUTHENTICATED where only logging in again will help, UNAVAILABLE where time may.
+    The code is UNAUTHENTICATED if only another login helps, and UNAVAILABLE if a retry may.
     """
 
 
 def bearer_interceptors(source: TokenSource) -> list[grpc.aio.ClientInterceptor]:
-    """Return interceptors for a grpc.aio channel, plaintext or not, one for each shape of call.
+    """Return interceptors for a grpc.aio channel, plaintext or TLS, one for each shape of call.
 
-    Where a service answers UNAUTHENTICATED the token is invalidated, so that the next call gets a
-    new one; a unary-unary call is made once more with it. Getting a token counts towards the
-    timeout of a call; raises NoAccessToken where there is none.
+    If a service answers UNAUTHENTICATED, the token is invalidated, so that the next call gets a
+    new one; a unary-unary call is made once more with it. The time to get a token counts towards
+    the timeout of the call. Raises NoAccessToken if there is none.
     """
     refusals = _Refusals(source)
     return [
@@ -59,13 +59,13 @@ def _no_access_token(cause: AuthError) -> NoAccessToken:
 
 
 class _Budget:
-    """What is left of a call's timeout."""
+    """The rest of a call's timeout."""
 
     def __init__(self, timeout: float | None) -> None:
         self._end = None if timeout is None else time.monotonic() + timeout
 
     def left(self) -> float | None:
-        """Return seconds, 0 at the least; None for as long as it takes."""
+        """Return the seconds left, 0 at least; None for no timeout."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
 
@@ -79,8 +79,8 @@ def _goes_without(details: Any) -> bool:
 class _Refusals:
     """Tells from the end of a stream whether its token was refused.
 
-    Where a request cannot be sent because the server has ended the call, gRPC says INTERNAL first
-    and the server's own status after that, so that such a call is looked at again before the next.
+    If a request cannot be sent because the server has ended the call, gRPC reports INTERNAL first
+    and the server's status later. So such a call is looked at again before the next call.
     """
 
     def __init__(self, source: TokenSource) -> None:
@@ -88,7 +88,7 @@ class _Refusals:
         self._unsure: tuple[str, Any] | None = None
 
     def ended(self, token: str, call: Any) -> None:
-        """Look at a call that has ended; here and now, as a task would run after its caller."""
+        """Look at a call that has ended; at once, because a task would run after the caller."""
         code = finish(call.code())
         if code is grpc.StatusCode.UNAUTHENTICATED:
             self._source.invalidate(token)
@@ -96,7 +96,7 @@ class _Refusals:
             self._unsure = token, call
 
     def look_again(self) -> None:
-        """Look at the call again that ended with INTERNAL last."""
+        """Look again at the last call that ended with INTERNAL."""
         if self._unsure:
             (token, call), self._unsure = self._unsure, None
             self.ended(token, call)
@@ -119,7 +119,7 @@ class _Asyncio:
         )
 
     async def _watched(self, continuation: Any, details: Any, request: Any) -> Any:
-        """Make a call that cannot be made again, as its caller may have written or read."""
+        """Make a call that cannot be repeated, because its caller may have written or read."""
         if _goes_without(details):
             return await continuation(details, request)
         token, details = await self._authorize(details, _Budget(details.timeout))
@@ -148,7 +148,7 @@ class _UnaryUnary(_Asyncio, grpc.aio.UnaryUnaryClientInterceptor):
         call = await continuation(details, request)
         if not await self._refused(token, call):
             return call
-        with contextlib.suppress(NoAccessToken):  # then the refusal stands
+        with contextlib.suppress(NoAccessToken):  # then the caller gets the refusal
             fresh, details = await self._authorize(client_call_details, budget)
             if fresh != token:
                 call = await continuation(details, request)
@@ -193,9 +193,9 @@ class SyncBearerInterceptor(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """What bearer_interceptors does, for grpc.intercept_channel and all shapes of call.
+    """Does what `bearer_interceptors` does, for grpc.intercept_channel and all shapes of call.
 
-    A unary-unary call made with `.future()` is not made again, as that would block its caller.
+    A unary-unary call made with `.future()` is not repeated, because that would block its caller.
     """
 
     def __init__(self, source: SyncTokenSource) -> None:
@@ -204,7 +204,7 @@ class SyncBearerInterceptor(
     def intercept_unary_unary(
         self, continuation: Any, client_call_details: Any, request: Any
     ) -> Any:
-        """Make the call, once more where its token is refused."""
+        """Make the call, and once more if its token is refused."""
         if _goes_without(client_call_details):
             return continuation(client_call_details, request)
         budget = _Budget(client_call_details.timeout)
@@ -213,7 +213,7 @@ class SyncBearerInterceptor(
         if not call.done():
             call.add_done_callback(partial(self._judge, token))
         elif self._judge(token, call):
-            with contextlib.suppress(NoAccessToken):  # then the refusal stands
+            with contextlib.suppress(NoAccessToken):  # then the caller gets the refusal
                 fresh, details = self._authorize(client_call_details, budget)
                 if fresh != token:
                     call = continuation(details, request)
@@ -262,7 +262,7 @@ class SyncBearerInterceptor(
             return continuation(details, request)
         token, details = self._authorize(details, _Budget(details.timeout))
         call = continuation(details, request)
-        # Weakly: gRPC cancels a stream that is dropped, which a reference from itself would delay.
+        # A weak reference: gRPC cancels a stream once nothing refers to it.
         judge = partial(self._judge, token, weakref.proxy(call))
         if not call.add_callback(judge):
             judge()

@@ -1,7 +1,7 @@
-"""An access token in every outgoing call, as call credentials of a TLS channel.
+"""Call credentials that put an access token into every call of a TLS channel.
 
-Owns how a token is put (RFC 6750 section 2.1), and which calls go without one: Login and Refresh,
-which get it in the first place, so that a source may share its channel with other calls.
+Owns the form of the token (RFC 6750 section 2.1), and which calls go without one: Login and
+Refresh, which yield the token, so that a source may share its channel with other calls.
 """
 
 import asyncio
@@ -22,18 +22,18 @@ WITHOUT = frozenset({"/authn.v1.AuthService/Login", "/authn.v1.AuthService/Refre
 
 
 def bearer(token: str) -> tuple[str, str]:
-    """Return the metadata that presents a token."""
+    """Return the metadata entry that presents a token."""
     return AUTHORIZATION, f"Bearer {token}"
 
 
 def call_credentials(
     source: TokenSource | SyncTokenSource, loop: asyncio.AbstractEventLoop | None = None
 ) -> grpc.CallCredentials:
-    """Return credentials for TLS channels, asyncio or not; gRPC refuses them on plaintext.
+    """Return credentials for TLS channels, asyncio or not; gRPC refuses them on plaintext channels.
 
-    An asyncio source is asked on `loop`, the running one unless told, which must not be the thread
-    of a blocking call. gRPC tells credentials of no refusal: a service's UNAUTHENTICATED does not
-    invalidate the token, unless the caller calls `invalidate`.
+    An asyncio source is called on `loop`, by default the running one. A thread that makes a
+    blocking call must not be the thread of that loop. gRPC does not report refusals to credentials:
+    UNAUTHENTICATED does not invalidate the token unless the caller calls `invalidate`.
     """
     if inspect.iscoroutinefunction(source.access_token):
         where = loop or asyncio.get_running_loop()

@@ -1,6 +1,6 @@
-"""What guards one gRPC method, whichever way its handler runs.
+"""The guard of one gRPC method, for every kind of handler.
 
-Owns reading the metadata, and when a stream's token is looked at again.
+Owns reading the metadata, and when the token of a stream is checked again.
 """
 
 import time
@@ -14,24 +14,24 @@ __all__ = ["Guard"]
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """The guard of one method; `recheck_interval` is in seconds, None to let streams go on."""
+    """The guard of one method; `recheck_interval` is in seconds, None for no second check."""
 
     verifier: Verifier
     rule: Rule
     recheck_interval: float | None
 
     def admit(self, context: Any) -> Admission:
-        """Let the caller of this call in; raises Refused."""
+        """Admit the caller of this call; raises Refused."""
         metadata = context.invocation_metadata() or ()
         return admit(
             self.verifier, self.rule, [value for key, value in metadata if key == "authorization"]
         )
 
     def pause(self, admission: Admission) -> float | None:
-        """Return the seconds until the token is to be looked at again; None for never.
+        """Return the seconds until the token is checked again; None for never.
 
-        At its expiry, or after the interval if that is sooner. This machine's clock only says when
-        to look: what the verifier finds decides.
+        That is at its expiry, or after the interval if that is sooner. This machine's clock only
+        sets the time of the check; the verifier decides.
         """
         if self.recheck_interval is None or self.rule.public or admission.claims is None:
             return None

@@ -1,12 +1,12 @@
-"""The check of access tokens in front of a service's own gRPC methods.
+"""Verification of access tokens in front of a service's own gRPC methods.
 
     rules = Rules({**INFRASTRUCTURE, "/orders.v1.Orders/Delete": Rule("orders", roles=("admin",))},
                   default=Rule("orders"))
     server = grpc.aio.server(interceptors=[AuthInterceptor(verifier, rules)])
 
-Owns which guarded call stands for which kind of handler. A caller is decided on when its call
-runs, never when its handler is looked up: other interceptors may keep a handler for later calls.
-So code of other interceptors that runs at look-up has no principal yet.
+Owns which guarded call wraps which kind of handler. The token is checked when the call runs, never
+when its handler is looked up, because other interceptors may keep a handler for later calls. So
+code of other interceptors that runs at look-up has no principal yet.
 """
 
 import inspect
@@ -32,17 +32,17 @@ _SHAPES = {  # by whether requests and responses are streams
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
-    """Lets only those calls through to a `grpc.aio` server whose access token satisfies the rules.
+    """Admits only calls to a `grpc.aio` server whose access token satisfies the rules.
 
     The token comes as `authorization: Bearer <token>` (RFC 6750), exactly once; its claims are in
-    `current_principal` while the handler runs. Refusals are UNAUTHENTICATED, PERMISSION_DENIED,
-    UNAVAILABLE (revocations not known well enough; with RetryInfo), or INTERNAL when the verifier
-    itself fails; each with google.rpc.ErrorInfo, and with www-authenticate where a token may help.
+    `current_principal` while the handler runs. A refusal is UNAUTHENTICATED, PERMISSION_DENIED,
+    UNAVAILABLE (the revocations are not known up to the allowed age; with RetryInfo), or INTERNAL
+    if the verifier fails. Each has google.rpc.ErrorInfo, and www-authenticate if a token may help.
 
-    A stream is ended with the same statuses when its token expires or is revoked: the token is
-    looked at every `recheck_interval` seconds and at its expiry, and the handler is cancelled; one
-    that swallows its cancellation goes on until it yields or returns. `end_streams=False` looks at
-    it only when the stream begins. Raises ValueError for an interval that is not above zero.
+    A stream ends with the same statuses when its token expires or is revoked. The token is checked
+    every `recheck_interval` seconds and at its expiry, and the handler is cancelled; a handler that
+    suppresses its cancellation runs until it yields or returns. With `end_streams=False` the token
+    is checked only when the stream begins. Raises ValueError if the interval is not above zero.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 class SyncAuthInterceptor(grpc.ServerInterceptor):
     """Does for `grpc.server` what AuthInterceptor does for `grpc.aio`.
 
-    The handler of a stream runs in a thread of its own for that call, so that the stream can be
-    ended while its handler blocks: the client gets its status in time. A handler that blocks on
-    anything but its messages keeps that thread until it wakes; `context.add_callback` tells it to,
-    as when a client goes away. `end_streams=False` runs handlers in the server's threads.
+    The handler of a stream runs in a thread of its own for that call, so the client gets its status
+    in time even while the handler blocks. A handler that blocks on anything but its messages keeps
+    that thread until it wakes; `context.add_callback` tells it when to, as for a client that
+    disconnects. With `end_streams=False` handlers run in the server's threads.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ def _guarded(handler: Any, guard: Guard, behavior_of: Callable[[Any, Guard], Any
     if handler is None:
         return None
     shape = _SHAPES[handler.request_streaming, handler.response_streaming]
-    # gRPC runs these without a thread, and calls them unlike others. The stock health service's
-    # Watch is one: in a thread each, a handful of watchers would fill the server's pool.
+    # gRPC runs these handlers without a thread, and calls them in another way. The Watch of the
+    # stock health service is one; with a thread each, a few watchers would fill the server's pool.
     if guard.rule.public and hasattr(getattr(handler, shape), "experimental_non_blocking"):
         return handler
     return getattr(grpc, f"{shape}_rpc_method_handler")(
@@ -121,7 +121,7 @@ def _guarded(handler: Any, guard: Guard, behavior_of: Callable[[Any, Guard], Any
 
 
 def _aio_behavior(handler: Any, guard: Guard) -> Any:
-    """Return a behavior of the kind that the handler has, as gRPC and others go by the kind."""
+    """Return a behavior of the same kind as the handler, because gRPC distinguishes the kinds."""
     behavior = getattr(handler, _SHAPES[handler.request_streaming, handler.response_streaming])
     call = AioCall(behavior, guard)
     if inspect.isasyncgenfunction(behavior):

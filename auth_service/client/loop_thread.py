@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for programs that have none."""
+"""An event loop in a thread of its own, for programs without one."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 class LoopThread:
-    """Runs coroutines for callers that wait; a daemon thread, so it never keeps a program alive."""
+    """Runs coroutines for blocking callers, in a daemon thread, which keeps no program alive."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -22,15 +22,15 @@ class LoopThread:
         self._thread.start()
 
     def call(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Return what `work` returns; it is cancelled where the wait for it is interrupted."""
+        """Return the result of `work`, which is cancelled if the caller is interrupted."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         finally:
-            future.cancel()  # nothing to cancel, unless by Ctrl-C
+            future.cancel()  # has an effect only after Ctrl-C
 
     def stop(self) -> None:
-        """Cancel what runs, and wait for the thread to end."""
+        """Cancel all running work, and wait for the end of the thread."""
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
@@ -40,9 +40,9 @@ class LoopThread:
 
 
 def in_thread(function: Callable[[], str | Awaitable[str]]) -> Callable[[], Awaitable[str]]:
-    """Return an async function that calls `function` where it may block.
+    """Return an async function that calls `function` in a thread, where it may block.
 
-    In a thread of its own: those of the loop's executor would have to end before the loop can.
+    The thread is a new one: the loop cannot end before the threads of its executor have ended.
     """
 
     async def call() -> str:
@@ -55,10 +55,10 @@ def in_thread(function: Callable[[], str | Awaitable[str]]) -> Callable[[], Awai
 
 
 def _call(function: Callable[[], Result], outcome: Future[Result]) -> None:
-    outcome.set_running_or_notify_cancel()  # from now on nobody's cancelling makes setting fail
+    outcome.set_running_or_notify_cancel()  # now it cannot be cancelled any more
     try:
         result = function()
-    except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+    except BaseException as error:  # noqa: BLE001 - raised again in the caller
         outcome.set_exception(error)
     else:
         outcome.set_result(result)

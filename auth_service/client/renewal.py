@@ -1,10 +1,10 @@
-"""The renewal of an access token: one at a time, however many wait for it.
+"""The renewal of an access token: one at a time, for all callers that wait for it.
 
-Owns the order of its steps: ask the service, have the refresh token persisted, hand out. When to
-renew and what a failure means is in `token_life`; what is asked is its source's matter.
+Owns the order of the steps: ask the service, persist the refresh token, return the access token.
+When to renew and what a failure means is in `token_life`; the source knows which call to make.
 
-It is one coroutine for both kinds of program: on an event loop it runs as a task, and among threads
-it blocks in a thread of its own, where awaiting never suspends.
+One coroutine serves both kinds of program. On an event loop it runs as a task. Among threads it
+runs in a thread of its own, where awaiting never suspends.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 
 class Timing(TypedDict, total=False):
-    """Options of every source.
+    """Options of every token source.
 
-    `ahead`: the share of a token's life that is left when it is renewed, 0.2 unless told.
-    `attempt_timeout`: seconds that one call to the service may take, 3 unless told.
+    `ahead`: the share of a token's lifetime that is left when it is renewed; 0.2 by default.
+    `attempt_timeout`: seconds that one call to the service may take; 3 by default.
     `clock`, `sleep` (seconds) and `jitter` (draws from [0, 1)): for tests.
     """
 
@@ -45,14 +45,14 @@ class Timing(TypedDict, total=False):
 
 
 def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Return what a coroutine returns that never suspends; raises RuntimeError where one does."""
+    """Return the result of a coroutine that never suspends; raises RuntimeError if it does."""
     try:
         work.send(None)
     except StopIteration as end:
         result: T = end.value
         return result
     work.close()
-    raise RuntimeError("the coroutine waits for something")
+    raise RuntimeError("the coroutine suspended")
 
 
 class _Runtime(Protocol):
@@ -63,14 +63,14 @@ class _Runtime(Protocol):
 
 
 class EventLoop:
-    """A renewal is a task, which no caller's cancellation reaches."""
+    """A renewal is a task, so cancelling a caller does not cancel it."""
 
     def event(self) -> asyncio.Event:
-        """Return what `wait` waits for."""
+        """Return an event for `wait`."""
         return asyncio.Event()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._task = asyncio.create_task(work)  # the loop itself holds no strong reference
+        self._task = asyncio.create_task(work)  # the loop holds no strong reference
 
     async def wait(self, event: asyncio.Event, timeout: float | None) -> None:
         with contextlib.suppress(TimeoutError):
@@ -81,7 +81,7 @@ class EventLoop:
 
 
 class Threads:
-    """A renewal is a thread, not a daemon: a program does not end with a token half persisted."""
+    """A renewal is a thread, and no daemon: a program does not end before a token is persisted."""
 
     def event(self) -> threading.Event:
         return threading.Event()
@@ -121,12 +121,12 @@ class _Pending:
 
 @dataclass(frozen=True, slots=True)
 class _Renewal:
-    answered: Any  # events: the first attempt is over, well or not
+    answered: Any  # an event: the first attempt has succeeded or failed
     ended: Any
 
 
 class Renewals:
-    """The one renewal that runs at a time, and those who wait for it."""
+    """Runs one renewal at a time, and lets callers wait for it."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class Renewals:
         self._pending: _Pending | None = None  # received, and not persisted yet
 
     async def obtain(self, timeout: float | None) -> str:
-        """Return a token. With a usable one in hand, wait for no more than the first attempt."""
+        """Return a token. If one is usable, wait for the first attempt at most."""
         with self._lock:
             token = self._life.current()
             if token is not None:
@@ -168,18 +168,18 @@ class Renewals:
             return self._life.outcome()
 
     def invalidate(self, token: str) -> None:
-        """Make a token due that somebody refused."""
+        """Make the renewal of a refused token due."""
         with self._lock:
             self._life.invalidate(token)
 
     async def settle(self) -> None:
-        """Wait for the end of the renewal that runs, if one does."""
+        """Wait for the end of the running renewal, if there is one."""
         if renewal := self._renewal:
             await self._runtime.wait(renewal.ended, None)
 
     def _begin(self) -> _Renewal:
         renewal = _Renewal(self._runtime.event(), self._runtime.event())
-        if not self._life.healthy:  # the service was away a moment ago: nobody waits to see again
+        if not self._life.healthy:  # the service was just unavailable: callers do not wait for it
             renewal.answered.set()
         self._runtime.start(self._renew(renewal))
         self._renewal = renewal
@@ -197,7 +197,7 @@ class Renewals:
             renewal.ended.set()
 
     async def _attempt(self) -> float | None:
-        """Return None when there is no more to do, or the seconds until the next attempt.
+        """Return the seconds until the next attempt, or None if there is none.
 
         If a pair could not be persisted, the next attempt persists the same pair: its refresh token
         is the only valid one of the session.
@@ -209,7 +209,7 @@ class Renewals:
             pair, grant = self._pending.pair, self._pending.grant
             if grant.refresh_token:
                 await self._runtime.result(self._persist(grant.refresh_token, grant.request_id))
-        except Exception as error:  # noqa: BLE001 - raised to those who wait
+        except Exception as error:  # noqa: BLE001 - raised in the waiting callers
             with self._lock:
                 return self._life.failed(error)
         self._grant, self._pending = grant, None

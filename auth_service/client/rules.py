@@ -1,6 +1,6 @@
-"""What each gRPC method asks of its callers, in one readable table.
+"""What each gRPC method requires of its callers, in one table.
 
-Owns which rule holds for a method. Knows nothing of how tokens are carried.
+Owns which rule applies to a method. Does not know how a call carries a token.
 """
 
 import re
@@ -16,7 +16,7 @@ _KEY = re.compile(r"/[^/*\s]+/([^/*\s]+|\*)")
 
 
 PUBLIC = Rule(public=True)
-"""Takes every caller, with a token or without one."""
+"""Admits every caller, with or without a token."""
 
 INFRASTRUCTURE: Mapping[str, Rule] = MappingProxyType(
     {
@@ -29,21 +29,21 @@ INFRASTRUCTURE: Mapping[str, Rule] = MappingProxyType(
 
 
 class Rules:
-    """The rules of a server, by method; an exact name comes before its service's `*`.
+    """The rules of a server, by method; an exact name has precedence over its service's `*`.
 
-    Keys are "/pkg.Service/Method" or "/pkg.Service/*"; raises ValueError for any other form. A
-    method that the table does not name falls to `default`.
+    Keys are "/pkg.Service/Method" or "/pkg.Service/*"; raises ValueError for any other form. The
+    rule of a method that the table does not name is `default`.
     """
 
     def __init__(self, table: Mapping[str, Rule], default: Rule = _GOOD_TOKEN) -> None:
         for key in table:
             if not _KEY.fullmatch(key):
-                raise ValueError(f'not "/pkg.Service/Method" or "/pkg.Service/*": {key!r}')
+                raise ValueError(f'must be "/pkg.Service/Method" or "/pkg.Service/*", not {key!r}')
         self._table = dict(table)
         self._default = default
 
     def of(self, method: str) -> Rule:
-        """Return the rule of a method, given as gRPC names it: "/pkg.Service/Method"."""
+        """Return the rule of a method, which is named as in gRPC: "/pkg.Service/Method"."""
         if (rule := self._table.get(method)) is not None:
             return rule
         return self._table.get(f"{method.rpartition('/')[0]}/*", self._default)

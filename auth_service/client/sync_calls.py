@@ -1,11 +1,11 @@
 """Guarded handlers that run in threads.
 
-Owns how such a handler runs as its caller, and how its stream is ended. No thread can be stopped
-from outside, so a stream's handler runs in a thread of its own, one step after another, and the
-server's thread waits beside it: that one looks at the token again, and ends the call in time and
-with the right status even while the handler blocks. A handler that waits for messages wakes then,
-and one that waits for something else must do as for a client that goes away: wake by
-`context.add_callback`. Until it wakes, its thread stays.
+Owns how such a handler runs as its caller, and how its stream is ended. A thread cannot be stopped
+from outside. So the handler of a stream runs in a thread of its own, one step after another, and
+the server's thread waits for it. The server's thread checks the token again, and ends the call in
+time and with the right status even while the handler blocks. A handler that waits for messages then
+wakes. A handler that waits for anything else must wake by `context.add_callback`, as it must for a
+client that disconnects; its thread exists until then.
 """
 
 import time
@@ -28,7 +28,7 @@ _END = object()
 
 
 class SyncCall:
-    """A guarded method whose handler is no coroutine; it keeps nothing of any one call."""
+    """A guarded method whose handler is no coroutine; it holds no state of a call."""
 
     def __init__(self, behavior: Callable[..., Any], guard: Guard, takes_stream: bool) -> None:
         self._behavior = behavior
@@ -36,7 +36,7 @@ class SyncCall:
         self._takes_stream = takes_stream
 
     def unary(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Answer one request with one response; the token is looked at once."""
+        """Answer one request with one response; the token is checked once."""
         try:
             admission = self._guard.admit(context)
         except Refused as refused:
@@ -53,7 +53,7 @@ class SyncCall:
             _abort(context, refused)
 
     def streaming(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        """Answer one request, or a stream of them, with a stream of responses."""
+        """Answer one request, or a stream of requests, with a stream of responses."""
         try:
             with _steps(self._guard, context) as steps:
                 given = steps.requests(request) if self._takes_stream else request
@@ -68,7 +68,7 @@ class SyncCall:
 
 
 class _Steps(Protocol):
-    """Runs the parts of one call's handler, one after another, as its caller."""
+    """Runs the steps of a handler one after another, as the caller."""
 
     def run(self, part: Callable[..., Any], *arguments: Any) -> Any: ...
     def last(self, part: Callable[[], Any]) -> None: ...
@@ -76,7 +76,7 @@ class _Steps(Protocol):
 
 
 class _Unwatched:
-    """Runs them in the server's own thread: the token was looked at, and that is all."""
+    """Runs the steps in the server's thread; the token is not checked again."""
 
     def __init__(self, admission: Admission) -> None:
         self._claims = admission.claims
@@ -93,7 +93,7 @@ class _Unwatched:
 
 
 class _Watched:
-    """Runs them in a thread beside, while the server's thread looks at the token again."""
+    """Runs the steps in a thread of their own, while the server's thread checks the token again."""
 
     def __init__(
         self, admission: Admission, pause: Callable[[], float], thread: futures.Executor
@@ -107,7 +107,7 @@ class _Watched:
         self._refused: Refused | None = None
 
     def run(self, part: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what the part returns; raises Refused once the token is no good."""
+        """Return the result of the part; raises Refused once the token is no longer valid."""
         if time.monotonic() >= self._due:
             self._renew()
         running = self._thread.submit(self._context.run, part, *arguments)
@@ -116,18 +116,18 @@ class _Watched:
         return running.result()
 
     def last(self, part: Callable[[], Any]) -> None:
-        self._thread.submit(self._context.run, part)  # when the part that runs has returned
+        self._thread.submit(self._context.run, part)  # after the running part
 
     def requests(self, requests: Iterable[Any]) -> Iterator[Any]:
-        """Yield the requests; raises RpcError, as gRPC does for a client that went away."""
+        """Yield the requests; raises RpcError, as gRPC does if the client has disconnected."""
         for request in requests:
             self._check()
             yield request
-        self._check()  # a call that was refused seems like one whose client has said all
+        self._check()  # the end of the requests may be that of a refused call
 
     def _check(self) -> None:
         if self._refused is not None:
-            raise grpc.RpcError("the caller's access token is no longer good")
+            raise grpc.RpcError("the caller's access token is no longer valid")
 
     def _renew(self) -> None:
         try:
@@ -153,7 +153,7 @@ def _steps(guard: Guard, context: grpc.ServicerContext) -> Iterator[_Steps]:
 
 
 def _nothing() -> None:
-    """Stand for the `close` that a plain iterator does not have."""
+    """The `close` of an iterator that has none."""
 
 
 def _abort(context: grpc.ServicerContext, refused: Refused) -> NoReturn:

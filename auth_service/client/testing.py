@@ -1,4 +1,4 @@
-"""For the tests of services that verify tokens: an issuer in the test's own process.
+"""An issuer in the test's own process, for the tests of services that verify tokens.
 
     pytest_plugins = ["auth_service.client.testing"]  # in conftest.py
 
@@ -7,8 +7,8 @@
         token = auth_issuer.token("ada", scope=["orders:read"])
         assert call(app, token).status == 403
 
-The tokens are real ones, of a key made for the test, and the verifier is the one that services use:
-no server, no network, and no way for such a token to be good anywhere else.
+The tokens are real and signed with a key made for the test, and the verifier is the one that
+services use. There is no server and no network, and no other service accepts such a token.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ _LONG = timedelta(days=3650)
 class TestClock:
     """Stands still until the test moves it; starts at the real time, in whole seconds."""
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # pytest must not collect it
 
     def __init__(self) -> None:
         self.now = datetime.now(UTC).replace(microsecond=0)
@@ -51,7 +51,7 @@ class Issuer:
     def __init__(
         self, issuer: str = "https://auth.test", audience: str = "test", algorithm: str = "HS256"
     ) -> None:
-        """`audience` is that of tokens which name none; `algorithm` that of the key."""
+        """`audience` is the audience of tokens by default; `algorithm` is that of the key."""
         self.issuer = issuer
         self.audience = audience
         self.clock = TestClock()
@@ -63,7 +63,7 @@ class Issuer:
 
     @property
     def shared_key(self) -> str:
-        """The HS256 key as services take it (AUTH_SHARED_KEY); ValueError for another algorithm."""
+        """The HS256 key as in AUTH_SHARED_KEY; raises ValueError for another algorithm."""
         if not self._key.is_secret:
             raise ValueError(f"an issuer of {self._key.algorithm} has no shared key")
         return base64url.encode(self._key.secret)
@@ -79,8 +79,8 @@ class Issuer:
     ) -> str:
         """Return an access token (RFC 9068).
 
-        `claims` replace its claims under their registered names, as `aud` or `exp`, or add others;
-        None leaves one out.
+        `claims` replace claims by their registered names, such as `aud` or `exp`, or add others;
+        None omits a claim.
         """
         now = int(self.clock().timestamp())
         usual: dict[str, Any] = {
@@ -101,7 +101,7 @@ class Issuer:
         return jws.sign(given, self._key, ACCESS_TOKEN_TYPE)
 
     def claims(self, token: str) -> AccessClaims:
-        """Return the claims of a token of this issuer, be it expired or revoked."""
+        """Return the claims of a token of this issuer, even if it is expired or revoked."""
         return self.verifier.authenticate(token)
 
     def revoke(self, token: str) -> None:
@@ -109,11 +109,11 @@ class Issuer:
         self._revoke(RevocationKind.TOKEN, self.claims(token).token_id)
 
     def revoke_session(self, token: str) -> None:
-        """Revoke every token of a token's session."""
+        """Revoke every token of the session that this token belongs to."""
         self._revoke(RevocationKind.SESSION, self.claims(token).session_id)
 
     def revoke_user(self, subject: str) -> None:
-        """Revoke every token that a user has been issued until now."""
+        """Revoke every token that a user has been issued so far."""
         self._revoke(RevocationKind.USER, subject, whole_second_after(self.clock()))
 
     def _revoke(
@@ -124,5 +124,5 @@ class Issuer:
 
 @pytest.fixture
 def auth_issuer() -> Issuer:
-    """An issuer of this test's own."""
+    """An issuer for this test alone."""
     return Issuer()

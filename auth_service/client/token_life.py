@@ -1,7 +1,7 @@
 """When an access token is renewed, how long to wait after a failure, and what an error means.
 
 Owns the rules that all token sources share. Knows no channel, thread or event loop: a source asks
-what to do, does it, and tells how it went, one call at a time.
+what to do, does it, and reports the outcome, one call at a time.
 """
 
 import logging
@@ -24,13 +24,13 @@ from auth_service.errors import (
 __all__ = ["AHEAD", "TokenLife", "reason_of"]
 
 AHEAD = 0.2
-"""The share of its life that a token still has when it is renewed."""
+"""The share of its lifetime that a token still has when it is renewed."""
 
-_MIN_LIFE = timedelta(seconds=1)  # taken for granted, or a clock that is fast would renew each time
+_MIN_LIFE = timedelta(seconds=1)  # assumed; otherwise a fast clock would renew in every call
 _FORCED_APART = timedelta(seconds=10)
 _FIRST_DELAY = 0.1  # seconds; doubles with each failure
 _LONGEST_DELAY = 15.0
-_LONGEST_WAIT = 2.0  # a longer delay ends the renewal, and a later caller begins the next
+_LONGEST_WAIT = 2.0  # a longer delay ends the renewal; a later caller begins the next one
 _DOUBLINGS = 10
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _AT_ONCE = datetime.min.replace(tzinfo=UTC)
@@ -51,11 +51,11 @@ class _Held:
 
 
 class TokenLife:
-    """One access token after the other. Not safe for threads: whoever uses it holds a lock.
+    """The current access token and its successors. Not thread-safe: the caller holds a lock.
 
-    `ahead` is the share of the life, above 0 and below 0.8, that is left when a token is renewed;
-    `jitter` draws from [0, 1) and moves that by up to a quarter either way, so that a fleet that
-    started together does not renew together.
+    `ahead` is the share of the lifetime, above 0 and below 0.8, that is left when a token is
+    renewed. `jitter` draws from [0, 1) and changes that share by up to a quarter either way, so
+    that clients which started together do not renew together.
     """
 
     def __init__(
@@ -74,13 +74,14 @@ class TokenLife:
 
     @property
     def healthy(self) -> bool:
-        """Tell whether the latest attempt succeeded, if there was one."""
+        """Whether the latest attempt succeeded; true before the first."""
         return self._failures == 0
 
     def current(self) -> str | None:
-        """Return the token to use now, or None where it is time to ask for another.
+        """Return the token to use now, or None if it is time to ask for another.
 
-        Between two attempts that is the old one; raises why the last failed if it has expired.
+        Between two attempts this is the old token; if it has expired, raises the error of the last
+        attempt.
         """
         now = self._clock()
         if self._held and now < self._held.due:
@@ -88,15 +89,15 @@ class TokenLife:
         return self.outcome() if now < self._retry_at else None
 
     def usable(self) -> str | None:
-        """Return the token as long as it has not expired, due or not."""
+        """Return the token if it has not expired, even if its renewal is due."""
         held = self._held
         return held.token if held and self._clock() < held.expires_at else None
 
     def outcome(self) -> str:
-        """Return the usable token; raises why there is none."""
+        """Return the usable token; raises the reason if there is none."""
         token = self.usable()
         if token is None:
-            raise self._error.with_traceback(None)  # raised many times, it would grow
+            raise self._error.with_traceback(None)  # its traceback would grow each time
         return token
 
     def accept(self, token: str, expires_at: datetime) -> None:
@@ -108,10 +109,10 @@ class TokenLife:
         self._failures, self._retry_at, self._error = 0, _AT_ONCE, _no_answer()
 
     def invalidate(self, token: str) -> None:
-        """Make a token due that somebody refused; one that was replaced already is no matter.
+        """Make the renewal of a refused token due; does nothing if the token was already replaced.
 
-        It stays usable while there is no other: whoever refused it may be the one who is wrong.
-        For the same reason renewals are forced at least ten seconds apart.
+        The token stays usable while there is no other, because the service that refused it may be
+        wrong. For the same reason, forced renewals are at least ten seconds apart.
         """
         now = self._clock()
         if self._held and self._held.token == token and now >= self._forced_until:
@@ -119,9 +120,9 @@ class TokenLife:
             self._forced_until = now + _FORCED_APART
 
     def failed(self, error: Exception) -> float | None:
-        """Note a failure; return the seconds until the next attempt, None to give up for now.
+        """Note a failure; return the seconds until the next attempt, or None to give up for now.
 
-        InvalidGrant is for ever: the token goes, and there is no next attempt.
+        InvalidGrant is final: the token is dropped, and there is no next attempt.
         """
         self._error = reason_of(error) if isinstance(error, grpc.RpcError) else error
         if isinstance(self._error, InvalidGrant):
@@ -137,7 +138,7 @@ class TokenLife:
         return None
 
     def _delay(self, error: Exception) -> float:
-        """Return seconds to wait: those that the service asked for, and a drawn part on top."""
+        """Return the seconds to wait: those that the service asked for, plus a random part."""
         doubled: float = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(self._failures, _DOUBLINGS))
         backoff = doubled * (0.5 + self._jitter() / 2)
         if not isinstance(error, Retryable):
@@ -148,9 +149,9 @@ class TokenLife:
 
 
 def reason_of(error: grpc.RpcError) -> AuthError:
-    """Return what a refusal of the service means, with the refusal as its cause.
+    """Return the error that a refusal of the service means, with the refusal as its cause.
 
-    A Retryable has the `retry_after` of google.rpc.RetryInfo, zero without one.
+    A Retryable has the `retry_after` of google.rpc.RetryInfo, or zero without one.
     """
     details = read_details(error)
     code = error.code()

@@ -1,7 +1,7 @@
 """Access tokens for outgoing calls: of a user's session, or of a service account.
 
-Owns what is asked of the service for each. How a renewal runs is in `renewal`, and how a token gets
-into a call in `bearer`.
+Owns which call to the service yields them. How a renewal runs is in `renewal`, and how a token is
+put into a call is in `bearer`.
 """
 
 import asyncio
@@ -30,26 +30,26 @@ Persist = Callable[[str, str], object]  # a refresh token, and the request id of
 
 
 class TokenSource(Protocol):
-    """Where asyncio programs get access tokens from."""
+    """A source of access tokens for asyncio programs."""
 
     async def access_token(self, timeout: float | None = None) -> str:
-        """Return a good access token; `timeout` in seconds bounds the wait for it."""
+        """Return a valid access token; `timeout` in seconds bounds the wait for it."""
         ...
 
     def invalidate(self, token: str) -> None:
-        """Have a token renewed that a service has refused."""
+        """Renew a token that a service has refused."""
         ...
 
 
 class SyncTokenSource(Protocol):
-    """Where programs with threads get access tokens from."""
+    """A source of access tokens for programs with threads."""
 
     def access_token(self, timeout: float | None = None) -> str:
-        """Return a good access token; `timeout` in seconds bounds the wait for it."""
+        """Return a valid access token; `timeout` in seconds bounds the wait for it."""
         ...
 
     def invalidate(self, token: str) -> None:
-        """Have a token renewed that a service has refused."""
+        """Renew a token that a service has refused."""
         ...
 
 
@@ -58,7 +58,7 @@ class _Tokens:
         self._renewals = renewals
 
     def invalidate(self, token: str) -> None:
-        """Have a token renewed that a service has refused as UNAUTHENTICATED; once per token."""
+        """Renew a token that a service has refused as UNAUTHENTICATED; once per token."""
         self._renewals.invalidate(token)
 
     def __repr__(self) -> str:
@@ -71,16 +71,16 @@ class _LoopTokens(_Tokens):
         super().__init__(Renewals(EventLoop(), ask, grant, persist, timing))
 
     async def access_token(self, timeout: float | None = None) -> str:
-        """Return a good access token, from memory nearly always.
+        """Return a valid access token, almost always from memory.
 
-        Raises InvalidGrant once the session has ended, InvalidCredentials where a service account
-        is refused, Unavailable or RateLimited where there is no token that is good any more and
-        the service gives none (or not within `timeout` seconds), and what `on_refresh_token` did.
+        Raises InvalidGrant once the session has ended, and InvalidCredentials if a service account
+        is refused. Raises Unavailable or RateLimited if the token at hand has expired and the
+        service gives no other within `timeout` seconds. Raises what `on_refresh_token` raised.
         """
         return await self._renewals.obtain(timeout)
 
     async def aclose(self) -> None:
-        """Wait for a renewal that is under way, so that its refresh token is not lost."""
+        """Wait for a renewal that is running, so that its refresh token is not lost."""
         await self._renewals.settle()
 
 
@@ -90,7 +90,7 @@ class _ThreadTokens(_Tokens):
         super().__init__(Renewals(Threads(), ask, grant, persist, timing))
 
     def access_token(self, timeout: float | None = None) -> str:
-        """Return a good access token, from memory nearly always; raises what its twin raises."""
+        """Do as `SessionTokens.access_token` does, for threads."""
         return finish(self._renewals.obtain(timeout))
 
 
@@ -125,7 +125,10 @@ class SessionTokens(_LoopTokens):
 
 
 class ServiceAccountTokens(_LoopTokens):
-    """Logs a service account in and in again (RFC 6749 section 4.4); for one event loop."""
+    """Logs a service account in, and again before its token expires; for one event loop.
+
+    RFC 6749 section 4.4.
+    """
 
     def __init__(
         self,
@@ -142,7 +145,7 @@ class ServiceAccountTokens(_LoopTokens):
 
 
 class SyncSessionTokens(_ThreadTokens):
-    """SessionTokens for threads. `on_refresh_token` is called in a thread of the source's own."""
+    """SessionTokens for threads. `on_refresh_token` is called in a thread of the source."""
 
     def __init__(
         self,
