@@ -69,6 +69,11 @@ class Position:
     as_of: datetime
     """A moment of the primary's clock: every commit acknowledged before it was read."""
 
+    @property
+    def system(self) -> str:
+        """The database system, which stays the same over a failover; empty if unknown."""
+        return self.epoch.partition("-")[0]
+
 
 START = Cursor(0)
 """Nothing was read."""

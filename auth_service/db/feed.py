@@ -88,9 +88,8 @@ class RevocationFeed:
 
         It changes before the first revocation of a new epoch is read.
         """
-        self._complete = (
-            False  # whether everything of this epoch was read, and what it lost written
-        )
+        self._complete = False  # whether all of this epoch was read, and what it lost written
+        self._system = ""  # of the last epoch that was complete
         self._as_of: datetime | None = None
         self._fresh_from = _LONG_AGO
         self._notify_now = asyncio.Event()
@@ -177,13 +176,14 @@ class RevocationFeed:
             self._complete = False  # so that the next connection begins again
             raise Unavailable("another database answers, or an older copy of this one")
         if since == START:
-            await self._restorer.restore(connection, position.as_of)
+            if await self._restorer.restore(connection, position.as_of):
+                self.wake()
             self._poll_now.set()  # a million rows take seconds, which the next poll makes up for
         if self._keys is not None:  # after what was lost of them is there again
             async with self._in_time():
                 changed = await self._keys.changed_since(since, connection)
             self._on_keys(changed)
-        self._complete, self._cursor = True, position.cursor
+        self._complete, self._system, self._cursor = True, position.system, position.cursor
         if position.as_of >= self._fresh_from:
             self._as_of = position.as_of
         else:
@@ -194,11 +194,12 @@ class RevocationFeed:
     async def _recognise(self, connection: "Connection") -> None:
         """Go on from the cursor if this is the database of the last read; else begin again."""
         async with self._in_time():
-            epoch = (await self._store.position(connection)).epoch
+            position = await self._store.position(connection)
+            epoch = position.epoch
             if epoch and epoch == self.epoch and self._complete:
                 return
             seen_at = await self._store.mark_epoch(epoch, connection) if epoch else _LONG_AGO
-        if self._as_of is not None:
+        if self._system and position.system == self._system:  # into another one nothing is written
             log.warning("database_epoch_changed", before=self.epoch, epoch=epoch)
             self._restorer.begin()
         self._fresh_from = seen_at + self._settle

@@ -221,6 +221,9 @@ LIMIT $3
 
 -- name: mark_epoch
 -- Returns when a replica first saw the epoch.
+WITH pruned AS (
+    DELETE FROM feed_epochs WHERE epoch <> $1 AND seen_at < now() - interval '30 days'
+)
 INSERT INTO feed_epochs AS f (epoch, seen_at)
 SELECT $1, CASE WHEN EXISTS (SELECT FROM feed_epochs) THEN now() ELSE 'epoch' END
 ON CONFLICT (epoch) DO UPDATE SET seen_at = f.seen_at

@@ -74,20 +74,22 @@ class Restorer:
             elif read:
                 self._disabled.pop(revocation.target, None)
 
-    async def restore(self, connection: "Connection", now: datetime) -> None:
-        """Write what the database lacks; `now` is the time of its clock. Does nothing if not begun.
+    async def restore(self, connection: "Connection", now: datetime) -> bool:
+        """Write what the database lacks, and return whether that was anything.
 
-        Raises Unavailable if the database fails; what `begin` began is then to begin again.
+        `now` is the time of the database's clock. Without `begin` nothing is written. Raises
+        Unavailable if the database fails; then call `begin`, and read everything again.
         """
         present, self._present = self._present, None
         if present is None:
-            return
+            return False
         self._disabled = {user: until for user, until in self._disabled.items() if until > now}
+        restored: list[str] = []
         if self._key_store is not None:
-            kids = await self._key_store.restore(self._keys(), connection)
-            if kids:
-                log.warning("keys_restored", kids=kids)
-        restored = 0
+            restored = await self._key_store.restore(self._keys(), connection)
+        if restored:
+            log.warning("keys_restored", kids=restored)
+        count = 0
         for part in self._revocations.parts():
             # Of users it may have an earlier bound. That is for the database to compare.
             beyond = [each for each in part if hash(each.target) not in present.get(each.kind, ())]
@@ -96,10 +98,11 @@ class Restorer:
                     lost = await self._lost(beyond[start : start + BATCH], connection)
                     if lost:
                         await self._write(lost, connection, now)
-                restored += len(lost)
+                count += len(lost)
             await asyncio.sleep(0)  # other calls have their turn
-        if restored:
-            log.warning("revocations_restored", count=restored)
+        if count:
+            log.warning("revocations_restored", count=count)
+        return bool(restored or count)
 
     async def _lost(
         self, batch: Sequence[Revocation], connection: "Connection"

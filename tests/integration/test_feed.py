@@ -192,6 +192,24 @@ async def test_restored_database_is_read_from_the_start(start: Start, revoke: Re
         await until(lambda: len(known) == 1)
 
 
+@pytest.mark.parametrize("same", [True, False])
+async def test_only_the_system_that_lost_commits_gets_them_again(
+    start: Start, revoke: Revoke, pool: "Pool", clock: FakeClock, same: bool
+) -> None:
+    """A feed that is led to the database of another installation writes nothing into it."""
+    async with start(OFTEN) as (feed, known):
+        known.add(Revocation(RevocationKind.TOKEN, "lost", clock.now + timedelta(hours=1)))
+        if same:
+            feed.epoch = feed.epoch.replace("-00000001-", "-0000000F-")
+        else:
+            feed._system = "7"
+            feed.epoch = f"7-{feed.epoch}"
+        await revoke("a")
+        await until(lambda: len(known) == 2 and feed._complete)
+        found = await pool.fetchval("SELECT array_agg(target ORDER BY target) FROM revocations")
+        assert found == (["a", "lost"] if same else ["a"])
+
+
 async def test_feed_outlives_any_error(start: Start, revoke: Revoke, pool: "Pool") -> None:
     """Even without its table it goes on, once the table is back."""
     async with start(OFTEN) as (_, known):
