@@ -1,7 +1,7 @@
-"""The HTTP edge as one ASGI application, and what holds for every request.
+"""The HTTP edge as one ASGI application: turns errors into responses, times and logs requests.
 
-Every error becomes a response here, every request is timed, and no text of an exception reaches a
-client but that of our own errors. Queries and bodies are never logged.
+A client sees the text of our own errors only, never that of other exceptions. Queries and bodies
+are never logged.
 """
 
 import time
@@ -24,7 +24,7 @@ __all__ = ["answering", "create_app"]
 log = structlog.get_logger(__name__)
 
 _QUIET_PATHS = ("/auth", "/healthz", "/readyz", "/metrics", "/.well-known/jwks.json")
-"""Asked too often to log a success."""
+"""Paths that are requested too often to log each success."""
 
 
 def create_app(
@@ -37,14 +37,14 @@ def create_app(
 
 
 def answering(routes: Iterable[BaseRoute]) -> Starlette:
-    """Return an application that answers all errors of these routes, and for those not there."""
+    """Return an application of these routes that answers all errors, and unknown paths."""
     app = Starlette(routes=list(routes), exception_handlers=HANDLERS)
-    app.router.redirect_slashes = False  # it would send clients where their Host header says
+    app.router.redirect_slashes = False  # a redirect would use the client's Host header
     return app
 
 
 def _paths(routes: Iterable[BaseRoute], prefix: str = "") -> frozenset[str]:
-    """Return the paths that metrics tell apart; whatever else is asked for counts as one."""
+    """Return the paths that have metrics of their own; all others are counted as one."""
     found: set[str] = set()
     for route in routes:
         if isinstance(route, Mount):
@@ -55,7 +55,7 @@ def _paths(routes: Iterable[BaseRoute], prefix: str = "") -> frozenset[str]:
 
 
 class _Middleware:
-    """The outermost layer."""
+    """The outermost middleware."""
 
     def __init__(self, app: ASGIApp, paths: frozenset[str]) -> None:
         self._app = app
@@ -77,7 +77,7 @@ class _Middleware:
 
         try:
             await self._app(scope, receive, watch)
-        except Exception:  # it has been answered already; whatever it is, no text of it got out
+        except Exception:  # already answered, without its text
             log.exception("http_failed", path=self._known(scope))
         finally:
             self._record(scope, status, time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""What a request's body may be: small, of the right type, each name once.
+"""Reads request bodies: small, of the right type, and without repeated names.
 
 A form is that of OAuth (RFC 6749 section 3.2: no parameter more than once); JSON is one object of
 known members.
@@ -21,9 +21,9 @@ _MAX_FIELDS = 100
 
 
 async def read_form(request: Request, repeatable: frozenset[str] = frozenset()) -> dict[str, str]:
-    """Return the parameters of a form; those of `repeatable` joined by spaces if there are more.
+    """Return the parameters of a form; repeated `repeatable` ones are joined by spaces.
 
-    Parameters without a value count as left out (RFC 6749 section 3.2).
+    Parameters without a value count as omitted (RFC 6749 section 3.2).
     """
     _require_type(request, "application/x-www-form-urlencoded")
     try:
@@ -39,13 +39,13 @@ async def read_form(request: Request, repeatable: frozenset[str] = frozenset()) 
     form: dict[str, str] = {}
     for name, value in pairs:
         if name in form and name not in repeatable:
-            raise InvalidArgument(name[:64], "is there more than once")
+            raise InvalidArgument(name[:64], "is given more than once")
         form[name] = f"{form[name]} {value}" if name in form else value
     return {name: value for name, value in form.items() if value}
 
 
 async def read_json(request: Request, members: Mapping[str, type]) -> dict[str, Any]:
-    """Return the members of a JSON object, all of them strings or lists of strings by `members`.
+    """Return the members of a JSON object: strings or lists of strings, as `members` says.
 
     An empty body is an empty object.
     """
@@ -56,12 +56,12 @@ async def read_json(request: Request, members: Mapping[str, type]) -> dict[str, 
     try:
         content = strict_json.decode(body.decode())
     except ValueError as error:
-        raise InvalidArgument("body", "is not JSON, or names a member twice") from error
+        raise InvalidArgument("body", "is not JSON, or has a member twice") from error
     if not isinstance(content, dict):
         raise InvalidArgument("body", "must be a JSON object")
     for name, value in content.items():
         if name not in members:
-            raise InvalidArgument(name[:64], f"is not known; there are: {', '.join(members)}")
+            raise InvalidArgument(name[:64], f"is unknown; the members are: {', '.join(members)}")
         strings = value if members[name] is list else [value]
         if type(strings) is not list or not all(_is_text(each) for each in strings):
             kind = "a list of strings" if members[name] is list else "a string"
@@ -80,10 +80,10 @@ async def _body(request: Request) -> bytes:
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_BODY_BYTES:
-                # No "connection: close": its reset would overtake the answer. uvicorn drains.
+                # Without "connection: close", whose reset could overtake the answer.
                 text = f"the body is larger than {MAX_BODY_BYTES} bytes"
                 raise Problem(413, "invalid_request", text)
-    except ClientDisconnect as error:  # no fault of ours, to be logged as one
+    except ClientDisconnect as error:  # not a fault of the service
         raise InvalidArgument("body", "ended too early") from error
     return body
 

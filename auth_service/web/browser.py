@@ -1,8 +1,8 @@
-"""Sessions of browsers: the refresh token only in a cookie that no script reads.
+"""Browser sessions: the refresh token is only in a cookie that no script can read.
 
 POST /v1/login, /v1/refresh, /v1/logout and GET /v1/session. The access token is in the body, for
-the page to keep in memory. A POST is taken only from a page of this origin or of a configured one,
-with a header that a form cannot send: each alone defeats CSRF, SameSite being the third bar.
+the page to keep in memory. A POST must come from a page of this origin or of a configured one, and
+have a header that a form cannot send. Each of the two prevents CSRF, and so does SameSite.
 """
 
 from collections.abc import Collection
@@ -46,19 +46,19 @@ _ANY_VALID_TOKEN = Rule()
 
 @dataclass(frozen=True, slots=True)
 class BrowserPolicy:
-    """Which pages may call. `public_url` is this edge's own; without it, its Host header tells."""
+    """Which pages may call. Without `public_url` the Host header tells the service's own origin."""
 
     public_url: str | None = None
     origins: Collection[str] = ()
-    """Other pages' origins, which CORS admits as well (https://app.example.com).
+    """Origins of other pages, for which CORS is enabled (https://app.example.com).
 
-    These and the URL as browsers write them: in lower case, without the usual port.
+    Origins and URL are written as browsers do: in lower case, without the default port.
     """
     access_cookie: bool = False
-    """Whether the access token is in a cookie too, which forward-auth reads."""
+    """Whether the access token is also set as a cookie, which forward-auth reads."""
 
     def is_own(self, origin: str, host: str) -> bool:
-        """Tell whether a page of this origin is one of our own."""
+        """Tell whether a page of this origin may call."""
         if origin in self.origins:
             return True
         if self.public_url is not None:
@@ -66,7 +66,7 @@ class BrowserPolicy:
             return origin == f"{own.scheme}://{own.netloc}"
         host = host.lower()
         if origin.startswith("http://"):
-            # Browsers keep Secure cookies from plain HTTP, but for loopback.
+            # Browsers send Secure cookies over plain HTTP to loopback only.
             return _is_loopback(host) and origin == f"http://{host.removesuffix(':80')}"
         return bool(host) and origin == f"https://{host.removesuffix(':443')}"
 
@@ -99,7 +99,7 @@ class BrowserSessions:
     async def refresh(self, request: Request) -> Response:
         """Trade the cookie for its successor and a new access token.
 
-        A cookie that is no good stays: to clear it could hit the one of a login in another tab.
+        An invalid cookie is not cleared: another tab may have logged in and replaced it.
         """
         self._require_own_page(request)
         given = await read_json(request, {"scope": list})
@@ -116,7 +116,7 @@ class BrowserSessions:
         return self._with_tokens(pair)
 
     async def logout(self, request: Request) -> Response:
-        """End the session, its access tokens too, and clear the cookies; without one, only that."""
+        """End the session and its access tokens, and clear the cookies."""
         self._require_own_page(request)
         await self._shielded.run(self._end(request))
         response = Response(status_code=204, headers={"cache-control": "no-store"})
@@ -124,7 +124,7 @@ class BrowserSessions:
         return response
 
     async def session(self, request: Request) -> Response:
-        """Answer the claims of the access token, from the header or else the cookie."""
+        """Return the claims of the access token in the header, or else in the cookie."""
         return no_store(claims_of(self._validation, self._rule, self._bearer(request)).as_jwt())
 
     async def _end(self, request: Request) -> None:
@@ -134,7 +134,7 @@ class BrowserSessions:
             try:
                 claims = claims_of(self._validation, _ANY_VALID_TOKEN, authorization)
             except Refused as refused:
-                if refused.status == 401:  # it has ended already
+                if refused.status == 401:  # already ended
                     return
                 raise
             if not claims.session_id:
@@ -143,7 +143,7 @@ class BrowserSessions:
                     "is of a service account, which has no session; end it at /oauth2/revoke",
                 )
             claims_of(self._validation, self._rule, authorization)  # it must be for this service
-            with suppress(NotFound):  # a row that is no more has ended as well
+            with suppress(NotFound):  # a deleted session has ended too
                 await self._revoker.revoke_session(claims.session_id, claims)
 
     def _bearer(self, request: Request) -> list[str]:
@@ -168,8 +168,8 @@ class BrowserSessions:
             raise PermissionDenied("send the header origin, once; browsers do")
         if not self._policy.is_own(origins[0], request.headers.get("host", "")):
             raise PermissionDenied(
-                "pages of this origin may not call; AUTH_PUBLIC_URL and AUTH_BROWSER_ORIGINS say "
-                "which may"
+                "pages of this origin may not call; AUTH_PUBLIC_URL and AUTH_BROWSER_ORIGINS name "
+                "those that may"
             )
 
 
@@ -190,12 +190,12 @@ def browser_routes(core: Core, policy: BrowserPolicy) -> Mount:
         Route("/logout", browser.logout, methods=["POST"]),
         Route("/session", browser.session, methods=["GET"]),
     ]
-    # An application of its own, so that its errors are answered within CORS: pages may read them.
+    # A separate application, so that its errors have CORS headers and pages can read them.
     return Mount("/v1", app=answering(routes), middleware=[cors] if policy.origins else [])
 
 
 def _device(request: Request) -> str:
-    """Return what the list of sessions shows of a browser."""
+    """Return the device label of a browser for the list of sessions."""
     agent = request.headers.get("user-agent", "")
     return "".join(filter(str.isprintable, agent))[: fields.MAX_LABEL_LENGTH]
 

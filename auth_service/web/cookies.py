@@ -1,7 +1,7 @@
-"""The two cookies of a browser's session.
+"""The two cookies of a browser session.
 
-`__Host-`: only this host over TLS can have set them, for the whole of it (RFC 6265bis section
-4.1.3.2). HttpOnly: no script reads them. SameSite=Strict: no other site's page makes them be sent.
+`__Host-`: only this host can set them, over TLS and for all paths (RFC 6265bis section 4.1.3.2).
+HttpOnly: no script can read them. SameSite=Strict: requests from other sites do not carry them.
 """
 
 from datetime import datetime
@@ -18,9 +18,9 @@ _LONGEST = 4096 - len(ACCESS_COOKIE)  # bytes of name and value (RFC 6265bis sec
 
 
 def set_cookies(response: Response, pair: TokenPair, now: datetime, access_cookie: bool) -> None:
-    """Give the browser the refresh token, and with `access_cookie` the access token too."""
+    """Set the refresh token as a cookie, and with `access_cookie` the access token too."""
     expiries = [(REFRESH_COOKIE, pair.refresh_token, pair.refresh_expires_at)]
-    if access_cookie and len(pair.access_token) <= _LONGEST:  # a longer one browsers would ignore
+    if access_cookie and len(pair.access_token) <= _LONGEST:  # browsers ignore longer ones
         expiries.append((ACCESS_COOKIE, pair.access_token, pair.access_expires_at))
     for name, token, expires_at in expiries:
         age = 0 if expires_at is None else max(0, int((expires_at - now).total_seconds()))
@@ -28,7 +28,7 @@ def set_cookies(response: Response, pair: TokenPair, now: datetime, access_cooki
 
 
 def clear_cookies(response: Response) -> None:
-    """Make the browser forget both."""
+    """Delete both cookies."""
     for name in (REFRESH_COOKIE, ACCESS_COOKIE):
         _set(response, name, "", 0)
 

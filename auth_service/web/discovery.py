@@ -1,4 +1,4 @@
-"""What a client finds out by itself: the public keys and where the endpoints are."""
+"""Discovery: the public keys, and the metadata with the endpoints."""
 
 import hashlib
 import json
@@ -26,30 +26,31 @@ def discovery_routes(
 ) -> list[Route]:
     """Return the routes of the JWK Set (RFC 7517) and of the metadata (RFC 8414).
 
-    `jwks_age` is how long caches may keep the keys: less than a key is known before it signs.
+    `jwks_age` is how long caches may keep the keys: less than the time for which a key is published
+    before it signs.
     """
 
     async def jwks(request: Request) -> Response:
-        """Answer the public keys; shared secrets are never among them."""
+        """Return the public keys; shared secrets are never among them."""
         return _cached(request, ring.jwks(), "application/jwk-set+json", jwks_age)
 
     async def metadata(request: Request) -> Response:
-        """Answer where the endpoints are and what they take."""
+        """Return the endpoints and what they support."""
         if path is None:
-            text = "there is no metadata of an issuer that is no URL; set AUTH_ISSUER to one"
+            text = "the issuer is not a URL, so there is no metadata; set AUTH_ISSUER to a URL"
             raise Problem(404, "not_found", text, NotFound.reason)
         content = json.dumps(_metadata(issuer, (public_url or issuer).rstrip("/")))
         return _cached(request, content, "application/json", _METADATA_AGE)
 
     path = _issuer_path(issuer)
     routes = [Route(JWKS_PATH, jwks), Route(METADATA_PATH, metadata)]
-    if path:  # RFC 8414 section 3.1: it comes after the well-known part, at the host's root
+    if path:  # RFC 8414 section 3.1: the path follows the well-known part
         routes.append(Route(METADATA_PATH + path, metadata))
     return routes
 
 
 def _issuer_path(issuer: str) -> str | None:
-    """Return the path of an issuer's URL; None for what is none (RFC 8414 section 2)."""
+    """Return the path of an issuer's URL; None if the issuer is not a URL (RFC 8414 section 2)."""
     try:
         parts = urlsplit(issuer)
     except ValueError:
@@ -76,7 +77,7 @@ def _metadata(issuer: str, base: str) -> dict[str, Any]:
 
 
 def _cached(request: Request, content: str, media_type: str, age: timedelta) -> Response:
-    """Return a response that caches keep, or 304 to one that has it (RFC 9110 section 13.1.2)."""
+    """Return a cacheable response, or 304 if the client has it (RFC 9110 section 13.1.2)."""
     tag = f'"{hashlib.sha256(content.encode()).hexdigest()[:32]}"'
     headers = {"cache-control": f"public, max-age={int(age.total_seconds())}", "etag": tag}
     known = [each.strip().removeprefix("W/") for each in _if_none_match(request).split(",")]

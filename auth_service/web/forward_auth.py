@@ -1,7 +1,7 @@
 """Forward-auth: nginx's auth_request and Traefik's ForwardAuth ask whether a request may pass.
 
-The rule is in the query, which only the gateway's configuration writes; the answer's headers tell
-the gateway who calls.
+The rule is in the query, which the gateway's configuration sets. The headers of the answer identify
+the caller.
 """
 
 import structlog
@@ -24,10 +24,10 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def forward_auth_route(validation: Validation, access_cookie: bool) -> Route:
-    """Return the route /auth; with `access_cookie` a request without bearer may have the cookie."""
+    """Return the route /auth; with `access_cookie` it reads the cookie if there is no header."""
 
     async def auth(request: Request) -> Response:
-        """Answer 200 with the identity, or how the caller is refused."""
+        """Return 200 with the identity headers, or the refusal."""
         try:
             rule = _rule(request)
         except ValueError as error:
@@ -50,6 +50,6 @@ def _rule(request: Request) -> Rule:
     """Return the rule of the query; raises ValueError."""
     given = request.query_params.multi_items()
     if not {name for name, _ in given} <= set(NAMES):
-        # Not quoted: a gateway may be set up to pass on its clients' parameters.
+        # Not quoted, because a gateway may pass on the parameters of its clients.
         raise ValueError(f"one parameter is unknown; known are {', '.join(NAMES)}")
     return parse_rule(given)

@@ -58,7 +58,7 @@ class OAuth:
         self._clock = clock
 
     async def token(self, request: Request) -> Response:
-        """Trade a refresh token or a service account's secret for tokens."""
+        """Exchange a refresh token or a service account's secret for tokens."""
         form = await read_form(request, _REPEATABLE)
         match form.get("grant_type"):
             case "refresh_token":
@@ -82,9 +82,9 @@ class OAuth:
         return no_store(token_response(pair, self._clock()))
 
     async def introspect(self, request: Request) -> Response:
-        """Tell a service account whether an access token is good, and what it says.
+        """Tell a service account whether an access token is active, and return its claims.
 
-        Whatever is not a good access token is inactive, refresh tokens too (RFC 7662 section 2.2).
+        Anything else is inactive, including a refresh token (RFC 7662 section 2.2).
         """
         form = await read_form(request)
         await self._authenticate(request, form)
@@ -96,7 +96,7 @@ class OAuth:
         return no_store({"active": True, "token_type": "Bearer"} | claims.as_jwt())
 
     async def revoke(self, request: Request) -> Response:
-        """End a token of the calling service account; whatever is no good has ended already."""
+        """End a token of the calling service account; does nothing if the token is invalid."""
         form = await read_form(request)
         client_id = await self._authenticate(request, form)
         token = _required(form, "token")
@@ -109,7 +109,7 @@ class OAuth:
     async def _refresh(self, request: Request, form: Form) -> TokenPair:
         token = _required(form, "refresh_token")
         client_id, secret = _credentials(request, form)
-        if not secret:  # an empty one is none (RFC 6749 section 2.3.1)
+        if not secret:  # RFC 6749 section 2.3.1: an empty secret is none
             await self._credentials.require_public_client(client_id)
         else:
             client_id = (await self._credentials.authenticate_client(client_id, secret)).client_id
@@ -159,7 +159,7 @@ def token_response(pair: TokenPair, now: datetime) -> dict[str, Any]:
 def _answering(
     endpoint: Callable[[Request], Awaitable[Response]],
 ) -> Callable[[Request], Awaitable[Response]]:
-    """Return the endpoint with the codes that OAuth has for two errors (RFC 6749 section 5.2)."""
+    """Return the endpoint with OAuth's codes for two of its errors (RFC 6749 section 5.2)."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -187,7 +187,7 @@ def _required(form: Form, name: str) -> str:
 def _credentials(request: Request, form: Form) -> tuple[str, str | None]:
     """Return the client's id and its secret, if any (RFC 6749 section 2.3.1).
 
-    Raises InvalidCredentials where there is no client, InvalidArgument for two ways at once.
+    Raises InvalidCredentials without a client, InvalidArgument for two methods at once.
     """
     given = request.headers.getlist("authorization")
     if not given:
@@ -195,15 +195,15 @@ def _credentials(request: Request, form: Form) -> tuple[str, str | None]:
             raise InvalidCredentials
         return form["client_id"], form.get("client_secret")
     if len(given) > 1 or "client_secret" in form:
-        raise InvalidArgument("authorization", "authenticates the client twice; do it one way only")
+        raise InvalidArgument("authorization", "authenticates the client twice; use one method")
     client_id, secret = _basic(given[0])
     if form.get("client_id", client_id) != client_id:
-        raise InvalidArgument("client_id", "is not the one of the authorization header")
+        raise InvalidArgument("client_id", "differs from the one in the authorization header")
     return client_id, secret
 
 
 def _basic(authorization: str) -> tuple[str, str]:
-    """Return the id and the secret of HTTP Basic; each is form-encoded inside of it."""
+    """Return the id and the secret of HTTP Basic, each of which is form-encoded."""
     scheme, _, encoded = authorization.strip().partition(" ")
     try:
         client_id, colon, secret = (
@@ -212,5 +212,5 @@ def _basic(authorization: str) -> tuple[str, str]:
         if scheme.lower() != "basic" or not colon:
             raise InvalidCredentials
         return unquote_plus(client_id, errors="strict"), unquote_plus(secret, errors="strict")
-    except ValueError as error:  # not base64, not ASCII, or not UTF-8 inside
+    except ValueError as error:  # not base64, or not ASCII or UTF-8 in it
         raise InvalidCredentials from error

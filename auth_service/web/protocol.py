@@ -1,7 +1,7 @@
 """One HTTP connection: uvicorn's, with a deadline for whatever the client still owes.
 
-Owns in which phase a connection is, and what happens when its time is up. uvicorn itself has one
-timer, for idle connections, which the first byte cancels.
+Owns the phase of a connection, and what happens at its deadline. uvicorn itself has one timer, for
+idle connections, which the first byte cancels.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class Phase(StrEnum):
 
 
 class Protocol(H11Protocol):
-    """A connection that is closed if its client takes too long; `place` says when it may go."""
+    """A connection that is closed if its client takes too long."""
 
     def __init__(self, config: uvicorn.Config, state: ServerState, limits: Limits) -> None:
         super().__init__(config, state, {})

@@ -1,7 +1,7 @@
-"""From an error to an HTTP response: the one place where that is decided.
+"""Maps an error to its HTTP response; the only place where this is decided.
 
 Bodies are those of OAuth (RFC 6749 section 5.2, RFC 6750 section 3): {"error": …,
-"error_description": …}, with the stable `reason` that the gRPC edge has in ErrorInfo.
+"error_description": …}, and the stable `reason` that gRPC clients get in ErrorInfo.
 """
 
 import json
@@ -38,14 +38,14 @@ _CODES: dict[type[errors.AuthError], tuple[int, str]] = {
     errors.Unavailable: (503, "temporarily_unavailable"),
 }
 _UNSPEAKABLE = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]")
-"""What error_description must not hold (RFC 6749 section 5.2)."""
+"""Characters that error_description must not contain (RFC 6749 section 5.2)."""
 _ERRORS = {404: "not_found", 405: "method_not_allowed"}
 
 
 class Problem(Exception):
-    """What only an HTTP client can do wrong: a status, an error code, and how to mend it.
+    """An error that only an HTTP client can make: its status, error code, and how to fix it.
 
-    `reason` is that of the error of ours that it stands for.
+    `reason` is that of the error class to which it corresponds.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Problem(Exception):
 
 
 def no_store(content: Any, status: int = 200) -> Response:
-    """Return a JSON response that holds something personal: no cache may keep it."""
+    """Return a JSON response that no cache may keep."""
     headers = {"cache-control": "no-store", "pragma": "no-cache"}
     return Response(json.dumps(content), status, headers, "application/json")
 
@@ -87,12 +87,12 @@ def error_response(error: errors.AuthError) -> Response:
 
 
 def refusal(refused: Refused) -> Response:
-    """Return how a caller is told that it is not let in."""
+    """Return the response for a refused caller."""
     return _response(refused.status, refused.error, refused.text, refused.reason, refused.headers())
 
 
 def internal_error() -> Response:
-    """Return the answer to a fault of the service's own; it tells nothing."""
+    """Return the response for a fault of the service, which reveals nothing."""
     text = "internal error; the service's log has the cause"
     return _response(500, "server_error", text, errors.AuthError.reason)
 
@@ -115,7 +115,7 @@ async def _unexpected(_request: Request, _error: Any) -> Response:
 
 async def _http_exception(request: Request, error: Any) -> Response:
     texts = {
-        404: f"there is no {request.scope['path']}; docs/http.md lists what there is",
+        404: f"there is no {request.scope['path']}; docs/http.md lists the endpoints",
         405: f"{request.method} is not a method of {request.scope['path']}",
     }
     text = texts.get(error.status_code, str(error.detail))
@@ -140,4 +140,4 @@ HANDLERS: dict[Any, Any] = {
     Refused: _refused,
     Exception: _unexpected,
 }
-"""What Starlette is to do with each class of exception."""
+"""The handler of each class of exception, for Starlette."""

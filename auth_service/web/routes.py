@@ -1,4 +1,4 @@
-"""The HTTP servers that the settings ask for, each with its routes."""
+"""Builds the HTTP servers from the settings, each with its routes."""
 
 from collections.abc import Callable
 from datetime import timedelta
