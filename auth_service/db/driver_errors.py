@@ -43,6 +43,7 @@ _NOT_STORABLE = (
 )
 _CONSTRAINT = "23"
 _SETUP = (
+    "08P01",  # a start-up parameter that a pooler does not take
     "28",  # wrong user or password
     "3D000",  # no such database
     "42501",  # insufficient privilege
@@ -90,6 +91,11 @@ def setup_errors() -> Iterator[None]:
     except ValueError as error:  # its text may quote a part of the password
         raise ConfigError("the database URL is not valid: check its host and port") from error
     except asyncpg.PostgresError as error:
+        if isinstance(error, asyncpg.ProtocolViolationError):
+            raise ConfigError(
+                f"the database refuses the connection: {error}; if the URL leads to a pooler such "
+                "as pgbouncer, set AUTH_DATABASE_TRANSACTION_POOLING=true"
+            ) from error
         if is_setup_error(error):
             raise ConfigError(f"the database refuses the connection: {error}") from error
         raise

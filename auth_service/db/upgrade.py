@@ -37,9 +37,13 @@ async def upgrade(url: str, *, transaction_pooling: bool = False) -> None:
         )
 
     def connect() -> Any:
-        # A statement's name must not be one that a pooler's server connection still has.
-        dbapi = engine.sync_engine.dialect.loaded_dbapi
-        return dbapi.connect(async_creator_fn=creator, prepared_statement_name_func=_new_name)
+        # Behind a pooler the next transaction has another server connection: nothing prepared for
+        # one is used again, and no name may be one that a server connection still has.
+        return engine.sync_engine.dialect.loaded_dbapi.connect(
+            async_creator_fn=creator,
+            prepared_statement_cache_size=0,
+            prepared_statement_name_func=_new_name,
+        )
 
     # With a creator the same URL works as for the pool, with its sockets, hosts and sslmode.
     engine = create_async_engine("postgresql+asyncpg://", creator=connect, poolclass=NullPool)

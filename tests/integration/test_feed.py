@@ -227,6 +227,18 @@ async def test_stop_gives_back_the_connection(start: Start, pool: "Pool") -> Non
     await until_sql(pool, f"SELECT count(*) = 0 {LISTENERS}")
 
 
+async def test_behind_a_pooler_the_poll_finds_what_no_hint_announces(
+    store: Store, database_url: str, clock: FakeClock, revoke: Revoke
+) -> None:
+    """A pooler in transaction mode passes no notification on, so the feed does not listen."""
+    known = RevocationList(clock)
+    feed = RevocationFeed(store, database_url, known, poll_interval=OFTEN, transaction_pooling=True)
+    await feed.start()
+    await revoke("a")
+    await until(lambda: len(known) == 1)
+    await feed.stop()
+
+
 async def test_start_needs_the_database(clock: FakeClock, database_url: str) -> None:
     """Without it nothing is known, and start() raises."""
     pool = await pools.connect(database_url, min_size=1)

@@ -222,6 +222,34 @@ async def _running(database_url: str) -> int:
     return found
 
 
+# A pooler in transaction mode
+
+
+async def test_behind_a_pooler_nothing_is_prepared_or_set_for_a_session(database_url: str) -> None:
+    """The next transaction may have another server connection, which others have used."""
+    pool = await pools.connect(database_url, min_size=1, max_size=1, transaction_pooling=True)
+    prepared = "SELECT count(*) FROM pg_prepared_statements WHERE $1"
+    assert await pool.fetchval(prepared, True) == 0
+    assert await pool.fetchval("SHOW statement_timeout") == "0"
+    pool.terminate()
+    direct = await pools.connect(database_url, min_size=1, max_size=1)
+    assert await direct.fetchval(prepared, True) == 1  # the premise
+    assert await direct.fetchval("SHOW statement_timeout") == "5s"
+    direct.terminate()
+
+
+async def test_behind_a_pooler_a_slow_statement_still_ends(database_url: str) -> None:
+    """The driver cancels it, and its connection serves the next caller."""
+    pool = await pools.connect(
+        database_url, min_size=1, max_size=1, statement_timeout=SOON, transaction_pooling=True
+    )
+    with within(5), pytest.raises(Unavailable):
+        await pool.execute("SELECT pg_sleep(30)")
+    assert await pool.fetchval("SELECT 1") == 1
+    assert await _running(database_url) == 0
+    pool.terminate()
+
+
 # Failures
 
 
