@@ -21,6 +21,7 @@ QUESTIONS = (
     "mesh_latency",
     "revocation_latency",
     "watch_streams",
+    "watch_storm",
 )
 
 

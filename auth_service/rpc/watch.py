@@ -7,6 +7,7 @@ each from a position of its own, so a slow reader costs no memory but that posit
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from datetime import datetime, timedelta
+from random import SystemRandom
 from typing import Any
 
 from authn.v1 import verifier_service_pb2 as pb
@@ -17,7 +18,7 @@ from auth_service.db.cursor import Cursor
 from auth_service.models import Revocation
 from auth_service.rpc.revocation_log import Chunk, RevocationLog, message_of
 from auth_service.rpc.timestamps import timestamp
-from auth_service.rpc.turns import Turns
+from auth_service.rpc.turns import OPENING, Turns
 from auth_service.tokens.keys import KeyRing, SigningKey
 from auth_service.tokens.revoked_ids import ID_BYTES, session_id, token_id
 
@@ -27,6 +28,8 @@ MAX_EVENTS = 16
 """A stream that is further behind gets one message with all of them."""
 PLAIN_PART = 500
 """Revocations in one message of the older form."""
+WOKEN = 32
+"""Streams that are woken in one turn of the event loop: a few milliseconds of work."""
 
 Position = Callable[[], tuple[datetime, str, Cursor]]
 
@@ -49,7 +52,10 @@ class WatchHub:
         self._streams: set[_Stream] = set()
         self._log = RevocationLog()
         self._turns = Turns()
+        self._random = SystemRandom()
         self._converting = asyncio.Lock()
+        self._asleep: list[_Stream] = []
+        self._waking: asyncio.TimerHandle | None = None
         self._closed = False
 
     def revoked(self, found: Iterable[Revocation], new: Collection[Revocation]) -> None:
@@ -64,20 +70,32 @@ class WatchHub:
                 if self._streams:
                     event = _encode(self._event(revocation=message_of(revocation)))
                 self._log.append(revocation, event)
-        for stream in self._streams:
-            stream.wake()
+        self._wake_all()
 
     def keys_changed(self) -> None:
         """Let every stream send the ring as it is now."""
         for stream in self._streams:
             stream.needs_keys = True
-            stream.wake()
+        self._wake_all()
 
     def close(self) -> None:
         """Let every stream end, and each new one at once."""
         self._closed = True
-        for stream in self._streams:
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        """Wake the streams, some in each turn of the event loop, so that calls come in between."""
+        self._asleep = [stream for stream in self._streams if not stream.is_awake]
+        if self._waking is None:
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        self._waking = None
+        for stream in self._asleep[:WOKEN]:
             stream.wake()
+        del self._asleep[:WOKEN]
+        if self._asleep:
+            self._waking = asyncio.get_running_loop().call_later(0, self._wake_some)
 
     async def watch(
         self, cursor: str, may_have_secrets: Callable[[], bool], *, segments: bool = False
@@ -91,6 +109,8 @@ class WatchHub:
         stream = _Stream(self._turns.number(), may_have_secrets, segments)
         self._streams.add(stream)
         try:
+            async for message in self._until_turn(stream, OPENING):
+                yield message
             after = self._resumes(cursor)
             async for message in self._catch_up(stream, 0, after, fresh=after is None):
                 yield message
@@ -146,25 +166,34 @@ class WatchHub:
                 yield event
         if stream.offset < self._log.end or stream.needs_keys:
             return
-        happened = await stream.wait(self._heartbeat)
+        # Not all streams at once, although all were woken at once.
+        happened = await stream.wait(self._heartbeat * self._random.uniform(0.7, 1))
         if not happened and not self._closed:
             yield _encode(self._event(heartbeat=pb.Heartbeat()))
 
     async def _in_turn(self, stream: "_Stream", chunk: Chunk) -> AsyncIterator[bytes]:
         """Yield the messages of a chunk, each in its turn, and signs of life until then."""
         for message in [chunk.event()] if stream.segments else await self._plain(chunk):
-            turn = self._turns.ask(stream.number, len(message))
-            try:
-                while not self._closed:
-                    async for keys in self._keys(stream):
-                        yield keys
-                    done, _ = await asyncio.wait([turn], timeout=self._heartbeat)
-                    if done:
-                        yield message
-                        break
-                    yield _ALIVE
-            finally:
-                turn.cancel()
+            async for sign in self._until_turn(stream, len(message)):
+                yield sign
+            async for keys in self._keys(stream):
+                yield keys
+            if not self._closed:
+                yield message
+
+    async def _until_turn(self, stream: "_Stream", size: int) -> AsyncIterator[bytes]:
+        """Return when it is this stream's turn; yield signs of life until then."""
+        turn = self._turns.ask(stream.number, size)
+        try:
+            while not self._closed:
+                done, _ = await asyncio.wait([turn], timeout=self._heartbeat)
+                if done:
+                    return
+                async for keys in self._keys(stream):
+                    yield keys
+                yield _ALIVE
+        finally:
+            turn.cancel()
 
     async def _keys(self, stream: "_Stream") -> AsyncIterator[bytes]:
         """Yield the set of keys if the stream does not have the present one yet."""
@@ -205,6 +234,11 @@ class _Stream:
         self.offset = 0
         self.needs_keys = True
         self._woken = asyncio.Event()
+
+    @property
+    def is_awake(self) -> bool:
+        """Tell whether it will look again for what there is to send."""
+        return self._woken.is_set()
 
     def wake(self) -> None:
         """End a wait."""
