@@ -50,13 +50,13 @@ class Edge:
         return await self.http.post(f"/oauth2/{endpoint}", data=form, auth=auth)
 
     async def active(self, access_token: str) -> bool:
-        """Tell whether an access token is good."""
+        """Tell whether an access token is active."""
         return (await self.rpc.validate(access_token)).active
 
 
 @asynccontextmanager
 async def edge(database_url: str, **settings: Any) -> AsyncIterator[Edge]:
-    """Start a server on a database that has nobody yet; add a user and the service accounts."""
+    """Start a server on an empty database; add a user and the service accounts."""
     await make_user(database_url, roles=("staff", "a,b%"))
     secrets = {name: await make_service_account(database_url, name) for name in ACCOUNTS}
     await query(

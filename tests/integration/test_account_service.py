@@ -77,11 +77,11 @@ class Account:
         return reply.tokens
 
     async def active(self, token: str) -> bool:
-        """Tell whether an access token is good here."""
+        """Tell whether an access token is active here."""
         return (await self.client.validate(token)).active
 
     async def soon_inactive(self, token: str) -> None:
-        """Return once the token is no good here."""
+        """Return once the token is inactive here."""
 
         async def inactive() -> bool:
             return not await self.active(token)
@@ -91,7 +91,7 @@ class Account:
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    """A server sets up the logs of its process: leave nothing of that behind."""
+    """Reset the logs, which a server sets up for its process."""
     yield
     structlog.reset_defaults()
 
@@ -127,13 +127,13 @@ async def token(account: Account, user: User) -> str:
 
 
 def test_every_method_is_tried() -> None:
-    """A method that is added later is not forgotten here."""
+    """A method that is added later must be added here."""
     assert list(REQUESTS) == METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_a_call_needs_an_access_token(account: Account, user: User, method: str) -> None:
-    """Without one, with a refresh token, or with one that was revoked: nothing is told or done."""
+    """Without one, with a refresh token, or with a revoked one, nothing is returned or done."""
     pair = await account.login()
     ended = await account.login()
     await account.client.auth.Revoke(
@@ -172,7 +172,7 @@ async def test_an_authorization_outside_the_grammar_is_refused(
 async def test_a_service_account_has_no_account_of_this_kind(
     database_url: str, account: Account, method: str
 ) -> None:
-    """It is told what to call with instead."""
+    """The text says which token to use instead."""
     secret = await make_service_account(database_url)
     credentials = auth_service_pb2.ClientCredentials(client_id=SERVICE, client_secret=secret)
     login = await account.client.auth.Login(auth_service_pb2.LoginRequest(client=credentials))
@@ -187,7 +187,7 @@ async def test_a_service_account_has_no_account_of_this_kind(
 async def test_a_user_sees_the_own_account(
     database_url: str, account: Account, user: User, token: str
 ) -> None:
-    """And nothing of anybody else's, whatever others there are."""
+    """And nothing of other accounts."""
     await make_user(database_url, "bob@example.com")
     seen = (await account.call("GetAccount", token)).account
     assert (seen.user_id, list(seen.identifiers)) == (str(user.id), [USER])
@@ -223,7 +223,7 @@ async def test_a_user_sees_the_own_live_sessions(
 async def test_a_password_change_ends_the_other_sessions_and_spares_the_present_one(
     database_url: str, account: Account, user: User
 ) -> None:
-    """At this replica at once, at the other soon; the old password opens nothing any more."""
+    """At this replica at once, at the other soon; the old password is invalid."""
     async with running(make_settings(database_url)) as second:
         other = await Account(second).ready()
         mine, stolen = await account.login(), await other.login()
@@ -247,7 +247,7 @@ async def test_a_password_change_ends_the_other_sessions_and_spares_the_present_
 async def test_a_password_change_is_recorded_with_the_session_that_made_it(
     database_url: str, account: Account, user: User
 ) -> None:
-    """So that the user can be told from where."""
+    """The record shows from where it was changed."""
     pair = await account.login()
     await account.change(pair.access_token)
     event = "SELECT user_id || ' ' || session_id FROM audit_log WHERE event = '{}'"
@@ -256,7 +256,7 @@ async def test_a_password_change_is_recorded_with_the_session_that_made_it(
 
 
 async def test_a_wrong_current_password_changes_nothing(account: Account, user: User) -> None:
-    """It looks as it does at Login, and every session goes on."""
+    """The error is that of Login, and all sessions continue."""
     pairs = [await account.login(), await account.login()]
     seen = await refusal(account.change(pairs[0].access_token, current=WRONG))
     assert (seen.code, seen.reason) == (grpc.StatusCode.UNAUTHENTICATED, "INVALID_CREDENTIALS")
@@ -281,7 +281,7 @@ async def test_a_wrong_current_password_changes_nothing(account: Account, user: 
 async def test_a_bad_field_is_named(
     account: Account, token: str, passwords: dict[str, str], field: str, reason: str
 ) -> None:
-    """And the old password goes on."""
+    """And the old password stays valid."""
     seen = await refusal(account.change(token, **passwords))
     assert (seen.code, seen.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
     assert seen.fields == [field]
@@ -322,7 +322,7 @@ async def test_parallel_guesses_are_counted_one_by_one(database_url: str, user: 
 
 
 async def test_the_right_password_gives_the_attempts_back(database_url: str, user: User) -> None:
-    """Who mistyped is not held up."""
+    """A user who mistyped is not delayed."""
     settings = make_settings(database_url, login_burst=3, login_refill="1h")
     async with running(settings) as server:
         account = await Account(server).ready()
@@ -338,7 +338,7 @@ async def test_the_right_password_gives_the_attempts_back(database_url: str, use
 async def test_of_parallel_changes_one_wins(
     database_url: str, account: Account, user: User
 ) -> None:
-    """Its password holds and its session is the one that is left."""
+    """Its password is valid, and only its session remains."""
     pairs = [await account.login() for _ in range(4)]
     changes = (
         account.change(pair.access_token, new=f"{NEW_PASSWORD} {n}") for n, pair in enumerate(pairs)

@@ -86,7 +86,7 @@ class Admin:
         return reply.tokens
 
     async def active(self, token: str) -> bool:
-        """Tell whether an access token is good."""
+        """Tell whether an access token is active."""
         return (await self.client.validate(token)).active
 
     async def create_service(self, client_id: str, **fields: Any) -> str:
@@ -98,7 +98,7 @@ class Admin:
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    """A server sets up the logs of its process: leave nothing of that behind."""
+    """Reset the logs, which a server sets up for its process."""
     yield
     structlog.reset_defaults()
 
@@ -127,7 +127,7 @@ async def admin(server: Server, root: User) -> AsyncIterator[Admin]:
 
 @pytest.fixture
 async def ada(database_url: str) -> User:
-    """A user who is no admin."""
+    """A user without the admin role."""
     return await make_user(database_url, roles=("staff", "verifier"))
 
 
@@ -135,7 +135,7 @@ async def ada(database_url: str) -> User:
 
 
 def test_every_method_is_tried() -> None:
-    """A method that is added later is not forgotten here."""
+    """A method that is added later must be added here."""
     assert list(REQUESTS) == METHODS
 
 
@@ -143,7 +143,7 @@ def test_every_method_is_tried() -> None:
 async def test_a_call_needs_the_token_of_an_admin(
     database_url: str, admin: Admin, ada: User, method: str
 ) -> None:
-    """Without one, or with one that was revoked, nothing is told or done; nor for other roles."""
+    """Without one, with a revoked one, or without the role, nothing is returned or done."""
     secret = await admin.create_service("orders", roles=["verifier"])
     ended = await admin.login(ROOT)
     revoke = auth_service_pb2.RevokeRequest(refresh_token=ended.refresh_token)
@@ -286,7 +286,7 @@ async def pages(admin: Admin, size: int) -> list[list[str]]:
 
 
 async def add_users(database_url: str, count: int) -> None:
-    """Add users to the database whom nobody can be."""
+    """Add users who cannot log in."""
     await query(
         database_url,
         f"""
@@ -319,7 +319,7 @@ async def test_a_page_has_a_usual_and_a_largest_size(database_url: str, admin: A
 
 
 async def test_a_service_account_logs_in_with_its_secret(database_url: str, admin: Admin) -> None:
-    """It is told once, and only its hash is kept."""
+    """It is returned once, and only its hash is stored."""
     request = pb.CreateServiceAccountRequest(client_id="Billing", roles=["verifier"], scope=["a"])
     made = await admin.call("CreateServiceAccount", request)
     assert made.client_id == "billing"
@@ -359,7 +359,7 @@ async def test_keys_are_listed_without_their_secrets(database_url: str, admin: A
 
 @pytest.mark.parametrize("key", ["HS256", "EdDSA", "ES256", "RS256"])
 async def test_a_new_key_is_told_to_every_replica(database_url: str, root: User, key: str) -> None:
-    """Whoever watches any of them has it before it signs; tokens of the key before stay good."""
+    """Watchers have it before it signs; tokens of the previous key stay valid."""
     settings = make_settings(database_url, shared_key=None)
     async with running(settings) as first, running(settings) as second:
         one, other = await Admin(first).ready(), await Admin(second).ready()
@@ -397,7 +397,7 @@ async def test_without_an_algorithm_it_is_that_of_the_key_before(
 
 
 async def test_an_unknown_algorithm_is_answered_with_the_known_ones(admin: Admin) -> None:
-    """Whoever mistyped need not look them up."""
+    """The error lists the algorithms."""
     seen = await refusal(admin.call("RotateKeys", pb.RotateKeysRequest(algorithm="HS512")))
     assert all(name in str(seen.text) for name in ("HS256", "EdDSA", "ES256", "RS256"))
 
@@ -448,7 +448,7 @@ class Watching:
 async def test_each_change_is_logged_with_who_made_it_and_nothing_secret(
     admin: Admin, root: User, ada: User
 ) -> None:
-    """Of reading and of what was refused there is no such entry."""
+    """Reads and refused calls are not logged this way."""
     calls = REQUESTS | {
         "GetUser": pb.GetUserRequest(user_id=str(ada.id)),
         "SetUserDisabled": pb.SetUserDisabledRequest(user_id=str(ada.id), disabled=True),

@@ -27,7 +27,7 @@ Call = Callable[..., Awaitable[list[bytes]]]
 
 
 def parse(data: bytes) -> bytes:
-    """Deserialize as protobuf would: with words of its own about the bytes."""
+    """Deserialize as protobuf does, whose errors quote the bytes."""
     if data.startswith(b"garbage"):
         raise ValueError(f"cannot parse {data!r}")
     return data
@@ -153,7 +153,7 @@ def logs() -> Iterator[list[Any]]:
 
 @pytest.fixture
 def _logging() -> Iterator[None]:
-    """Lets a test set up the logs, and leaves nothing of that behind."""
+    """Resets the logs that a test has set up."""
     yield
     structlog.reset_defaults()
 
@@ -210,14 +210,14 @@ async def test_a_call_that_succeeds_is_not_altered(
 
 
 async def test_a_handler_may_write_its_responses(call: Call) -> None:
-    """Besides generators there are handlers that write to the context, as reflection's may."""
+    """Handlers may write to the context instead of being generators."""
     written = await call("unary_stream", b"a", method="/test.Shapes/writing")
     assert written == [b"first", b"did a"]
 
 
 @pytest.mark.parametrize("name", ["raw", "bytes_soon", "bytes_at_once"])
 async def test_a_handler_may_take_bytes(call: Call, name: str) -> None:
-    """One without a deserializer, or that is marked so, gets the request as it came."""
+    """A handler without a deserializer, or that is marked so, gets the bytes of the request."""
     method = f"/test.Shapes/{name}"
     assert await call("unary_unary", b"garbage", method=method) == [b"did garbage"]
     assert reason(await refusal(call, "unary_unary", b"refuse", method=method)) == "NOT_FOUND"
@@ -226,7 +226,7 @@ async def test_a_handler_may_take_bytes(call: Call, name: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_the_text_of_an_exception_does_not_reach_the_client(call: Call, shape: str) -> None:
-    """INTERNAL says the same constant text, whatever went wrong."""
+    """INTERNAL always has the same text."""
     error = await refusal(call, shape, b"fail")
     assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, status.INTERNAL.text)
     assert reason(error) == "INTERNAL"
@@ -235,7 +235,7 @@ async def test_the_text_of_an_exception_does_not_reach_the_client(call: Call, sh
 
 
 async def test_a_stream_that_fails_later_keeps_what_it_sent(channel: grpc.aio.Channel) -> None:
-    """The status comes after the responses that went before the error."""
+    """The status follows the responses that preceded the error."""
     begun = begin(channel, "stream_stream", b"a", b"fail")
     assert await begun.read() == b"did a"
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -245,7 +245,7 @@ async def test_a_stream_that_fails_later_keeps_what_it_sent(channel: grpc.aio.Ch
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_an_error_of_the_core_becomes_its_status(call: Call, shape: str) -> None:
-    """Code, text and reason are those that the error stands for."""
+    """Code, text and reason are those of the error's class."""
     error = await refusal(call, shape, b"refuse")
     assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "no such session")
     assert reason(error) == "NOT_FOUND"
@@ -261,7 +261,7 @@ async def test_a_challenge_arrives(call: Call, shape: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_what_cannot_be_parsed_is_an_invalid_argument(call: Call, shape: str) -> None:
-    """Garbage is the client's error, and the parser's own words stay inside."""
+    """An unreadable request is the client's error; the parser's text does not reach it."""
     error = await refusal(call, shape, b"garbage " + SECRET.encode())
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert reason(error) == "INVALID_ARGUMENT"
@@ -273,7 +273,7 @@ async def test_what_cannot_be_parsed_is_an_invalid_argument(call: Call, shape: s
 
 @pytest.mark.parametrize("shape", ["stream_unary", "stream_stream"])
 async def test_garbage_in_the_midst_of_a_stream_ends_it(call: Call, shape: str) -> None:
-    """Each message of a stream is parsed for itself."""
+    """Each message of a stream is parsed separately."""
     error = await refusal(call, shape, b"a", b"garbage", b"b")
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -283,7 +283,7 @@ async def test_garbage_in_the_midst_of_a_stream_ends_it(call: Call, shape: str) 
 async def test_an_unknown_method_is_unimplemented_with_a_reason(
     call: Call, shape: str, method: str
 ) -> None:
-    """A client of any shape learns that the method is not there, and where to look."""
+    """A client of any shape gets UNIMPLEMENTED and a hint."""
     error = await refusal(call, shape, b"a", method=method)
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
     assert reason(error) == "UNIMPLEMENTED"
@@ -291,7 +291,7 @@ async def test_an_unknown_method_is_unimplemented_with_a_reason(
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_a_stray_cancellation_says_to_try_again(call: Call, shape: str) -> None:
-    """A cancellation that is not the client's ends the call, which else hung to its deadline."""
+    """A cancellation inside the service ends the call, which would else wait for its deadline."""
     error = await refusal(call, shape, b"cancel")
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert reason(error) == "UNAVAILABLE"
@@ -300,7 +300,7 @@ async def test_a_stray_cancellation_says_to_try_again(call: Call, shape: str) ->
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_an_abort_passes_unchanged(call: Call, shape: str) -> None:
-    """A servicer that is not ours, as health or reflection, decides its own statuses."""
+    """Third-party servicers, such as reflection, decide their own statuses."""
     error = await refusal(call, shape, b"abort")
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert error.details() == "as the handler says"
@@ -352,7 +352,7 @@ async def _collect(begun: Any, shape: str) -> list[bytes]:
 async def test_each_call_is_counted_and_logged_by_its_code(
     call: Call, logs: list[Any], shape: str, request_: bytes, code: str
 ) -> None:
-    """Method, status and duration of every call are there to look at."""
+    """Metrics and log have the method, status and duration of every call."""
     method = f"/test.Shapes/{shape}"
     before = count(method, code)
     if code == "OK":
@@ -371,7 +371,7 @@ async def test_each_call_is_counted_and_logged_by_its_code(
 
 
 async def test_the_cause_of_an_internal_error_is_logged(call: Call, logs: list[Any]) -> None:
-    """What the client is not told, the operator is."""
+    """The log has the cause that the client does not see."""
     await refusal(call, "unary_unary", b"fail")
     (entry,) = [entry for entry in logs if entry["event"] == "rpc_failed"]
     assert isinstance(entry["exc_info"], RuntimeError)
@@ -379,7 +379,7 @@ async def test_the_cause_of_an_internal_error_is_logged(call: Call, logs: list[A
 
 
 async def test_unknown_methods_are_counted_under_one_name(call: Call) -> None:
-    """Whoever makes up method names does not grow the metrics without bound."""
+    """Invented method names do not grow the metrics without bound."""
     before = count("unknown", "UNIMPLEMENTED")
     for name in ("A", "B", "C"):
         await refusal(call, "unary_unary", b"a", method=f"/test.Shapes/{name}")
@@ -412,7 +412,7 @@ async def test_a_method_that_is_called_too_often_is_logged_only_when_it_fails(
 async def test_the_log_holds_nothing_of_a_request(
     call: Call, capsys: pytest.CaptureFixture[str], shape: str, order: str, form: str
 ) -> None:
-    """A request may hold a password, so that none is logged, whatever becomes of it."""
+    """A request may hold a password, so no request is logged, whatever its outcome."""
     configure_logging("debug", form)
     request = f"{order} {SECRET}".encode()
     if order == "do":
@@ -432,7 +432,7 @@ async def test_the_log_holds_nothing_of_a_request(
 
 
 async def test_calls_go_on_after_errors(call: Call) -> None:
-    """No error of one call reaches the next on the same connection."""
+    """An error of one call does not affect the next one on the connection."""
     for order in (b"fail", b"garbage", b"cancel", b"abort"):
         await refusal(call, "unary_unary", order)
     assert await call("unary_unary", b"a") == [b"did a"]

@@ -68,7 +68,7 @@ class Verdict:
 
 
 class Envoy:
-    """Asks as Envoy does, on a channel that knows nothing but bytes."""
+    """Asks as Envoy does, on a channel of bytes."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._check: Any = channel.unary_unary(METHOD)
@@ -119,7 +119,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    """A server sets up the logs of its process: leave nothing of that behind."""
+    """Reset the logs, which a server sets up for its process."""
     yield
     structlog.reset_defaults()
 
@@ -148,7 +148,7 @@ async def tokens(client: Client, database_url: str) -> auth_service_pb2.TokenPai
 
 @pytest.fixture
 def token(client: Client) -> Callable[..., str]:
-    """Signs tokens with the shared key, as another holder of it could: with any claims."""
+    """Signs tokens of any claims with the shared key, as another holder of it could."""
     now = int(time.time())
     claims = AccessClaims(
         issuer="https://auth.internal",
@@ -174,7 +174,7 @@ def token(client: Client) -> Callable[..., str]:
 async def test_a_good_token_passes_with_the_callers_identity(
     envoy: Envoy, client: Client, tokens: auth_service_pb2.TokenPair
 ) -> None:
-    """The upstream reads who calls from headers that only the proxy can have set."""
+    """The upstream learns the caller from headers that only the proxy can set."""
     verdict = await envoy.check(f"Bearer {tokens.access_token}")
     claims = (await client.validate(tokens.access_token)).claims
     assert (verdict.admitted, verdict.code) == (True, 0)
@@ -190,7 +190,7 @@ async def test_a_good_token_passes_with_the_callers_identity(
 async def test_spoofed_identity_headers_are_overwritten(
     envoy: Envoy, token: Callable[..., str]
 ) -> None:
-    """Whatever a caller claims to be, the upstream reads what its token says."""
+    """The upstream sees the identity of the token, whatever headers the caller sends."""
     verdict = await envoy.check(token(), x_auth_subject="root", x_auth_roles="root")
     assert verdict.headers["x-auth-subject"] == "alice"
     assert verdict.headers["x-auth-roles"] == "staff"
@@ -200,7 +200,7 @@ async def test_spoofed_identity_headers_are_overwritten(
 async def test_a_stranger_on_a_public_route_passes_without_any_identity(
     envoy: Envoy, authorization: str | None
 ) -> None:
-    """All four headers are removed, so that a spoofed one never gets through."""
+    """All four headers are removed, so a spoofed one never reaches the upstream."""
     verdict = await envoy.check(authorization, {"public": "true"}, x_auth_subject="root")
     assert verdict.admitted
     assert verdict.headers == {}
@@ -235,7 +235,7 @@ async def test_a_service_account_has_no_session_header(
 
 
 async def test_odd_names_arrive_percent_encoded(envoy: Envoy, token: Callable[..., str]) -> None:
-    """Text beyond ASCII, blanks, and commas in roles do not break out of header or list."""
+    """Non-ASCII text, blanks, and commas in roles cannot break out of a header or list."""
     verdict = await envoy.check(
         token(
             subject="büro 1,2",
@@ -254,7 +254,7 @@ async def test_odd_names_arrive_percent_encoded(envoy: Envoy, token: Callable[..
 async def test_a_token_with_control_characters_is_no_good(
     envoy: Envoy, token: Callable[..., str]
 ) -> None:
-    """Properly signed as it may be: not even their encoded form reaches an upstream."""
+    """Even if properly signed, not even in encoded form."""
     for odd in ("a\r\nx-auth-roles: root", "a\nb", "a\0b", "a\x7fb", "a\x85b"):
         for changes in (
             {"subject": odd},
@@ -347,7 +347,7 @@ async def test_a_token_that_lacks_scope_or_role_is_forbidden(
 async def test_a_route_with_a_slip_in_its_rule_lets_nobody_in(
     envoy: Envoy, token: Callable[..., str], extensions: Extensions, key: str
 ) -> None:
-    """The log names the key every time; the client is told nothing of it."""
+    """The log names the key every time; the client does not see it."""
     with capture_logs() as logs:
         verdicts = [await envoy.check(token(), extensions) for _ in range(2)]
     for verdict in verdicts:
@@ -400,7 +400,7 @@ async def test_a_preflight_passes_where_the_route_is_public(envoy: Envoy) -> Non
     ],
 )
 async def test_a_check_of_nothing_is_one_without_a_token(envoy: Envoy, request_: Any) -> None:
-    """A proxy that tells nothing of the request lets nobody in by it."""
+    """A check without a request is refused."""
     assert (await envoy.ask(request_)).status == 401
 
 
@@ -428,7 +428,7 @@ async def test_bad_tokens_are_refused(envoy: Envoy, token: Callable[..., str]) -
 async def test_the_refresh_token_is_no_access_token(
     envoy: Envoy, tokens: auth_service_pb2.TokenPair
 ) -> None:
-    """Good as it is elsewhere."""
+    """Although it is valid elsewhere."""
     assert (await envoy.check(f"Bearer {tokens.refresh_token}")).status == 401
 
 
@@ -465,7 +465,7 @@ def _joined(good: str, other: str) -> list[str]:
 async def test_a_header_that_comes_both_ways_is_there_twice(
     envoy: Envoy, token: Callable[..., str]
 ) -> None:
-    """No proxy sends it so; whoever does gets nothing by it."""
+    """No proxy sends it this way, and it is refused."""
     header = pb.HeaderValue(key="authorization", raw_value=token().encode())
     http = pb.AttributeContext.HttpRequest(
         headers={"authorization": token()}, header_map=pb.HeaderMap(headers=[header])
@@ -584,7 +584,7 @@ async def test_grpc_web_is_http(envoy: Envoy) -> None:
 
 
 class BrokenVerifier:
-    """Fails as no verifier should."""
+    """Raises an unexpected error."""
 
     def verify(self, token: str, **_: object) -> AccessClaims:
         raise ZeroDivisionError("secret plan")

@@ -49,7 +49,7 @@ HALVES = {
 
 @pytest.fixture(autouse=True)
 def _own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No variables of this process; and a server's set-up of the logs is undone."""
+    """Clear the AUTH_* variables of this process, and reset the logs that a server sets up."""
     for name in [name for name in os.environ if name.startswith("AUTH_")]:
         monkeypatch.delenv(name)
     yield

@@ -1,4 +1,4 @@
-"""The listener of HTTP: its address, its certificate, its limits, and how it stops."""
+"""The HTTP server: its address, certificate and limits, and how it stops."""
 
 import asyncio
 import gc
@@ -51,7 +51,7 @@ WAITS_FOR_A_LOCK = """
 
 @pytest.fixture(autouse=True)
 def _own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No variables of this process; and a server's set-up of the logs is undone."""
+    """Clear the AUTH_* variables of this process, and reset the logs that a server sets up."""
     for name in [name for name in os.environ if name.startswith("AUTH_")]:
         monkeypatch.delenv(name)
     yield
@@ -65,7 +65,7 @@ def files(tmp_path: Path) -> Files:
 
 
 class Application:
-    """Answers at once; /slow once it is let."""
+    """Answers at once, and /slow when the test allows it."""
 
     def __init__(self) -> None:
         self.waiting, self.let = asyncio.Event(), asyncio.Event()
@@ -102,13 +102,13 @@ def client(authority: trustme.CA | None = None) -> httpx.AsyncClient:
 
 
 async def get(url: str, authority: trustme.CA | None = None) -> str:
-    """Return what a new connection is answered."""
+    """Return the answer on a new connection."""
     async with client(authority) as http:
         return (await http.get(url)).text
 
 
 async def presented(server: HttpServer) -> str:
-    """Return the certificate that a new connection is shown; it names no server, as by address."""
+    """Return the certificate of a new connection without a server name."""
     return await asyncio.to_thread(
         ssl.get_server_certificate, ("127.0.0.1", server.port), timeout=TIMEOUT
     )
@@ -142,7 +142,7 @@ async def is_free(port: int) -> bool:
 
 
 async def test_with_certificate_files_https_is_served_and_nothing_else(files: Files) -> None:
-    """To clients that trust the authority; plain HTTP gets no answer."""
+    """Clients must trust the authority; plain HTTP gets no answer."""
     async with serving(certificate=(files.chain, files.key)) as server:
         where = f"127.0.0.1:{server.port}"
         assert await get(f"https://{where}", files.authority) == "done"
@@ -166,7 +166,7 @@ async def test_browsers_need_no_client_certificate(database_url: str, files: Fil
 
 
 async def test_a_renewed_certificate_is_shown_and_standing_connections_stay(files: Files) -> None:
-    """The standing client trusts the old authority alone: a connection anew would fail."""
+    """The old client trusts only the old authority, so it must keep its connection."""
     before, after = files.authority, trustme.CA()
     async with serving(certificate=(files.chain, files.key)) as server, client(before) as standing:
         url = f"https://127.0.0.1:{server.port}"
@@ -180,7 +180,7 @@ async def test_a_renewed_certificate_is_shown_and_standing_connections_stay(file
 
 
 async def test_a_renewal_that_is_half_done_is_taken_up_once_it_is_complete(files: Files) -> None:
-    """Between the new chain and its key the old pair is served, and after both the new."""
+    """Until both files are replaced, the old pair is used."""
     issued = files.authority.issue_cert("127.0.0.1")
     async with serving(certificate=(files.chain, files.key)) as server:
         old = files.leaf
@@ -195,7 +195,7 @@ async def test_a_renewal_that_is_half_done_is_taken_up_once_it_is_complete(files
 async def test_with_broken_files_the_certificate_before_them_stays(
     files: Files, breakage: Breakage
 ) -> None:
-    """The error is logged without the key, and mended files are taken up."""
+    """The error is logged without the key; corrected files are used."""
     async with serving(certificate=(files.chain, files.key)) as server:
         leaf, key = files.leaf, files.key.read_text()
         breakage(files)
@@ -211,7 +211,7 @@ async def test_with_broken_files_the_certificate_before_them_stays(
 async def test_broken_files_are_refused_with_the_variables(
     files: Files, breakage: Breakage
 ) -> None:
-    """Nothing is asked of the terminal, nothing of the key is shown, and no socket is left."""
+    """There is no prompt, no part of the key in the error, and no open socket."""
     key = files.key.read_text()
     breakage(files)
     with pytest.raises(ConfigError) as caught:
@@ -228,7 +228,7 @@ async def test_broken_files_are_refused_with_the_variables(
 async def test_a_port_in_use_is_named_with_its_setting_and_nothing_is_left(
     database_url: str,
 ) -> None:
-    """The port of gRPC is free again, and whoever has the other goes on."""
+    """The gRPC port is released, and the other server continues."""
     async with serving() as first:
         where = f"127.0.0.1:{first.port}"
         grpc_port = free_port()
@@ -262,7 +262,7 @@ async def test_where_grpc_has_no_port_http_lets_go_of_its_own(database_url: str)
 
 
 async def test_of_two_that_want_a_port_at_once_the_second_is_told() -> None:
-    """Before either serves: a port that is only bound could be bound twice."""
+    """Even before either serves: a port that is only bound can be bound twice."""
     first = HttpServer(Application().asgi, LOOPBACK)
     with pytest.raises(ConfigError, match="AUTH_HTTP_ADDRESS"):
         HttpServer(Application().asgi, f"127.0.0.1:{first.port}")
@@ -274,13 +274,13 @@ async def test_of_two_that_want_a_port_at_once_the_second_is_told() -> None:
     "where", ["192.0.2.1:80", "nowhere.invalid:80", "a..b:80", "a" * 64 + ":1"]
 )
 def test_an_address_that_cannot_be_served_is_named_with_its_setting(where: str) -> None:
-    """Of another machine, unknown, or no host name at all."""
+    """An address of another machine, an unknown host, or an invalid name."""
     with pytest.raises(ConfigError, match="AUTH_HTTP_ADDRESS"):
         HttpServer(Application().asgi, where)
 
 
 async def test_http_may_be_off(database_url: str) -> None:
-    """Then gRPC alone is served."""
+    """Then only gRPC is served."""
     async with running(make_settings(database_url, http_address="off")) as server:
         assert server.http_port == 0
         grpc_client = await Client(address(server)).ready()
@@ -295,7 +295,7 @@ async def test_ipv6_is_served() -> None:
 
 
 async def test_several_may_share_a_port_when_told_to() -> None:
-    """SO_REUSEPORT, as for gRPC; who is left answers alone."""
+    """SO_REUSEPORT, as for gRPC; the remaining server continues."""
     async with serving(reuse_port=True) as first:
         url = f"http://127.0.0.1:{first.port}"
         async with serving(f"127.0.0.1:{first.port}", reuse_port=True) as second:
@@ -309,7 +309,7 @@ async def test_several_may_share_a_port_when_told_to() -> None:
 
 @pytest.mark.parametrize("chunk", [b"x-a: " + b"a" * 100 + b"\r\n", b"a"])
 async def test_headers_without_end_are_cut_off(chunk: bytes) -> None:
-    """At some more than 16 KiB, be it of many headers or of one; others are served."""
+    """Beyond 16 KiB, of many headers or of one; other clients are served."""
     async with serving() as server:
         start = b"GET / HTTP/1.1\r\nhost: x\r\nx-b: b" + (b"" if chunk == b"a" else b"\r\n")
         reader, writer = await connect(server.port, start + chunk * (20_000 // len(chunk)))
@@ -332,7 +332,7 @@ async def test_headers_without_end_are_cut_off(chunk: bytes) -> None:
     ids=["no host", "two hosts", "two lengths", "NUL", "space before colon", "TLS"],
 )
 async def test_what_is_no_request_is_refused(request_: bytes) -> None:
-    """Nothing ambiguous gets as far as the application, and the connection is closed."""
+    """An ambiguous request does not reach the application, and the connection is closed."""
     async with serving() as server:
         reader, writer = await connect(server.port, request_)
         assert (await reader.read()).startswith(b"HTTP/1.1 400")
@@ -341,7 +341,7 @@ async def test_what_is_no_request_is_refused(request_: bytes) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"])
 async def test_idle_connections_are_closed(sent: bytes) -> None:
-    """Before their first request and after their last: else they would use up the places."""
+    """Before the first request and after the last."""
     async with serving(limits=Limits(idle_timeout=timedelta(seconds=1))) as server:
         reader, writer = await connect(server.port, sent)
         assert (await reader.read()).endswith(b"done" if sent else b"")
@@ -352,7 +352,7 @@ async def test_idle_connections_are_closed(sent: bytes) -> None:
 
 
 async def test_a_stop_lets_a_request_in_flight_finish() -> None:
-    """Its client gets the answer, and nobody else gets in."""
+    """Its client gets the answer, and no new connection is accepted."""
     app = Application()
     async with serving(app=app, drain_timeout=HOUR) as server, client() as http:
         url = f"http://127.0.0.1:{server.port}"
@@ -384,7 +384,7 @@ async def test_a_stop_lets_a_request_in_flight_finish() -> None:
     ids=["nothing", "half a request", "idle after its answer"],
 )
 async def test_a_stop_does_not_wait_for_connections_without_a_request(sent: bytes) -> None:
-    """Those that sent nothing or not all of the headers, and idle ones that are kept alive."""
+    """Connections that sent nothing or a part of the headers, and idle ones."""
     async with serving(drain_timeout=HOUR) as server:
         reader, writer = await connect(server.port, sent)
         if sent.endswith(b"\r\n\r\n"):
@@ -408,7 +408,7 @@ async def test_a_request_that_never_ends_holds_a_stop_no_longer_than_the_drain_t
 
 
 async def test_a_stop_may_be_repeated_and_come_first() -> None:
-    """Whoever cleans up need not ask how far it came."""
+    """Stopping is safe at any point of the start."""
     async with serving() as server:
         await asyncio.gather(server.stop(), server.stop())
         await server.stop()
@@ -418,7 +418,7 @@ async def test_a_stop_may_be_repeated_and_come_first() -> None:
 
 
 async def test_signals_stay_with_the_process() -> None:
-    """What handled them before handles them while HTTP is served."""
+    """Their handlers are unchanged while HTTP is served."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
     async with serving() as server:
@@ -429,7 +429,7 @@ async def test_signals_stay_with_the_process() -> None:
 async def test_sigterm_finishes_the_request_in_flight_and_exits_with_0(
     database_url: str, tmp_path: Path
 ) -> None:
-    """A real process: a login under way succeeds, and an idle connection does not hold it."""
+    """A login in progress succeeds, and an idle connection does not delay the exit."""
     await make_user(database_url)
     port = free_port()
     process = ServerProcess(

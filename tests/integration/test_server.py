@@ -78,7 +78,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    """A server sets up the logs of its process: leave nothing of that behind."""
+    """Reset the logs, which a server sets up for its process."""
     yield
     structlog.reset_defaults()
 
@@ -112,7 +112,7 @@ async def user(database_url: str) -> User:
 
 @pytest.fixture
 async def tokens(client: Client, user: User) -> pb.TokenPair:
-    """The first tokens of a session of ada's."""
+    """The first tokens of one of ada's sessions."""
     return await client.login()
 
 
@@ -122,7 +122,7 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 
 
 async def active(client: Client, token: str) -> bool:
-    """Tell whether a token is good."""
+    """Tell whether a token is active."""
     return (await client.validate(token)).active
 
 
@@ -156,7 +156,7 @@ async def test_health_lists_every_service(client: Client) -> None:
 
 @pytest.mark.parametrize("service", ["", *SERVICES])
 async def test_a_health_watch_ends_when_the_server_stops(database_url: str, service: str) -> None:
-    """It says NOT_SERVING and ends in peace, instead of holding the server for its whole grace."""
+    """It sends NOT_SERVING and ends, so that the server need not wait for it."""
     async with running(make_settings(database_url, drain_timeout="1h")) as server:
         client = await Client(address(server)).ready()
         watch = client.health.Watch(health_pb2.HealthCheckRequest(service=service))
@@ -181,7 +181,7 @@ async def test_a_health_watch_of_an_unknown_service_says_so_and_goes_on(
 
 
 async def test_a_health_watch_that_is_cancelled_ends(client: Client) -> None:
-    """A client that goes leaves nothing behind that a stop would wait for."""
+    """A stop does not wait for a client that has gone."""
     watch = client.health.Watch(health_pb2.HealthCheckRequest())
     await watch.read()
     watch.cancel()
@@ -191,7 +191,7 @@ async def test_a_health_watch_that_is_cancelled_ends(client: Client) -> None:
 async def test_without_its_database_the_server_fails_closed_and_recovers(
     database_url: str, user: User
 ) -> None:
-    """Past the freshness limit nothing is called good; once the database is back, all is well."""
+    """Past the freshness limit no token is active; the server recovers with the database."""
     proxy = Proxy(database_target(database_url))
     await proxy.open()
     settings = make_settings(
@@ -322,7 +322,7 @@ async def test_reflection_may_be_switched_off(database_url: str) -> None:
 async def test_login_by_password_returns_a_pair_of_tokens(
     client: Client, user: User, settings: Settings
 ) -> None:
-    """All that the response promises is filled in."""
+    """Every field of the response is set."""
     request = pb.LoginRequest(
         password=pb.PasswordCredentials(identifier=USER, password=PASSWORD),
         audience=["orders"],
@@ -457,7 +457,7 @@ async def test_refresh_may_narrow_the_scope_and_never_widen_it(
 
 
 async def test_refresh_without_a_token_names_the_field(client: Client) -> None:
-    """A token that is missing is a fault of the request, one that is no good of the grant."""
+    """A missing token is INVALID_ARGUMENT, an invalid one INVALID_GRANT."""
     seen = await refusal(client.refresh(""))
     assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["refresh_token"])
     seen = await refusal(client.refresh("no.good.token"))
@@ -549,7 +549,7 @@ async def test_validate_holds_a_token_against_what_is_wanted(
 async def test_validate_of_no_token_at_all_is_a_normal_answer(
     client: Client, token: str, reason: int
 ) -> None:
-    """RFC 7662 section 2.2: whatever is presented, the answer is inactive and no error."""
+    """RFC 7662 section 2.2: any invalid token is inactive, without an error."""
     reply = await client.validate(token)
     assert (reply.active, reply.inactive_reason) == (False, reason)
 
@@ -560,7 +560,7 @@ async def test_validate_does_not_take_a_refresh_token(client: Client, tokens: pb
 
 
 async def test_validate_without_a_token_names_the_field(client: Client) -> None:
-    """A request that asks nothing is a fault of the request."""
+    """A request without a token is INVALID_ARGUMENT."""
     seen = await refusal(client.validate(""))
     assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["access_token"])
 
@@ -581,7 +581,7 @@ async def test_validate_without_a_token_names_the_field(client: Client) -> None:
 async def test_a_staleness_out_of_range_names_the_field(
     client: Client, tokens: pb.TokenPair, staleness: Duration
 ) -> None:
-    """No duration that protobuf forbids gets as far as the clock."""
+    """A duration that protobuf forbids is refused."""
     request = pb.ValidateRequest(access_token=tokens.access_token, max_staleness=staleness)
     seen = await refusal(client.auth.Validate(request))
     assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["max_staleness"])
@@ -590,7 +590,7 @@ async def test_a_staleness_out_of_range_names_the_field(
 async def test_a_staleness_that_cannot_be_met_fails_closed(
     client: Client, tokens: pb.TokenPair
 ) -> None:
-    """Who wants no staleness at all gets no verdict rather than an old one."""
+    """A request that allows no staleness gets no verdict rather than an old one."""
     request = pb.ValidateRequest(access_token=tokens.access_token, max_staleness=Duration())
     seen = await refusal(client.auth.Validate(request))
     assert (seen.code, seen.reason) == (grpc.StatusCode.UNAVAILABLE, "REVOCATIONS_STALE")
@@ -609,7 +609,7 @@ async def batch(client: Client, *requests: pb.ValidateRequest) -> Any:
 async def test_a_batch_is_answered_in_order(
     client: Client, tokens: pb.TokenPair, size: int
 ) -> None:
-    """Each verdict stands where its token stood, and each request keeps its own wishes."""
+    """Verdicts are in the order of the tokens, and each request has its own options."""
     kinds = [
         pb.ValidateRequest(access_token=tokens.access_token),
         pb.ValidateRequest(access_token="x"),
@@ -732,7 +732,7 @@ async def test_an_admin_may_end_the_sessions_of_others(
 async def test_nobody_else_may_end_the_sessions_of_others(
     client: Client, tokens: pb.TokenPair, user: User, database_url: str
 ) -> None:
-    """A session that is not one's own is not found, so that ids cannot be probed."""
+    """Sessions of others are not found, so ids cannot be probed."""
     await make_user(database_url, "eve@example.com")
     credentials = pb.PasswordCredentials(identifier="eve@example.com", password=PASSWORD)
     eve = (await client.auth.Login(pb.LoginRequest(password=credentials))).tokens
@@ -783,7 +783,7 @@ async def test_revoke_of_nothing_names_what_is_missing(
 async def test_a_session_id_that_is_none_names_the_field(
     client: Client, tokens: pb.TokenPair
 ) -> None:
-    """What is no UUID does not get as far as the database."""
+    """A text that is not a UUID is refused before the database."""
     request = pb.RevokeRequest(session_id="1 OR 1=1")
     seen = await refusal(client.auth.Revoke(request, metadata=bearer(tokens.access_token)))
     assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["session_id"])
@@ -852,7 +852,7 @@ def verifier(client: Client) -> Any:
 
 
 async def test_a_shared_key_is_never_published(client: Client) -> None:
-    """Who has it can sign: the key set is empty."""
+    """Its holders can sign, so the key set is empty."""
     reply = await verifier(client).GetJwks(verifier_pb.GetJwksRequest())
     assert json.loads(reply.jwks_json) == {"keys": []}
 
@@ -861,7 +861,7 @@ async def test_a_shared_key_is_never_published(client: Client) -> None:
 async def test_tokens_verify_with_the_published_keys(
     database_url: str, user: User, algorithm: str
 ) -> None:
-    """Whoever has nothing but the key set can check what this server signs."""
+    """The key set alone is enough to verify this server's tokens."""
     settings = make_settings(database_url, signing_algorithm=algorithm, shared_key=None)
     async with running(settings) as server:
         client = await Client(address(server)).ready()
@@ -909,7 +909,7 @@ async def test_tokens_from_before_a_change_of_algorithm_stay_good(
 
 
 async def test_a_method_that_nobody_has_is_unimplemented_with_a_reason(client: Client) -> None:
-    """A typing error of a client's gets a reason and a hint."""
+    """A mistyped method gets a reason and a hint."""
     calling: Any = client.channel.unary_unary("/authn.v1.AuthService/Logon")
     seen = await refusal(calling(b"", timeout=TIMEOUT))
     assert (seen.code, seen.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED")
@@ -923,7 +923,7 @@ async def test_a_method_that_nobody_has_is_unimplemented_with_a_reason(client: C
 async def test_bytes_that_are_no_message_are_an_invalid_argument(
     client: Client, method: str, data: bytes
 ) -> None:
-    """Cut off, of no type, or text that is not UTF-8: the fault is the client's."""
+    """Truncated, of an invalid type, or not UTF-8: INVALID_ARGUMENT."""
     calling: Any = client.channel.unary_unary(f"/authn.v1.AuthService/{method}")
     seen = await refusal(calling(data, timeout=TIMEOUT))
     assert (seen.code, seen.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
@@ -964,7 +964,7 @@ async def start_error(settings: Settings) -> ConfigError:
 async def test_a_port_in_use_is_named_with_its_setting(
     server: Server, client: Client, database_url: str
 ) -> None:
-    """The second server tells what to change, and the first goes on."""
+    """The second server says what to change, and the first continues."""
     error = await start_error(make_settings(database_url, grpc_address=address(server)))
     assert "AUTH_GRPC_ADDRESS" in error.text
     assert address(server) in error.text
@@ -982,7 +982,7 @@ async def test_a_start_that_fails_late_closes_what_it_has_opened(
 
 
 async def test_servers_may_share_a_port_when_told_to(database_url: str, user: User) -> None:
-    """With SO_REUSEPORT a second process on the port is no mistake."""
+    """SO_REUSEPORT allows a second process on the port."""
     async with running(make_settings(database_url, grpc_reuse_port=True)) as first:
         second = make_settings(database_url, grpc_reuse_port=True, grpc_address=address(first))
         async with running(second) as other:
@@ -999,13 +999,13 @@ async def test_an_address_of_another_machine_is_named_with_its_setting(database_
 
 
 async def test_a_database_that_does_not_answer_is_unavailable() -> None:
-    """It may be about to start: whoever runs the server tries again."""
+    """The database may be about to start, so the start can be retried."""
     with pytest.raises(Unavailable, match="database"):
         await Server(make_settings("postgresql://auth@127.0.0.1:1/auth")).start()
 
 
 async def test_a_database_that_does_not_exist_is_named(databases: Databases) -> None:
-    """No retry will make it: the operator has to."""
+    """A retry cannot help; the operator has to act."""
     error = await start_error(make_settings(databases.database("auth_missing")))
     assert "does not exist" in error.text
 
@@ -1017,7 +1017,7 @@ async def test_a_database_without_its_schema_names_the_command(empty_database_ur
 
 
 async def test_another_master_key_is_named_with_its_setting(database_url: str) -> None:
-    """The stored keys tell that they were sealed with another, before anything is served."""
+    """The stored keys, which it cannot decrypt, are checked before the server serves."""
     async with running(make_settings(database_url, shared_key=None)):
         pass
     other = base64.urlsafe_b64encode(bytes(range(64, 96))).decode()
@@ -1047,7 +1047,7 @@ async def test_servers_that_start_at_once_agree_on_one_key(
 
 
 async def test_a_key_that_the_server_made_outlives_a_restart(database_url: str, user: User) -> None:
-    """Tokens from before a restart stay good."""
+    """Tokens from before a restart stay valid."""
     settings = make_settings(database_url, shared_key=None)
     pairs = []
     for _ in range(2):
@@ -1064,7 +1064,7 @@ async def test_a_key_that_the_server_made_outlives_a_restart(database_url: str, 
 async def test_a_call_in_flight_is_answered_before_the_server_stops(
     database_url: str, user: User
 ) -> None:
-    """What was begun is finished: the client of a server that stops sees no error."""
+    """Calls in progress finish without an error when the server stops."""
     async with running(make_settings(database_url)) as server:
         client = await Client(address(server)).ready()
         watch = client.health.Watch(health_pb2.HealthCheckRequest())
@@ -1110,7 +1110,7 @@ async def test_a_stopped_server_takes_no_calls(database_url: str) -> None:
 
 
 async def test_a_server_that_never_started_may_be_stopped(settings: Settings) -> None:
-    """Whoever cleans up need not ask how far it came."""
+    """Stopping is safe at any point of the start."""
     await Server(settings).stop()
 
 

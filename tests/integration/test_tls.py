@@ -124,7 +124,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    """A server sets up the logs of its process: leave nothing of that behind."""
+    """Reset the logs, which a server sets up for its process."""
     yield
     structlog.reset_defaults()
 
@@ -235,7 +235,7 @@ async def test_the_servers_own_authority_makes_no_clients(
 async def test_a_renewed_certificate_is_shown_and_standing_connections_stay(
     tls: Settings, files: Files
 ) -> None:
-    """The standing client trusts the old authority alone: a connection anew would fail."""
+    """The old client trusts only the old authority, so it must keep its connection."""
     before, after = files.authority, trustme.CA()
     async with running(tls) as server, connect(server, before) as standing:
         await ask(standing)
@@ -298,7 +298,7 @@ async def test_with_broken_files_the_certificate_before_them_stays(
 async def test_a_renewal_that_is_half_done_is_taken_up_once_it_is_complete(
     tls: Settings, files: Files
 ) -> None:
-    """Between the new chain and its key the old pair is served, and after both the new."""
+    """Until both files are replaced, the old pair is used."""
     issued = files.authority.issue_cert("127.0.0.1")
     async with running(tls) as server:
         old = files.leaf

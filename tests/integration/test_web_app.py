@@ -74,7 +74,7 @@ def page(made: Edge) -> dict[str, str]:
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_an_unknown_path_is_not_found(shared: Edge, path: str, method: str) -> None:
-    """And never a redirect, which would go where the Host header says."""
+    """There is no redirect, which would use the Host header."""
     answer = await shared.http.request(method, path)
     assert_error(answer, 404, "not_found", "NOT_FOUND")
 
@@ -134,7 +134,7 @@ async def failing() -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.mark.parametrize("name", FAILURES)
 async def test_a_handler_that_fails_tells_nothing_of_why(name: str) -> None:
-    """A fault of ours has one constant text for the client, and its cause in the log."""
+    """An internal error has a constant text for the client, and its cause is in the log."""
     _, status, code, reason = FAILURES[name]
     async with failing() as http:
         with capture_logs() as logs:
@@ -147,7 +147,7 @@ async def test_a_handler_that_fails_tells_nothing_of_why(name: str) -> None:
 
 
 async def test_a_response_that_breaks_off_is_logged() -> None:
-    """What has been sent cannot be taken back; nothing of the cause follows it."""
+    """What has been sent stays; the cause does not follow it."""
     async with failing() as http:
         with capture_logs() as logs, pytest.raises(httpx.RemoteProtocolError):
             await http.get("/broken")
@@ -158,7 +158,7 @@ async def test_a_response_that_breaks_off_is_logged() -> None:
 
 
 async def post(made: Edge, path: str, body: Any, kind: str | None = None) -> httpx.Response:
-    """Post a body as a caller who is otherwise let in."""
+    """Post a body with valid credentials."""
     headers = {"content-type": kind or (FORM if path in FORMS else JSON)}
     if path in OBJECTS:
         return await made.http.post(path, content=body, headers=headers | page(made))
@@ -167,14 +167,14 @@ async def post(made: Edge, path: str, body: Any, kind: str | None = None) -> htt
 
 
 async def chunks(size: int) -> AsyncIterator[bytes]:
-    """Return a body whose length is not told."""
+    """Return a body without a content-length."""
     for _ in range(size // 1024):
         yield b"x" * 1024
 
 
 @pytest.mark.parametrize("path", [*FORMS, "/v1/login", "/v1/refresh"])
 async def test_a_large_body_is_refused(shared: Edge, path: str) -> None:
-    """Whether its length is told or not; the largest one is merely no form."""
+    """With and without a content-length; a body of the largest size is read."""
     for body in (b"x" * (LARGEST_BODY + 1), chunks(2 * LARGEST_BODY)):
         answer = await post(shared, path, body)
         assert_error(answer, 413, "invalid_request", "INVALID_ARGUMENT")
@@ -183,7 +183,7 @@ async def test_a_large_body_is_refused(shared: Edge, path: str) -> None:
 
 
 async def test_a_body_that_breaks_off_is_no_fault_of_ours(shared: Edge) -> None:
-    """A client that goes leaves an ordinary line in the log, and no traceback."""
+    """A client that disconnects leaves one line in the log, and no traceback."""
     with capture_logs() as logs:
         _, writer = await asyncio.open_connection("127.0.0.1", shared.server.http_port)
         head = f"POST /oauth2/token HTTP/1.1\r\nhost: a\r\ncontent-type: {FORM}\r\n"
@@ -279,7 +279,7 @@ CREDENTIALS = (
 async def assert_answered(
     made: Edge, path: str, body: bytes, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    """Whatever is sent, the answer is a success or an error of the one form, and no 500."""
+    """Any input gets a success or an error of the documented form, never 500."""
     answer = await made.http.post(path, content=body, headers=headers)
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
@@ -370,7 +370,7 @@ async def test_metrics_count_calls_of_both_edges(shared: Edge) -> None:
 
 
 async def test_strangers_make_no_labels(shared: Edge) -> None:
-    """However many paths and methods are tried, they count as one."""
+    """All unknown paths and methods are counted as one."""
     name = "auth_http_requests_total"
     await shared.http.get("/nothing")
     before = await samples(shared, name)
@@ -417,7 +417,7 @@ def _http_address(process: ServerProcess) -> str:
 
 
 async def _last_line(process: ServerProcess, url: str) -> None:
-    """Wait until all that came before is in the log."""
+    """Wait until everything before is in the log."""
     async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
         await http.request("PUT", "/healthz")
 
@@ -428,7 +428,7 @@ async def _last_line(process: ServerProcess, url: str) -> None:
 
 
 async def _send_everything(url: str, secret: str) -> list[str]:
-    """Send secrets wherever a request has room for them, and return them."""
+    """Send secrets in every part of a request, and return them."""
     own = {"origin": url, "x-requested-with": "fetch"}
     async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT, trust_env=False) as http:
         login = {"identifier": USER, "password": PASSWORD}

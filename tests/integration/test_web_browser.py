@@ -122,7 +122,7 @@ def database_url(module_database_url: str) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def _process() -> Iterator[None]:
-    """No variables of this process; and a server's set-up of the logs is undone."""
+    """Clear the AUTH_* variables of this process, and reset the logs that a server sets up."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AUTH_")]:
             patch.delenv(name)
@@ -191,7 +191,7 @@ def app(replica: Server, http: httpx.AsyncClient) -> Page:
 
 
 async def soon_inactive(client: Client, token: str) -> None:
-    """Return once a server calls an access token no good."""
+    """Return once a server answers that an access token is inactive."""
 
     async def inactive() -> bool:
         return not (await client.validate(token)).active
@@ -278,7 +278,7 @@ async def test_an_access_cookie_has_the_attributes_of_the_other_and_the_tokens_l
 
 
 async def test_a_bearer_goes_before_the_access_cookie(app: Page) -> None:
-    """A caller that shows a token is judged by that one, be it no good."""
+    """The header decides if there is one, even if its token is invalid."""
     await app.login()
     assert (await app.send("GET", "/v1/session", headers=bearer("x.y.z"))).status_code == 401
 
@@ -295,7 +295,7 @@ async def test_the_session_tells_the_claims_of_the_bearer(page: Page) -> None:
 async def test_the_list_of_sessions_shows_the_browser(
     page: Page, rpc: Client, database_url: str
 ) -> None:
-    """By its User-Agent without what cannot be shown, or by the label that the page gives."""
+    """By its User-Agent without unprintable characters, or by the label that the page sends."""
     await make_user(database_url, "grace@example.com")
     grace = {"identifier": "grace@example.com"}
     agent = b"Firefox/99\t(\x85Linux) " + b"a" * 300
@@ -366,7 +366,7 @@ async def test_a_login_without_body_names_what_is_missing(page: Page) -> None:
 
 
 async def test_a_form_is_no_login(page: Page) -> None:
-    """What a form of any page could send is not read at all."""
+    """A body that a form of another page could send is not read."""
     for kind in ("application/x-www-form-urlencoded", "text/plain"):
         response = await page.send(
             "POST", "/v1/login", content=b'{"identifier": "a"}', headers={"content-type": kind}
@@ -438,7 +438,7 @@ async def test_two_tabs_that_refresh_at_once_share_the_successor(page: Page, app
 
 
 async def test_without_a_good_cookie_there_is_no_refresh(page: Page) -> None:
-    """It is 401, and the browser's cookie is left alone: another tab may have just logged in."""
+    """It is 401, and the cookie stays: another tab may have just logged in."""
     content = await page.login()
     access, cookie = content["access_token"], page.cookie
     assert (await page.send("POST", "/v1/refresh", cookies={})).status_code == 401
@@ -452,7 +452,7 @@ async def test_without_a_good_cookie_there_is_no_refresh(page: Page) -> None:
 async def test_an_old_cookie_after_the_grace_ends_the_session(
     page: Page, database_url: str, rpc: Client
 ) -> None:
-    """Reuse: the thief's copy and the rightful cookie are both no good from then on."""
+    """Reuse ends the session: neither the copy nor the rightful cookie is valid afterwards."""
     await page.login()
     old = page.cookie
     content = (await page.refresh()).json()
@@ -467,7 +467,7 @@ async def test_an_old_cookie_after_the_grace_ends_the_session(
 async def test_a_cookie_that_has_just_succeeded_another_is_its_own_successor(
     page: Page, app: Page, database_url: str
 ) -> None:
-    """However many tabs refresh, at whichever server: within the grace there is one step only."""
+    """Any number of tabs, at any server, rotate once within the grace."""
     await page.login()
     first = page.cookie
     await page.refresh()
@@ -622,7 +622,7 @@ async def test_logout_by_the_access_cookie_alone_ends_the_session(
 async def test_logout_without_a_session_clears_the_cookies(
     page: Page, cookies: dict[str, str], headers: dict[str, str]
 ) -> None:
-    """Whatever is no good has ended already."""
+    """Does nothing if the token is invalid."""
     response = await page.send("POST", "/v1/logout", cookies=cookies, headers=headers)
     assert response.status_code == 204
     assert set_cookies(response).keys() == {REFRESH_COOKIE, ACCESS_COOKIE}
@@ -640,7 +640,7 @@ async def test_logout_may_be_repeated(page: Page) -> None:
 async def test_logout_of_a_service_account_says_where_its_token_ends(
     page: Page, rpc: Client, database_url: str
 ) -> None:
-    """It has no session: to answer 204 would make believe that the token had ended."""
+    """It has no session, and 204 would wrongly mean that the token has ended."""
     secret = await make_service_account(database_url)
     credentials = pb.ClientCredentials(client_id=SERVICE, client_secret=secret)
     tokens = (await rpc.auth.Login(pb.LoginRequest(client=credentials))).tokens
@@ -653,7 +653,7 @@ async def test_logout_of_a_service_account_says_where_its_token_ends(
 async def test_logout_of_a_session_whose_row_is_gone_clears_the_cookies(
     page: Page, database_url: str
 ) -> None:
-    """A database that lost its last commits keeps nobody from logging out."""
+    """Logging out works after the database has lost its last commits."""
     content = await page.login()
     sid = content["session_id"]
     await query(database_url, f"DELETE FROM sessions WHERE id = '{sid}'")  # noqa: S608
@@ -684,7 +684,7 @@ async def assert_refused(page: Page, headers: dict[str, Any] | list[tuple[str, s
 
 
 def counted(database_url: str) -> Any:
-    """Return how often it was tried to log the stranger in."""
+    """Return how many logins of the unknown user were attempted."""
     return query(
         database_url, "SELECT count(*) FROM login_throttle WHERE identifier LIKE 'stranger@%'"
     )
@@ -831,7 +831,7 @@ async def test_no_other_origin_is_allowed(app: Page, origin: str) -> None:
 
 
 async def test_errors_too_may_be_read_by_a_configured_origin(app: Page) -> None:
-    """Otherwise the page could not tell a 401 from a network that is down."""
+    """Otherwise the page could not distinguish a 401 from a network failure."""
     calls: list[tuple[str, str, dict[str, Any], int]] = [
         ("POST", "/v1/login", {"json": {}}, 400),
         ("POST", "/v1/refresh", {}, 401),
