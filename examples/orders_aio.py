@@ -1,4 +1,4 @@
-"""A grpc.aio service that verifies access tokens itself, and hears of revocations at once.
+"""A grpc.aio service that verifies access tokens locally and learns of revocations at once.
 
 AUTH_ADDRESSES=127.0.0.1:50051 AUTH_SHARED_KEY=… python examples/orders_aio.py 127.0.0.1:50061
 """
@@ -29,12 +29,12 @@ RULES = Rules(
 
 
 async def list_orders(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-    """Answer whose orders these are."""
+    """Return the name of the caller."""
     return f"orders of {principal().subject}".encode()
 
 
 async def delete_order(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-    """Delete one; only admins get here."""
+    """Delete an order; the rules admit admins only."""
     return b"deleted"
 
 

@@ -1,4 +1,4 @@
-"""A FastAPI service that verifies access tokens itself, and hears of revocations at once.
+"""A FastAPI service that verifies access tokens locally and learns of revocations at once.
 
 AUTH_ADDRESSES=127.0.0.1:50051 AUTH_SHARED_KEY=… python examples/orders_fastapi.py 127.0.0.1:50063
 """
@@ -23,7 +23,7 @@ verifier = LocalVerifier(
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Follow the authentication service as long as the application runs."""
+    """Follow the authentication service while the application runs."""
     async with verifier:
         yield
 
@@ -35,13 +35,13 @@ Admin = Annotated[AccessClaims, Depends(require(verifier, audience="internal", r
 
 @app.get("/orders")
 async def list_orders(caller: Caller) -> str:
-    """Answer whose orders these are."""
+    """Return the name of the caller."""
     return f"orders of {caller.subject}"
 
 
 @app.delete("/orders/{order}")
 async def delete_order(order: int, caller: Admin) -> str:
-    """Delete one; only admins get here."""
+    """Delete an order; only admins are admitted."""
     return "deleted"
 
 

@@ -1,4 +1,4 @@
-"""The same service on threads: grpc.server and the thread-backed verifier.
+"""A grpc.server service on threads that verifies access tokens locally.
 
 AUTH_ADDRESSES=127.0.0.1:50051 AUTH_SHARED_KEY=… python examples/orders_sync.py 127.0.0.1:50062
 """
@@ -22,12 +22,12 @@ RULES = Rules(
 
 
 def list_orders(request: bytes, context: grpc.ServicerContext) -> bytes:
-    """Answer whose orders these are."""
+    """Return the name of the caller."""
     return f"orders of {principal().subject}".encode()
 
 
 def delete_order(request: bytes, context: grpc.ServicerContext) -> bytes:
-    """Delete one; only admins get here."""
+    """Delete an order; the rules admit admins only."""
     return b"deleted"
 
 

@@ -31,9 +31,9 @@ if _version_not_supported:
 
 
 class AccountServiceStub(object):
-    """AccountService is about the caller's own account and sessions. The caller presents its access
-    token in the metadata `authorization: Bearer …`; a service account has no account of this kind
-    and gets PERMISSION_DENIED.
+    """AccountService shows and changes the caller's own account and sessions. The caller presents its
+    access token in the metadata `authorization: Bearer …`. A service account has no account of this
+    kind and gets PERMISSION_DENIED.
     """
 
     def __init__(self, channel):
@@ -60,9 +60,9 @@ class AccountServiceStub(object):
 
 
 class AccountServiceServicer(object):
-    """AccountService is about the caller's own account and sessions. The caller presents its access
-    token in the metadata `authorization: Bearer …`; a service account has no account of this kind
-    and gets PERMISSION_DENIED.
+    """AccountService shows and changes the caller's own account and sessions. The caller presents its
+    access token in the metadata `authorization: Bearer …`. A service account has no account of this
+    kind and gets PERMISSION_DENIED.
     """
 
     def GetAccount(self, request, context):
@@ -81,7 +81,7 @@ class AccountServiceServicer(object):
 
     def ChangePassword(self, request, context):
         """ChangePassword replaces the caller's password and ends the caller's other sessions. The present
-        session goes on with the tokens that it has. Wrong passwords count as those of Login do.
+        session continues with its tokens. A wrong password counts as an attempt, as in Login.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,9 +113,9 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService(object):
-    """AccountService is about the caller's own account and sessions. The caller presents its access
-    token in the metadata `authorization: Bearer …`; a service account has no account of this kind
-    and gets PERMISSION_DENIED.
+    """AccountService shows and changes the caller's own account and sessions. The caller presents its
+    access token in the metadata `authorization: Bearer …`. A service account has no account of this
+    kind and gets PERMISSION_DENIED.
     """
 
     @staticmethod

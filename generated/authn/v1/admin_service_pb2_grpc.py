@@ -89,7 +89,7 @@ class AdminServiceServicer(object):
     """
 
     def CreateUser(self, request, context):
-        """CreateUser makes an account for a person.
+        """CreateUser creates an account for a person.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,7 +124,7 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateServiceAccount(self, request, context):
-        """CreateServiceAccount makes an account for a service and returns its secret, once.
+        """CreateServiceAccount creates an account for a service and returns its secret, once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,7 +138,7 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RotateKeys(self, request, context):
-        """RotateKeys makes a new signing key.
+        """RotateKeys creates a new signing key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -31,7 +31,7 @@ if _version_not_supported:
 
 
 class AuthServiceStub(object):
-    """AuthService turns credentials into tokens, and tells a good token from a bad one.
+    """AuthService issues tokens for credentials, and validates access tokens.
     """
 
     def __init__(self, channel):
@@ -68,11 +68,11 @@ class AuthServiceStub(object):
 
 
 class AuthServiceServicer(object):
-    """AuthService turns credentials into tokens, and tells a good token from a bad one.
+    """AuthService issues tokens for credentials, and validates access tokens.
     """
 
     def Login(self, request, context):
-        """Login trades credentials for an access token and a refresh token. Every failure of a
+        """Login returns an access token and a refresh token for credentials. Every failure of a
         credential is UNAUTHENTICATED with reason INVALID_CREDENTIALS, whatever its cause.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -80,31 +80,31 @@ class AuthServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Refresh(self, request, context):
-        """Refresh trades a refresh token for a new pair (RFC 6749 section 6). It is idempotent: the
-        retry of a lost response gets the same successor, byte for byte.
+        """Refresh returns a new pair of tokens for a refresh token (RFC 6749 section 6). It is
+        idempotent: the retry of a lost response gets the same successor, byte for byte.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Revoke(self, request, context):
-        """Revoke ends a session, all sessions of a user, or one access token (RFC 7009). A token that
-        is unknown, expired or revoked already still answers OK.
+        """Revoke ends a session, all sessions of a user, or one access token (RFC 7009). The answer is
+        also OK if the token is unknown, expired or already revoked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Validate(self, request, context):
-        """Validate tells whether an access token is good, from memory. A token that is not good is an
-        ordinary answer with `active = false` (RFC 7662 section 2.2).
+        """Validate tells whether an access token is valid, from memory. For an invalid token the answer
+        is an ordinary response with `active = false` (RFC 7662 section 2.2).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchValidate(self, request, context):
-        """BatchValidate validates up to 1,000 tokens and answers each in the order of the request.
+        """BatchValidate validates up to 1,000 tokens. The verdicts have the order of the request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,7 +146,7 @@ def add_AuthServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuthService(object):
-    """AuthService turns credentials into tokens, and tells a good token from a bad one.
+    """AuthService issues tokens for credentials, and validates access tokens.
     """
 
     @staticmethod
