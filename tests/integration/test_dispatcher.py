@@ -272,7 +272,7 @@ async def test_what_cannot_be_parsed_is_an_invalid_argument(call: Call, shape: s
 
 
 @pytest.mark.parametrize("shape", ["stream_unary", "stream_stream"])
-async def test_garbage_in_the_midst_of_a_stream_ends_it(call: Call, shape: str) -> None:
+async def test_an_unreadable_message_ends_a_stream(call: Call, shape: str) -> None:
     """Each message of a stream is parsed separately."""
     error = await refusal(call, shape, b"a", b"garbage", b"b")
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT

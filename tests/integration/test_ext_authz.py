@@ -197,7 +197,7 @@ async def test_spoofed_identity_headers_are_overwritten(
 
 
 @pytest.mark.parametrize("authorization", [None, "Bearer no.good.token", "Basic YWRhOngK"])
-async def test_a_stranger_on_a_public_route_passes_without_any_identity(
+async def test_an_anonymous_caller_passes_a_public_route_without_identity(
     envoy: Envoy, authorization: str | None
 ) -> None:
     """All four headers are removed, so a spoofed one never reaches the upstream."""
@@ -251,7 +251,7 @@ async def test_odd_names_arrive_percent_encoded(envoy: Envoy, token: Callable[..
     }
 
 
-async def test_a_token_with_control_characters_is_no_good(
+async def test_a_token_with_control_characters_is_invalid(
     envoy: Envoy, token: Callable[..., str]
 ) -> None:
     """Even if properly signed, not even in encoded form."""
@@ -608,7 +608,7 @@ async def test_a_verifier_that_fails_lets_nobody_in(
     assert "secret plan" in caplog.text
 
 
-async def test_what_is_no_check_request_is_refused_with_a_reason(client: Client) -> None:
+async def test_an_unreadable_check_request_is_refused_with_a_reason(client: Client) -> None:
     """Its errors are those of every method here."""
     check: Any = client.channel.unary_unary(METHOD)
     seen = await refusal(check(b"\xff", timeout=TIMEOUT))

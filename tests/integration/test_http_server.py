@@ -331,7 +331,7 @@ async def test_headers_without_end_are_cut_off(chunk: bytes) -> None:
     ],
     ids=["no host", "two hosts", "two lengths", "NUL", "space before colon", "TLS"],
 )
-async def test_what_is_no_request_is_refused(request_: bytes) -> None:
+async def test_an_invalid_request_is_refused(request_: bytes) -> None:
     """An ambiguous request does not reach the application, and the connection is closed."""
     async with serving() as server:
         reader, writer = await connect(server.port, request_)

@@ -527,7 +527,7 @@ async def test_validate_tells_all_claims(
         ({"max_staleness": Duration(seconds=315_576_000_000)}, pb.INACTIVE_REASON_UNSPECIFIED),
     ],
 )
-async def test_validate_holds_a_token_against_what_is_wanted(
+async def test_validate_checks_a_token_against_the_requirements(
     client: Client, tokens: pb.TokenPair, wanted: dict[str, Any], reason: int
 ) -> None:
     """A token that falls short is a normal answer, without claims and with the reason."""
@@ -756,7 +756,7 @@ async def test_nobody_else_may_end_the_sessions_of_others(
     ],
     ids=["refresh_token", "access_token"],
 )
-async def test_revoke_of_a_token_that_is_no_good_succeeds(
+async def test_revoke_of_an_invalid_token_succeeds(
     client: Client, request_: pb.RevokeRequest
 ) -> None:
     """RFC 7009 section 2.2: there is nothing left to revoke."""

@@ -182,7 +182,7 @@ async def test_a_large_body_is_refused(shared: Edge, path: str) -> None:
     assert_error(answer, 400, "invalid_request", "INVALID_ARGUMENT")
 
 
-async def test_a_body_that_breaks_off_is_no_fault_of_ours(shared: Edge) -> None:
+async def test_a_truncated_body_is_not_an_internal_error(shared: Edge) -> None:
     """A client that disconnects leaves one line in the log, and no traceback."""
     with capture_logs() as logs:
         _, writer = await asyncio.open_connection("127.0.0.1", shared.server.http_port)
@@ -295,7 +295,7 @@ async def assert_answered(
 @example(b"grant_type=client_credentials&audience=%00", [], True)
 @example(b"grant_type=refresh_token&refresh_token=a&client_id=%00", [], False)
 @example(b"grant_type=client_credentials&client_id=" + b"a" * 3000 + b"&client_secret=a", [], False)
-async def test_no_form_is_a_fault_of_ours(
+async def test_no_form_causes_an_internal_error(
     shared: Edge, path: str, body: bytes, credentials: list[bytes], genuine: bool
 ) -> None:
     """Any bytes, any credentials."""
@@ -310,7 +310,7 @@ async def test_no_form_is_a_fault_of_ours(
 @pytest.mark.parametrize("path", OBJECTS)
 @settings(deadline=None, max_examples=20)
 @given(DOCUMENTS, st.lists(VISIBLE, max_size=2), st.lists(CREDENTIALS, max_size=2))
-async def test_no_document_is_a_fault_of_ours(
+async def test_no_document_causes_an_internal_error(
     shared: Edge, path: str, body: bytes, cookies: list[bytes], credentials: list[bytes]
 ) -> None:
     """Any bytes, any cookies."""
@@ -369,7 +369,7 @@ async def test_metrics_count_calls_of_both_edges(shared: Edge) -> None:
     assert after[1]["OK", method] == before[1].get(("OK", method), 0) + 1
 
 
-async def test_strangers_make_no_labels(shared: Edge) -> None:
+async def test_unknown_paths_add_no_labels(shared: Edge) -> None:
     """All unknown paths and methods are counted as one."""
     name = "auth_http_requests_total"
     await shared.http.get("/nothing")

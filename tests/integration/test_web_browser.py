@@ -865,7 +865,7 @@ async def test_a_configured_origin_can_read_an_internal_error(app: Page, databas
     assert [entry["event"] for entry in logs].count("http_failed") == 1
 
 
-async def test_what_is_not_of_browsers_has_no_cors(app: Page) -> None:
+async def test_other_routes_have_no_cors(app: Page) -> None:
     """The configured origins are for /v1 only."""
     for path in ("/.well-known/jwks.json", "/oauth2/token", "/auth", "/metrics", "/nothing"):
         assert not cors(await app.send("GET", path))

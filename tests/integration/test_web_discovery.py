@@ -68,7 +68,9 @@ async def test_keys_are_public_and_complete() -> None:
 
 @pytest.mark.parametrize("path", [JWKS, METADATA])
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', '"other",W/{} , "more"', "*"])
-async def test_who_has_it_is_told_so(shared: Edge, path: str, form: str) -> None:
+async def test_a_client_with_the_current_version_gets_304(
+    shared: Edge, path: str, form: str
+) -> None:
     """RFC 9110 section 13.1.2: 304 without a body, with the headers that a cache renews."""
     first = await shared.http.get(path)
     given = form.format(first.headers["etag"])
@@ -80,7 +82,9 @@ async def test_who_has_it_is_told_so(shared: Edge, path: str, form: str) -> None
 
 @pytest.mark.parametrize("path", [JWKS, METADATA])
 @pytest.mark.parametrize("given", ['"other"', "", '"', 'W/"other", "more"'])
-async def test_who_has_something_else_gets_it(shared: Edge, path: str, given: str) -> None:
+async def test_a_client_with_another_version_gets_the_content(
+    shared: Edge, path: str, given: str
+) -> None:
     """Any other tag, or garbage, gets the whole answer."""
     answer = await shared.http.get(path, headers={"if-none-match": given})
     assert answer.status_code == 200

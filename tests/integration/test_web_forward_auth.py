@@ -43,9 +43,7 @@ def identity(answer: httpx.Response) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_a_good_token_passes_whatever_the_method(
-    shared: Edge, token: str, method: str
-) -> None:
+async def test_a_valid_token_passes_with_any_method(shared: Edge, token: str, method: str) -> None:
     """Some gateways ask by the method of the request that they hold."""
     answer = await shared.http.request(method, "/auth", headers=bearer(token))
     assert (answer.status_code, answer.content) == (200, b"")
@@ -54,7 +52,7 @@ async def test_a_good_token_passes_whatever_the_method(
     assert (answer.status_code, identity(answer)) == (401, {})
 
 
-async def test_the_answer_tells_who_calls(shared: Edge, token: str) -> None:
+async def test_the_answer_identifies_the_caller(shared: Edge, token: str) -> None:
     """Roles hold any text: each is encoded, so that it stays one item of the list."""
     found = identity(await shared.http.get("/auth", headers=bearer(token)))
     assert found.keys() == set(NAMES)
@@ -62,7 +60,7 @@ async def test_the_answer_tells_who_calls(shared: Edge, token: str) -> None:
     assert [unquote(role) for role in found["x-auth-roles"].split(",")] == ["staff", "a,b%"]
 
 
-async def test_what_is_empty_is_left_out(shared: Edge) -> None:
+async def test_empty_headers_are_omitted(shared: Edge) -> None:
     """A service account has no session."""
     token = await shared.service_token()
     found = identity(await shared.http.get("/auth", headers=bearer(token)))
@@ -113,7 +111,7 @@ async def test_the_rule_is_in_the_query(shared: Edge, token: str, query: str, st
     assert bool(identity(answer)) == (status == 200 and "other" not in query)
 
 
-async def test_a_refusal_says_what_is_wanting(shared: Edge, token: str) -> None:
+async def test_a_refusal_says_what_is_missing(shared: Edge, token: str) -> None:
     """RFC 6750 section 3: the challenge, by status."""
     answer = await shared.http.get("/auth")
     assert_error(answer, 401, "invalid_token", "INVALID_TOKEN")
@@ -127,7 +125,7 @@ async def test_a_refusal_says_what_is_wanting(shared: Edge, token: str) -> None:
     assert answer.headers["www-authenticate"] == challenge
 
 
-async def test_a_stranger_passes_a_public_door_without_identity(shared: Edge) -> None:
+async def test_an_anonymous_caller_passes_a_public_rule_without_identity(shared: Edge) -> None:
     """So does the bearer of garbage."""
     for headers in ({}, bearer("garbage")):
         answer = await shared.http.get("/auth?public=true", headers=headers)
@@ -146,7 +144,7 @@ async def test_a_duplicate_authorization_is_refused(shared: Edge, token: str) ->
 
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Basic YTpi", "Bearer a b", b"Bearer \xe9"])
-async def test_a_cookie_stands_in_for_no_authorization_alone(
+async def test_a_cookie_is_read_only_without_an_authorization(
     shared: Edge, token: str, value: str | bytes
 ) -> None:
     """Whoever sends the header is judged by it, be it garbage or empty."""

@@ -428,7 +428,7 @@ async def test_a_good_token_is_active_with_all_its_claims(shared: Edge) -> None:
         assert content["sid"] == tokens.session_id
 
 
-async def test_whatever_is_no_good_access_token_is_inactive(shared: Edge) -> None:
+async def test_anything_but_a_valid_access_token_is_inactive(shared: Edge) -> None:
     """Revoked, garbage or a refresh token: one member, and nothing told of why."""
     tokens, ended = await shared.login("web"), await shared.login("web")
     await shared.rpc.auth.Revoke(pb.RevokeRequest(refresh_token=ended.refresh_token))
