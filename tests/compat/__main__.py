@@ -40,14 +40,14 @@ HEALTH = "grpcio-health-checking==1.63.0"
 """The tests guard this service. Its dependencies are not installed: they are an older protobuf."""
 
 TESTS = (
+    "tests/unit/test_access.py",
     "tests/unit/test_client_*.py",
     "tests/unit/test_identity_headers.py",
     "tests/unit/test_jws.py",
     "tests/unit/test_keys.py",
     "tests/unit/test_revocation.py",
-    "tests/unit/test_rule_texts.py",
+    "tests/unit/test_rules.py",
     "tests/unit/test_token_life.py",
-    "tests/unit/test_tokens.py",
     "tests/integration/test_client_asgi.py",
     "tests/integration/test_client_interceptors.py",
     "tests/integration/test_client_watch.py",
