@@ -140,9 +140,9 @@ class SigningKeys:
         rows = await self._store.load()
         algorithm = self._policy.next_algorithm(rows, self._clock())
         key = await asyncio.to_thread(generate_key, algorithm)
-        now = self._clock()
 
         def decide(present: list[StoredKey]) -> list[StoredKey]:
+            now = self._clock()  # not earlier: a key that was made meanwhile signs by now
             if not needed(present, now):
                 return []
             signs = any(row.state(now) is KeyState.ACTIVE for row in present)

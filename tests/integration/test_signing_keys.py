@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
+from auth_service.clock import utc_now
 from auth_service.core.key_policy import KeyPolicy
 from auth_service.core.root_key import replace_master_key, root_key
 from auth_service.core.signing_keys import SigningKeys
@@ -64,6 +65,14 @@ async def test_the_first_start_makes_one_key(replica: Replica, key_store: KeySto
     await again.start()
     assert again.ring.active_kid == keys.ring.active_kid
     assert [row.kid for row in await key_store.load()] == [keys.ring.active_kid]
+
+
+async def test_a_key_that_another_replica_makes_meanwhile_is_enough(key_store: KeyStore) -> None:
+    """Also if it signs from a moment on at which this replica was waiting for the lock."""
+    policy = replace(POLICY, algorithm="EdDSA")
+    replicas = [SigningKeys(key_store, MASTER, policy, utc_now) for _ in range(8)]
+    await asyncio.gather(*(keys.start() for keys in replicas))
+    assert len(await key_store.load()) == 1
 
 
 async def test_replicas_that_start_at_once_make_one_key(
