@@ -67,9 +67,10 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
             if (status := self._status(request.service)) != last:
                 last = status
                 yield health_pb2.HealthCheckResponse(status=status)
-            if self._closed:
+            elif self._closed:
                 return
-            await changed.wait()
+            else:
+                await changed.wait()
 
     def _status(self, service: str) -> Any:
         if service not in self._services:
