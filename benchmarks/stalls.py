@@ -61,7 +61,7 @@ def main(path: str, *arguments: str) -> None:
         tasks.add(asyncio.create_task(_report(Path(path))))
 
     tasks: set[asyncio.Task[None]] = set()
-    Server.start = start_with_probe  # type: ignore[method-assign]
+    Server.start = start_with_probe  # type: ignore[method-assign, assignment]
     cli(arguments)
 
 

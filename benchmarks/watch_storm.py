@@ -89,9 +89,15 @@ async def _longest(stalls: Path) -> float:
     return float(text) * 1000
 
 
+def _watch(channel: grpc.aio.Channel) -> Any:
+    """Open a stream of which nobody parses the messages."""
+    open_stream: Any = channel.unary_stream(_METHOD)
+    return open_stream(pb.WatchRequest(accept_segments=True).SerializeToString())
+
+
 async def _read_all(channel: grpc.aio.Channel) -> tuple[int, int]:
     """Open a stream and read until everything is there; return its bytes, and revocations."""
-    call = channel.unary_stream(_METHOD)(pb.WatchRequest(accept_segments=True).SerializeToString())
+    call = _watch(channel)
     size, revocations = 0, 0
     async for message in call:
         size += len(message)
@@ -131,11 +137,10 @@ def _watch_in_process(address: str, seconds: float) -> tuple[int, int]:
 async def _watch_all(address: str, seconds: float) -> tuple[int, int]:
     run_on(OTHER_CPUS)
     sizes = [0] * WATCHERS
-    request = pb.WatchRequest(accept_segments=True).SerializeToString()
 
     async def watch(number: int, channel: grpc.aio.Channel) -> None:
         await asyncio.sleep(random.uniform(0, FIRST_BACKOFF))  # as local verifiers do
-        async for message in channel.unary_stream(_METHOD)(request):
+        async for message in _watch(channel):
             sizes[number] += len(message)
 
     async with AsyncExitStack() as stack:

@@ -24,7 +24,7 @@ __all__ = ["REVOCATION_PAGE", "RevocationStore", "record_revocation"]
 
 Page = tuple[list[Revocation], Position]
 
-REVOCATION_PAGE = 1000  # takes about ten milliseconds of the event loop
+REVOCATION_PAGE = 500  # takes five to ten milliseconds of the event loop
 
 
 class RevocationStore(Executor):

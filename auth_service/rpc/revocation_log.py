@@ -5,6 +5,7 @@ kept one by one, the others in chunks. A chunk is encoded once, and all streams 
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
@@ -130,7 +131,11 @@ class Chunk:
     def close(self) -> None:
         """Keep nothing but the message; nothing may be added any more."""
         self.event()
-        self._note_expiries(self.segment())
+        packed = [
+            (expires_at, (len(tokens) + len(sessions)) // ID_BYTES)
+            for expires_at, (tokens, sessions) in self._packed.items()
+        ]
+        self._note_expiries(packed, self._others)
         self._packed, self._others = {}, []
 
     def is_over(self, now: float) -> bool:
@@ -145,19 +150,21 @@ class Chunk:
         """Leave out what has expired: a few milliseconds of work."""
         segment = self.segment()
         packed = [group for group in segment.packed if group.expires_at > now]
-        others = [other for other in segment.others if other.expires_at.seconds >= now]
+        others = [other for other in segment.others if other.expires_at.seconds + 1 > now]
         living = pb.RevocationSegment(packed=packed, others=others)
         self._event = pb.WatchResponse(revocation_segment=living).SerializeToString()
         self.plain = None
-        self._note_expiries(living)
-
-    def _note_expiries(self, segment: pb.RevocationSegment) -> None:
-        expiries = [(other.expires_at.seconds + 1, 1) for other in segment.others]
-        expiries += [
+        counts = [
             (group.expires_at, (len(group.token_ids) + len(group.session_ids)) // ID_BYTES)
-            for group in segment.packed
+            for group in packed
         ]
-        expiries.sort()
+        self._note_expiries(counts, others)
+
+    def _note_expiries(
+        self, packed: Iterable[tuple[int, int]], others: Iterable[pb.Revocation]
+    ) -> None:
+        """Note when half of it has expired, and when all; it has at least one revocation."""
+        expiries = sorted([*packed, *((other.expires_at.seconds + 1, 1) for other in others)])
         self._last_expires, _ = expiries[-1]
         left = sum(count for _, count in expiries) / 2
         for expires_at, count in expiries:

@@ -546,6 +546,22 @@ async def test_what_has_expired_is_sent_no_more(replica: Replica) -> None:
     assert len(missed) <= 21
 
 
+@pytest.mark.usefixtures("small")
+async def test_expiry_between_two_seconds_leaves_no_empty_chunk(replica: Replica) -> None:
+    """What cannot be packed expires at the end of its second, as what is packed does."""
+    replica.clock.now = replica.clock.now.replace(microsecond=0)
+    short, long = replica.revocation("short", 1), replica.revocation("long", 1)
+    long = replace(long, expires_at=long.expires_at + timedelta(seconds=1))
+    filling = [replica.revocation(str(n), 1) for n in range(20)]
+    far = timedelta(days=1)
+    replica.announce(short, long, *(replace(r, expires_at=r.expires_at + far) for r in filling))
+    replica.clock.advance(timedelta(hours=1, seconds=1.5))
+    replica.hub.revoked([], [])
+    missed = await resumed(replica, replica.at(1))
+    assert missed is not None
+    assert (missed[0], len(missed)) == ("long", 21)
+
+
 # Slow readers
 
 
