@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import asyncpg
@@ -17,12 +17,9 @@ from asyncpg.connect_utils import SessionAttribute
 from auth_service.db.driver_errors import is_setup_error
 from auth_service.errors import ConfigError
 
-if TYPE_CHECKING:
-    from typing import TypeAlias
+__all__ = ["APPLICATION_NAME", "Connection", "Connector"]
 
-    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
-
-__all__ = ["Connector"]
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 APPLICATION_NAME = "auth-service"
 NEXT_HOST_DELAY = 0.5
@@ -52,7 +49,7 @@ class Connector:
     writes: bool = True
     """Whether a primary that is set read-only is refused too. A standby always is."""
 
-    async def connect(self) -> "Connection":
+    async def connect(self) -> Connection:
         """Open a connection to a server that takes writes. Raises the driver's errors.
 
         The hosts are tried in the order of the URL. One that does not answer within half a second
@@ -84,7 +81,7 @@ class Connector:
 
     async def _attempt(
         self, target: SessionAttribute, host: str | None, port: int | None
-    ) -> "Connection":
+    ) -> Connection:
         timeout = self.statement_timeout.total_seconds()
         settings = {"application_name": self.application_name}
         if not self.transaction_pooling:
@@ -135,7 +132,7 @@ def _hosts(url: str) -> Iterator[tuple[str | None, int | None]]:
 
 
 def _chosen(
-    done: "set[asyncio.Task[Connection]]", errors: list[BaseException]
+    done: set[asyncio.Task[Connection]], errors: list[BaseException]
 ) -> "Connection | None":
     """Return the connection of one attempt, and close those of others; collect errors."""
     chosen: Connection | None = None
@@ -149,7 +146,7 @@ def _chosen(
     return chosen
 
 
-def _discard(task: "asyncio.Task[Connection]") -> None:
+def _discard(task: asyncio.Task[Connection]) -> None:
     """Close the connection of an attempt that came too late."""
     if not task.cancelled() and task.exception() is None:
         task.result().terminate()
