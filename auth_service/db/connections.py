@@ -68,12 +68,16 @@ class Connections:
         return len(self._open)
 
     async def start(self) -> None:
-        """Open the first connection. Raises Unavailable, or ConfigError if no retry can help."""
+        """Open the first connections. Raises Unavailable, or ConfigError if no retry can help.
+
+        One is enough: the others may come later.
+        """
         with translated(), setup_errors():
             connection = await self._connector.connect()
         self._take_in(connection)
-        self._grow()
         self._sweep()
+        self._grow()
+        await asyncio.gather(*self._tasks)
 
     async def take(self) -> Connection:
         """Return a connection, once one is free. Raises TimeoutError, or Unavailable if all fail.
