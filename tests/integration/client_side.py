@@ -1,4 +1,4 @@
-"""What tests of the calling side need: the real service in this process, and a line to cut."""
+"""For the tests of clients: the real service in this process, behind a proxy that can be cut."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,11 +25,11 @@ class Line(Proxy):
 
     @property
     def is_cut(self) -> bool:
-        """Tell whether connections are refused."""
+        """Whether connections are refused."""
         return self._server is None
 
     def forward(self) -> None:
-        """Keep nothing back from now on."""
+        """Forward everything from now on."""
         self._forwarding.set()
 
 
@@ -60,7 +60,7 @@ class SyncCalls(grpc.UnaryUnaryClientInterceptor):
 
 
 class Pause:
-    """Sleeps no time: notes for how long, moves the clock, and does what the test has planned."""
+    """Does not sleep: notes the seconds, moves the clock, and runs the next step of the test."""
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
@@ -75,7 +75,7 @@ class Pause:
 
 
 class Service:
-    """The service on a database of the test's, with a user and a service account in it.
+    """The service on the test's database, with a user and a service account.
 
     `channel` and `sync_channel` lead through `line` and count the calls; the methods need neither.
     """
@@ -138,7 +138,7 @@ class Service:
         return token
 
     async def refresh(self, refresh_token: str) -> pb.TokenPair:
-        """Refresh a session, as anybody could who holds its token."""
+        """Refresh a session without a request id."""
         reply: pb.RefreshResponse = await self.stub.Refresh(
             pb.RefreshRequest(refresh_token=refresh_token), timeout=30
         )
@@ -149,12 +149,12 @@ class Service:
         await self.stub.Revoke(pb.RevokeRequest(refresh_token=refresh_token), timeout=30)
 
     async def is_active(self, access_token: str) -> bool:
-        """Tell whether the service finds a token good."""
+        """Whether the service finds a token valid."""
         request = pb.ValidateRequest(access_token=access_token)
         return bool((await self.stub.Validate(request, timeout=30)).active)
 
     async def generation(self) -> int:
-        """Return how often the one session there is was refreshed."""
+        """Return how often the only session was refreshed."""
         connection = await asyncpg.connect(self._database_url)
         try:
             return int(await connection.fetchval("SELECT generation FROM sessions"))
@@ -162,7 +162,7 @@ class Service:
             await connection.close()
 
     async def age(self, by: timedelta) -> None:
-        """Let the last refresh of the one session there is have happened so much earlier."""
+        """Move the last refresh of the only session into the past."""
         connection = await asyncpg.connect(self._database_url)
         try:
             await connection.execute(
@@ -172,7 +172,7 @@ class Service:
             await connection.close()
 
     async def reconnect(self) -> None:
-        """Mend the line if it is cut, and wait until the channel has noticed both."""
+        """Restore the connection if it is cut, and wait until the channel has noticed both."""
         if self.line.is_cut:
             while self.channel.get_state() is grpc.ChannelConnectivity.READY:
                 await self.channel.wait_for_state_change(grpc.ChannelConnectivity.READY)

@@ -1,4 +1,4 @@
-"""The check of access tokens in front of Starlette, FastAPI and bare ASGI applications."""
+"""Verification of access tokens in front of Starlette, FastAPI and plain ASGI applications."""
 
 import inspect
 import logging
@@ -42,14 +42,14 @@ class Failing:
 
 @pytest.fixture
 def ring() -> KeyRing:
-    """A ring of one shared key."""
+    """A key ring with one shared key."""
     key = generate_key("HS256")
     return KeyRing([key], key.kid)
 
 
 @pytest.fixture
 def revocations(clock: FakeClock) -> RevocationList:
-    """What the feed would fill."""
+    """The revocations that a feed would fill."""
     return RevocationList(clock)
 
 
@@ -92,7 +92,7 @@ def token(ring: KeyRing, clock: FakeClock) -> Token:
 
 
 async def whoami(request: Request) -> JSONResponse:
-    """Tell who calls, by both ways to know."""
+    """Return the caller, from both places that hold it."""
     seen, state = current_principal.get(), request.state.principal
     assert seen is state
     return JSONResponse(seen.subject if seen else None)
@@ -114,7 +114,7 @@ async def get(app: Any, path: str = "/", *tokens: str, **options: Any) -> httpx.
 def assert_refused(
     response: httpx.Response, status: int, error: str, challenge: str | None
 ) -> None:
-    """Check what a refused client is told."""
+    """Check the response to a refused client."""
     assert (response.status_code, response.headers.get("www-authenticate")) == (status, challenge)
     assert response.headers["content-type"] == "application/json"
     assert response.headers["cache-control"] == "no-store"
@@ -127,7 +127,7 @@ def assert_refused(
 async def test_a_good_token_makes_its_holder_the_principal(
     verifier: TokenVerifier, token: Token
 ) -> None:
-    """In the request's state and in the context, which is nobody's again afterwards."""
+    """In the request's state and in the context, which has no principal afterwards."""
     for scheme in ("Bearer", "bearer", "BEARER"):
         response = await get(application(verifier), "/", f"{scheme} {token()}")
         assert (response.status_code, response.json()) == (200, "ada")
@@ -137,7 +137,7 @@ async def test_a_good_token_makes_its_holder_the_principal(
 async def test_no_bad_token_gets_in(
     verifier: TokenVerifier, token: Token, clock: FakeClock, revocations: RevocationList
 ) -> None:
-    """Each is 401 and the same for the client; a token revoked a moment ago is among them."""
+    """Each is 401 with the same response, also for a token that was just revoked."""
     app = application(verifier)
     good = f"Bearer {token()}"
     revoked = f"Bearer {token(session='gone')}"
@@ -171,7 +171,7 @@ async def test_who_shows_no_token_is_asked_for_one(
 async def test_a_token_that_may_not_is_told_what_it_lacks(
     verifier: TokenVerifier, token: Token
 ) -> None:
-    """A scope or a role that is missing is 403, and having it lets in."""
+    """A missing scope or role is 403; a token that has it is admitted."""
     asked = 'Bearer error="insufficient_scope", scope="orders.read orders.write"'
     for options, challenge in (
         ({"scope": ["orders.read", "orders.write"]}, asked),
@@ -185,7 +185,7 @@ async def test_a_token_that_may_not_is_told_what_it_lacks(
 
 
 async def test_stale_revocations_fail_closed(token: Token) -> None:
-    """503 says when to try again, in whole seconds, and asks for no other token."""
+    """503 has Retry-After in whole seconds, and no challenge."""
     stale = Failing(RevocationsStale("revocations are not known", timedelta(seconds=1.2)))
     response = await get(application(stale), "/", f"Bearer {token()}")
     assert_refused(response, 503, "temporarily_unavailable", None)
@@ -211,7 +211,7 @@ PUBLIC = ("/health", "/docs/*")
 async def test_a_public_path_takes_everybody(
     verifier: TokenVerifier, token: Token, path: str
 ) -> None:
-    """A good token still says who calls; one that is no good, or for another, says nothing."""
+    """A valid token identifies the caller; with any other token the caller is anonymous."""
     app = application(verifier, public_paths=PUBLIC, roles=("admin",))
     for values, expected in (
         ((), None),
@@ -235,7 +235,7 @@ async def test_a_public_path_takes_everybody(
     ],
 )
 async def test_no_spelling_makes_another_path_public(verifier: TokenVerifier, path: str) -> None:
-    """What a proxy or a router could read as another path needs a token."""
+    """A path that a proxy or a router could read differently needs a token."""
     raw, _, query = path.partition("?")
     scope = {
         "type": "http",
@@ -249,12 +249,12 @@ async def test_no_spelling_makes_another_path_public(verifier: TokenVerifier, pa
 
 
 async def status_of(app: Any, scope: dict[str, Any]) -> int:
-    """Run one request without a client that would tidy its path."""
+    """Run one request without a client, which would normalize the path."""
     return int((await messages(app, scope))[0]["status"])
 
 
 async def messages(app: Any, scope: dict[str, Any]) -> list[Any]:
-    """Run an application and return what it sends."""
+    """Run an application and return the messages that it sends."""
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -269,7 +269,7 @@ async def messages(app: Any, scope: dict[str, Any]) -> list[Any]:
 
 
 async def test_public_paths_lie_below_the_root_path(verifier: TokenVerifier) -> None:
-    """They are what the application routes by, be it mounted or behind a prefix."""
+    """They are relative to the application, also if it is mounted or behind a prefix."""
     app = application(verifier, public_paths=PUBLIC)
     for path, status in (
         ("/shop/health", 200),
@@ -299,7 +299,7 @@ def test_a_pattern_of_another_form_is_refused(verifier: TokenVerifier, pattern: 
 
 @pytest.mark.parametrize("name", ["scope", "roles", "public_paths"])
 def test_a_string_is_no_collection(verifier: TokenVerifier, name: str) -> None:
-    """The forgotten comma would make one of each letter."""
+    """With a forgotten comma, each letter would be one."""
     options: Any = {name: "/health"}
     with pytest.raises(ValueError, match="collection"):
         application(verifier, **options)
@@ -309,7 +309,7 @@ def test_a_string_is_no_collection(verifier: TokenVerifier, name: str) -> None:
 
 
 async def test_a_lifespan_passes_and_an_unknown_scope_does_not(verifier: TokenVerifier) -> None:
-    """There is nobody to ask at start-up; and nothing unknown gets by unasked."""
+    """Start-up has no caller; an unknown type of scope is refused."""
     seen: list[Any] = []
 
     async def app(scope: Any, _receive: Any, _send: Any) -> None:
@@ -324,7 +324,7 @@ async def test_a_lifespan_passes_and_an_unknown_scope_does_not(verifier: TokenVe
 
 
 async def test_what_a_caller_left_in_the_state_is_no_principal(verifier: TokenVerifier) -> None:
-    """A stranger on a public path replaces whoever stood there; the rest of the state stays."""
+    """An anonymous caller on a public path replaces an earlier principal and nothing else."""
     state = {"principal": "root", "pool": 1}
     scope = {"type": "http", "path": "/health", "headers": [], "method": "GET", "state": state}
     assert await status_of(application(verifier, public_paths=PUBLIC), scope) == 200
@@ -332,13 +332,13 @@ async def test_what_a_caller_left_in_the_state_is_no_principal(verifier: TokenVe
 
 
 def websocket(*tokens: str, **more: Any) -> dict[str, Any]:
-    """Return the scope of a WebSocket; the header's name is in another case than ASGI's."""
+    """Return the scope of a WebSocket, with a header name that is not in lower case."""
     headers = [(b"Authorization", value.encode()) for value in tokens]
     return {"type": "websocket", "path": "/", "headers": headers} | more
 
 
 async def test_a_websocket_is_let_in_by_its_token(verifier: TokenVerifier, token: Token) -> None:
-    """And its application knows who is there."""
+    """Its application knows the caller."""
     seen: list[Any] = []
 
     async def app(scope: Any, _receive: Any, _send: Any) -> None:
@@ -349,7 +349,7 @@ async def test_a_websocket_is_let_in_by_its_token(verifier: TokenVerifier, token
 
 
 async def test_a_websocket_is_refused_before_it_is_accepted(verifier: TokenVerifier) -> None:
-    """With the whole answer where the server can send one, else by a close."""
+    """With a complete response if the server supports that, else by a close."""
     app = application(verifier)
     (closed,) = await messages(app, websocket("Bearer abc"))
     assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
@@ -363,7 +363,7 @@ async def test_a_websocket_is_refused_before_it_is_accepted(verifier: TokenVerif
 
 
 def fastapi_application(verifier: Verifier) -> FastAPI:
-    """Return a FastAPI application that asks by dependencies."""
+    """Return a FastAPI application with dependencies."""
     app = FastAPI()
     clerk = require(verifier, audience="orders")
     admin = require(verifier, audience="orders", scope=("orders.write",), roles=("admin",))
@@ -385,7 +385,7 @@ def fastapi_application(verifier: Verifier) -> FastAPI:
 
 
 async def test_a_dependency_returns_the_claims(verifier: TokenVerifier, token: Token) -> None:
-    """The route gets them as an argument, and no parameter of it shows in the API's schema."""
+    """The route gets them as an argument, and the API schema shows no parameter."""
     app = fastapi_application(verifier)
     response = await get(app, "/orders", f"Bearer {token()}")
     assert (response.status_code, response.json()) == (200, "ada")
@@ -397,7 +397,7 @@ async def test_a_dependency_returns_the_claims(verifier: TokenVerifier, token: T
 async def test_a_dependency_refuses_as_the_middleware_does(
     verifier: TokenVerifier, token: Token
 ) -> None:
-    """The same status and headers; the two fields are what FastAPI calls the detail."""
+    """The status and headers are the same; the two fields are in the detail."""
     app = fastapi_application(verifier)
     good = f"Bearer {token()}"
     asked = 'Bearer error="insufficient_scope", scope="orders.write"'
@@ -417,14 +417,14 @@ async def test_a_dependency_refuses_as_the_middleware_does(
 
 
 async def test_a_dependency_fails_closed(token: Token) -> None:
-    """Stale revocations are 503 there too."""
+    """Stale revocations are 503 there as well."""
     app = fastapi_application(Failing(RevocationsStale("revocations are not known")))
     response = await get(app, "/orders", f"Bearer {token()}")
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
 
 
 async def test_a_dependency_guards_a_websocket(verifier: TokenVerifier, token: Token) -> None:
-    """It is refused before it is accepted, and let in with a token."""
+    """It is refused before it is accepted, and admitted with a token."""
     app = fastapi_application(verifier)
     more = {"path": "/feed", "extensions": {"websocket.http.response": {}}, "query_string": b""}
     start, _body = await messages(app, websocket(**more))

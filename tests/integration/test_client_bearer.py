@@ -38,12 +38,12 @@ Calling = Callable[[Callable[[], T]], Any]
 
 SHAPES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 STREAMS = SHAPES[1:]
-TIMEOUT = 30.0  # seconds, which no passing test takes
+TIMEOUT = 30.0  # seconds; no passing test takes as long
 Code = grpc.StatusCode
 
 
 class Echo:
-    """Answers with the authorization it saw, in all shapes; refuses the tokens it is told to."""
+    """Returns the authorization that it received, in all shapes; refuses given tokens."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -54,7 +54,7 @@ class Echo:
         self.go_on = asyncio.Event()
 
     def refuse_first(self) -> None:
-        """Refuse whichever token comes first."""
+        """Refuse the first token."""
         self.refused = lambda value: value == self.seen[0]
 
     def refuse_all(self, code: grpc.StatusCode = Code.UNAUTHENTICATED) -> None:
@@ -62,7 +62,7 @@ class Echo:
         self.refused, self.code = lambda _: True, code
 
     def generic(self) -> grpc.GenericRpcHandler:
-        """Return what a server is given."""
+        """Return the handlers for a server."""
         handlers = {
             shape: getattr(grpc, f"{shape}_rpc_method_handler")(getattr(self, shape))
             for shape in SHAPES
@@ -134,7 +134,7 @@ class Server(Echo):
 
 
 class Late:
-    """A source that is made after the channel that asks it."""
+    """A source that is created after its channel."""
 
     source: TokenSource
 
@@ -158,7 +158,7 @@ class Watch(grpc.aio.StreamStreamClientInterceptor):
 
 
 class Held(grpc.UnaryStreamClientInterceptor):
-    """Hands a stream on only once it has ended."""
+    """Returns a stream only after its end."""
 
     def intercept_unary_stream(
         self, continuation: Any, client_call_details: Any, request: Any
@@ -171,7 +171,7 @@ class Held(grpc.UnaryStreamClientInterceptor):
 
 @pytest.fixture(scope="module")
 def certificates() -> trustme.CA:
-    """The authority that both ends trust."""
+    """The certificate authority that both sides trust."""
     return trustme.CA()
 
 
@@ -214,7 +214,7 @@ def argument(shape: str) -> Any:
 
 
 async def call(channel: grpc.aio.Channel, shape: str, **options: Any) -> str:
-    """Call a method of the echo, and return the authorization it saw."""
+    """Call a method of the echo, and return the authorization that it received."""
     method = getattr(channel, shape)(f"/test.Echo/{shape}")
     made = method(argument(shape), timeout=TIMEOUT, **options)
     if shape.endswith("unary"):
@@ -267,7 +267,7 @@ def in_thread() -> Iterator[Any]:
 async def test_each_shape_carries_the_token(
     echo: Server, channel: grpc.aio.Channel, source: ServiceAccountTokens, shape: str
 ) -> None:
-    """On plaintext too, beside what metadata a call has, and once."""
+    """Also on plaintext channels, besides other metadata, and exactly once."""
     token = await source.access_token()
     assert await call(channel, shape) == f"Bearer {token}"
     assert await call(channel, shape, metadata=(("x", "y"),)) == f"Bearer {token}"
@@ -278,7 +278,7 @@ async def test_each_shape_carries_the_token(
 async def test_a_refused_stream_gets_a_new_token_for_the_next_call(
     echo: Server, channel: grpc.aio.Channel, source: ServiceAccountTokens, shape: str
 ) -> None:
-    """It is not made again itself."""
+    """The stream itself is not repeated."""
     echo.refuse_first()
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call(channel, shape)
@@ -290,7 +290,7 @@ async def test_a_refused_stream_gets_a_new_token_for_the_next_call(
 async def test_a_refused_unary_call_is_made_once_more(
     service: Service, echo: Server, channel: grpc.aio.Channel
 ) -> None:
-    """With a new token; its caller sees no error."""
+    """With a new token; the caller sees no error."""
     echo.refuse_first()
     assert await call(channel, "unary_unary") == echo.seen[1]
     assert echo.seen[0] != echo.seen[1]
@@ -300,7 +300,7 @@ async def test_a_refused_unary_call_is_made_once_more(
 async def test_a_unary_call_is_made_once_more_only(
     service: Service, echo: Server, channel: grpc.aio.Channel, clock: FakeClock
 ) -> None:
-    """A server that refuses every token is called twice, then once, and the service spared."""
+    """A server that refuses every token is called twice, then once; there is one refresh."""
     echo.refuse_all()
     for seen in (2, 3):
         with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -318,7 +318,7 @@ async def test_a_unary_call_is_made_once_more_only(
 async def test_another_error_says_nothing_of_the_token(
     echo: Server, channel: grpc.aio.Channel, source: ServiceAccountTokens, shape: str
 ) -> None:
-    """It reaches the caller, and the token stays."""
+    """The caller gets it, and the token is kept."""
     token = await source.access_token()
     echo.refuse_all(Code.PERMISSION_DENIED)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -331,11 +331,11 @@ async def test_another_error_says_nothing_of_the_token(
 async def test_a_refusal_that_overtakes_the_requests_is_seen(
     echo: Server, source: ServiceAccountTokens
 ) -> None:
-    """gRPC may say INTERNAL at first; the next call has a new token all the same."""
+    """gRPC may report INTERNAL at first; the next call still has a new token."""
     watch = Watch()
 
     async def requests() -> AsyncIterator[bytes]:
-        # What gRPC does itself where the server's status has come before a request was sent.
+        # gRPC does this if the status of the server arrives before a request is sent.
         watch.call._cython_call.set_internal_error("sent too late")
         yield b""
 
@@ -358,7 +358,7 @@ async def test_a_refusal_that_overtakes_the_requests_is_seen(
 async def test_an_internal_error_says_nothing_of_the_token(
     echo: Server, channel: grpc.aio.Channel, source: ServiceAccountTokens
 ) -> None:
-    """However often it is looked at."""
+    """No matter how often the call is inspected."""
     token = await source.access_token()
     echo.refuse_all(Code.INTERNAL)
     for _ in range(3):
@@ -371,7 +371,7 @@ async def test_an_internal_error_says_nothing_of_the_token(
 async def test_an_authorization_of_the_callers_own_is_kept(
     service: Service, echo: Server, channel: grpc.aio.Channel, shape: str
 ) -> None:
-    """A call on somebody's behalf goes out as it is."""
+    """A call with an authorization of its own is not changed."""
     assert await call(channel, shape, metadata=(("authorization", "Basic x"),)) == "Basic x"
     assert service.calls.made == 0
 
@@ -379,7 +379,7 @@ async def test_an_authorization_of_the_callers_own_is_kept(
 async def test_a_cancelled_call_is_cancelled_at_the_server(
     echo: Server, channel: grpc.aio.Channel
 ) -> None:
-    """The interceptors stand between, and let it through."""
+    """The interceptors pass it on."""
     wait: Any = channel.unary_stream("/test.Echo/wait")
     made = wait(b"")
     assert await made.read() == echo.seen[0].encode()
@@ -391,7 +391,7 @@ async def test_a_cancelled_call_is_cancelled_at_the_server(
 async def test_after_a_refusal_that_ends_the_session_the_refusal_stands(
     service: Service, echo: Server, clock: FakeClock
 ) -> None:
-    """Its caller sees the server's answer; the next one, why there is no token."""
+    """The caller gets the server's status, and the next one the reason for no token."""
     saved: list[str] = []
     source = SessionTokens(
         service.channel,
@@ -415,7 +415,7 @@ async def test_after_a_refusal_that_ends_the_session_the_refusal_stands(
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_without_a_token_no_call_is_made(service: Service, echo: Server, shape: str) -> None:
-    """The status tells whether time may help; the cause is the source's error."""
+    """The status tells whether a retry may help; the cause is the source's error."""
     source = ServiceAccountTokens(service.channel, ACCOUNT, "wrong")
     async with open_channel(echo.plain, interceptors=bearer_interceptors(source)) as channel:
         with pytest.raises(NoAccessToken, match="credentials") as raised:
@@ -428,7 +428,7 @@ async def test_without_a_token_no_call_is_made(service: Service, echo: Server, s
 async def test_a_request_for_a_token_that_is_wrong_is_nothing_of_the_callers(
     service: Service, echo: Server
 ) -> None:
-    """INTERNAL: the program is set up wrongly."""
+    """INTERNAL: the configuration of the program is wrong."""
     source = ServiceAccountTokens(service.channel, ACCOUNT, service.secret, scope=["\n"])
     async with open_channel(echo.plain, interceptors=bearer_interceptors(source)) as channel:
         with pytest.raises(NoAccessToken, match="INVALID_ARGUMENT") as raised:
@@ -440,7 +440,7 @@ async def test_a_request_for_a_token_that_is_wrong_is_nothing_of_the_callers(
 async def test_waiting_for_a_token_counts_towards_the_timeout(
     service: Service, echo: Server, channel: grpc.aio.Channel, source: ServiceAccountTokens
 ) -> None:
-    """A call with little time does not hang on a service that does not answer."""
+    """A call with a short timeout does not wait for a service that does not answer."""
     service.line.withhold()
     method: Any = channel.unary_unary("/test.Echo/unary_unary")
     with pytest.raises(NoAccessToken) as raised:
@@ -454,7 +454,7 @@ async def test_waiting_for_a_token_counts_towards_the_timeout(
 
 
 async def test_a_call_without_a_timeout_gets_none(echo: Server, channel: grpc.aio.Channel) -> None:
-    """The interceptors make up no deadline."""
+    """The interceptors set no deadline."""
     method: Any = channel.unary_unary("/test.Echo/unary_unary")
     await method(b"")
     assert echo.deadlines == [None]
@@ -463,7 +463,7 @@ async def test_a_call_without_a_timeout_gets_none(echo: Server, channel: grpc.ai
 async def test_a_source_may_share_its_channel_with_other_calls(
     service: Service, clock: FakeClock
 ) -> None:
-    """Refresh goes without a token, or it would wait for itself; Revoke by id has one."""
+    """Refresh has no token, because it would wait for itself; Revoke by id has one."""
     first = await service.login()
 
     late = Late()
@@ -486,7 +486,7 @@ async def test_a_source_may_share_its_channel_with_other_calls(
 async def test_each_shape_carries_the_token_from_threads(
     echo: Server, sync_channel: grpc.Channel, in_thread: Any, shape: str
 ) -> None:
-    """On plaintext too, beside what metadata a call has, and once."""
+    """Also on plaintext channels, besides other metadata, and exactly once."""
     first = await in_thread(lambda: sync_call(sync_channel, shape))
     assert first.startswith("Bearer ey")
     assert await in_thread(lambda: sync_call(sync_channel, shape, metadata=(("x", "y"),))) == first
@@ -501,7 +501,7 @@ async def test_a_refused_stream_gets_a_new_token_for_the_next_call_of_a_thread(
     in_thread: Any,
     shape: str,
 ) -> None:
-    """It is not made again itself."""
+    """The stream itself is not repeated."""
     echo.refuse_first()
     refused = threading.Event()
 
@@ -509,7 +509,7 @@ async def test_a_refused_stream_gets_a_new_token_for_the_next_call_of_a_thread(
         method = getattr(sync_channel, shape)(f"/test.Echo/{shape}")
         start = method.future if shape == "stream_unary" else method
         made = start(argument(shape), timeout=TIMEOUT)
-        if not made.add_callback(refused.set):  # after the interceptor's own
+        if not made.add_callback(refused.set):  # after that of the interceptor
             refused.set()
         with pytest.raises(grpc.RpcError) as raised:
             made.result() if shape == "stream_unary" else list(made)
@@ -525,7 +525,7 @@ async def test_a_refused_stream_gets_a_new_token_for_the_next_call_of_a_thread(
 async def test_a_refused_blocking_call_with_a_stream_of_requests_gets_a_new_token_next(
     echo: Server, sync_channel: grpc.Channel, in_thread: Any
 ) -> None:
-    """Its refusal is known before its caller goes on."""
+    """Its refusal is known before its caller continues."""
     echo.refuse_first()
 
     def both() -> str:
@@ -552,7 +552,7 @@ async def test_a_stream_that_has_ended_already_is_judged_too(
 async def test_a_dropped_stream_is_cancelled(
     echo: Server, sync_channel: grpc.Channel, in_thread: Any
 ) -> None:
-    """As without the interceptor: nothing but the caller holds it."""
+    """As without the interceptor: only the caller refers to it."""
 
     def drop() -> None:
         method: Any = sync_channel.unary_stream("/test.Echo/wait")
@@ -567,7 +567,7 @@ async def test_a_dropped_stream_is_cancelled(
 async def test_a_refused_unary_call_of_a_thread_is_made_once_more(
     service: Service, echo: Server, sync_channel: grpc.Channel, in_thread: Any
 ) -> None:
-    """With a new token; its caller sees no error."""
+    """With a new token; the caller sees no error."""
     echo.refuse_first()
     assert await in_thread(lambda: sync_call(sync_channel, "unary_unary")) == echo.seen[1]
     assert echo.seen[0] != echo.seen[1]
@@ -577,7 +577,7 @@ async def test_a_refused_unary_call_of_a_thread_is_made_once_more(
 async def test_a_unary_call_of_a_thread_is_made_once_more_only(
     service: Service, echo: Server, sync_channel: grpc.Channel, in_thread: Any
 ) -> None:
-    """A server that refuses every token is called twice, then once, and the service spared."""
+    """A server that refuses every token is called twice, then once; there is one refresh."""
     echo.refuse_all()
     for seen in (2, 3):
         with pytest.raises(grpc.RpcError) as raised:
@@ -590,7 +590,7 @@ async def test_a_unary_call_of_a_thread_is_made_once_more_only(
 async def test_a_refused_future_is_not_made_again(
     echo: Server, sync_channel: grpc.Channel, in_thread: Any
 ) -> None:
-    """That would block its caller; the next call has the new token."""
+    """A repetition would block its caller; the next call has the new token."""
     echo.refuse_first()
     method: Any = sync_channel.unary_unary("/test.Echo/hold")
     made = await in_thread(lambda: method.future(b"", timeout=TIMEOUT))
@@ -607,7 +607,7 @@ async def test_a_refused_future_is_not_made_again(
 async def test_after_a_refusal_that_ends_the_session_the_refusal_stands_for_threads(
     service: Service, echo: Server, clock: FakeClock, in_thread: Any
 ) -> None:
-    """Its caller sees the server's answer; the next one, why there is no token."""
+    """The caller gets the server's status, and the next one the reason for no token."""
     saved: list[str] = []
     source = SyncSessionTokens(
         service.sync_channel,
@@ -635,7 +635,7 @@ async def test_after_a_refusal_that_ends_the_session_the_refusal_stands_for_thre
 async def test_an_authorization_of_a_threads_own_is_kept(
     service: Service, echo: Server, sync_channel: grpc.Channel, in_thread: Any, shape: str
 ) -> None:
-    """A call on somebody's behalf goes out as it is."""
+    """A call with an authorization of its own is not changed."""
     own = (("authorization", "Basic x"),)
     assert await in_thread(lambda: sync_call(sync_channel, shape, metadata=own)) == "Basic x"
     assert service.sync_calls.made == 0
@@ -646,7 +646,7 @@ async def test_an_authorization_of_a_threads_own_is_kept(
 
 @pytest.fixture
 def tls(certificates: trustme.CA) -> grpc.ChannelCredentials:
-    """What a client needs for TLS."""
+    """The TLS credentials of a client."""
     return grpc.ssl_channel_credentials(certificates.cert_pem.bytes())
 
 
@@ -659,7 +659,7 @@ async def test_credentials_carry_the_token_on_every_channel(
     in_thread: Any,
     kind: str,
 ) -> None:
-    """Either source on either channel, in every shape."""
+    """Each kind of source on each kind of channel, in every shape of call."""
     credentials = call_credentials(source if kind == "asyncio" else sync_source)
     both = grpc.composite_channel_credentials(tls, credentials)
     for shape in SHAPES:
@@ -675,7 +675,7 @@ async def test_credentials_carry_the_token_on_every_channel(
 async def test_credentials_without_a_token_fail_the_call(
     service: Service, echo: Server, tls: grpc.ChannelCredentials, kind: str
 ) -> None:
-    """With the source's words."""
+    """With the text of the source."""
     source = (
         ServiceAccountTokens(service.channel, ACCOUNT, "wrong")
         if kind == "asyncio"
@@ -691,7 +691,7 @@ async def test_credentials_without_a_token_fail_the_call(
 async def test_credentials_whose_loop_is_closed_fail_the_call(
     echo: Server, source: ServiceAccountTokens, tls: grpc.ChannelCredentials
 ) -> None:
-    """At once, not at the call's deadline."""
+    """At once, not at the deadline of the call."""
     closed = asyncio.new_event_loop()
     closed.close()
     both = grpc.composite_channel_credentials(tls, call_credentials(source, closed))
@@ -703,7 +703,7 @@ async def test_credentials_whose_loop_is_closed_fail_the_call(
 async def test_a_source_may_share_its_channel_with_calls_that_have_credentials(
     database_url: str, certificates: trustme.CA, tls: grpc.ChannelCredentials, tmp_path: Path
 ) -> None:
-    """Login goes without a token, or it would wait for itself; Revoke by id has one."""
+    """Login has no token, because it would wait for itself; Revoke by id has one."""
     pair = certificates.issue_cert("127.0.0.1")
     chain, key = tmp_path / "tls.crt", tmp_path / "tls.key"
     pair.cert_chain_pems[0].write_to_path(chain)

@@ -1,4 +1,4 @@
-"""The check of access tokens, on real servers: asyncio, threads, and threads under asyncio."""
+"""Verification of access tokens on real servers: asyncio, threads, and threads under asyncio."""
 
 import asyncio
 import logging
@@ -32,8 +32,8 @@ ISSUER = "https://auth.test"
 SHAPES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 STREAMS = SHAPES[1:]
 KINDS = ("aio", "sync", "threads under aio")
-TIMEOUT = 30.0  # seconds, which no passing test takes
-OFTEN = 0.01  # seconds between two looks at a stream's token
+TIMEOUT = 30.0  # seconds; no passing test takes as long
+OFTEN = 0.01  # seconds between two checks of a stream's token
 RULES = Rules(
     {
         **INFRASTRUCTURE,
@@ -48,7 +48,7 @@ RULES = Rules(
 
 @dataclass
 class Issuer:
-    """Makes tokens, and holds what verifies and revokes them."""
+    """Issues tokens, and holds their verifier and revocations."""
 
     clock: Callable[[], datetime]
 
@@ -60,7 +60,7 @@ class Issuer:
         self.verifier = TokenVerifier(ring, self.revocations, issuer=ISSUER, clock=self.clock)
 
     def token(self, *, lifetime: timedelta = timedelta(minutes=15), **changes: Any) -> str:
-        """Return the token of ada, for orders, with these claims changed."""
+        """Return a token of ada for orders, with these claims changed."""
         now = self.clock()
         claims = AccessClaims(
             issuer=ISSUER,
@@ -85,7 +85,7 @@ class Issuer:
 
 
 class Counting:
-    """Verifies, and tells how often it did."""
+    """Verifies, and counts its calls."""
 
     def __init__(self, verifier: Verifier) -> None:
         self._verifier = verifier
@@ -99,7 +99,7 @@ class Counting:
 
 
 class Failing:
-    """A verifier that does something else, from its nth call on."""
+    """A verifier that does something else from its nth call on."""
 
     def __init__(self, verifier: Verifier, outcome: Any, after: int = 0) -> None:
         self._verifier = verifier
@@ -116,13 +116,13 @@ class Failing:
 
 
 def who() -> bytes:
-    """Return whose call this code belongs to."""
+    """Return the principal of this code."""
     claims = current_principal.get()
     return claims.subject.encode() if claims else b"nobody"
 
 
 class Handlers:
-    """What the handlers of both kinds share: what they were asked, and what became of it."""
+    """What both kinds of handlers share: the requests, and how the calls ended."""
 
     def __init__(self) -> None:
         self.asked: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -131,14 +131,14 @@ class Handlers:
         self.senders: queue.SimpleQueue[Callable[[bytes | None], None]] = queue.SimpleQueue()
 
     def unthreaded(self, _request: bytes, _context: Any, send: Any) -> None:
-        """Answer from wherever `send` is called, as gRPC lets a handler so marked."""
+        """Respond from any thread by `send`, as gRPC allows for a handler with this mark."""
         send(who())
         self.senders.put(send)
 
     unthreaded.experimental_non_blocking = True  # type: ignore[attr-defined]
 
     def generic(self, *services: str) -> list[grpc.GenericRpcHandler]:
-        """Return what a server is given: `/service/<shape>`, and some shapes more."""
+        """Return the handlers for a server: `/service/<shape>`, and some more."""
         named = {shape: shape for shape in SHAPES} | {"plain": "unary_stream"}
         named |= {"busy": "unary_stream", "unthreaded": "unary_stream"}
         handlers = {
@@ -274,7 +274,7 @@ class Served:
         return make(sent, timeout=TIMEOUT, metadata=metadata)
 
     def open(self, shape: str, token: str) -> tuple[Any, "asyncio.Queue[bytes | None]"]:
-        """Begin a call whose requests are put one by one."""
+        """Begin a call; the requests are put into a queue one by one."""
         requests: asyncio.Queue[bytes | None] = asyncio.Queue()
 
         async def taken() -> AsyncIterator[bytes]:
@@ -290,7 +290,7 @@ class Served:
         return await collect(self.begin(shape, *requests, complete=True, **given), shape)
 
     async def refusal(self, shape: str, *requests: bytes, **given: Any) -> grpc.aio.AioRpcError:
-        """Return the error that a call ends with."""
+        """Return the error of a call."""
         return await ending(self.begin(shape, *requests, **given), shape)
 
 
@@ -307,14 +307,14 @@ async def collect(begun: Any, shape: str) -> list[bytes]:
 
 
 async def ending(begun: Any, shape: str) -> grpc.aio.AioRpcError:
-    """Return the error that a call ends with."""
+    """Return the error of a call."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await collect(begun, shape)
     return caught.value
 
 
 async def taken(from_: "queue.SimpleQueue[bytes]") -> bytes:
-    """Wait for what a handler does next."""
+    """Wait for the next step of a handler."""
     return await asyncio.to_thread(from_.get, timeout=TIMEOUT)
 
 
@@ -331,7 +331,7 @@ async def serving(
     handlers = AioHandlers() if kind == "aio" else SyncHandlers()
     async with AsyncExitStack() as stack:
         threads = pool or ThreadPoolExecutor(8)
-        stack.push_async_callback(asyncio.to_thread, threads.shutdown)  # the loop must go on
+        stack.push_async_callback(asyncio.to_thread, threads.shutdown)  # the loop must keep running
         if kind == "sync":
             auth: Any = SyncAuthInterceptor(verifier, RULES, **options)
             server: Any = grpc.server(threads, interceptors=[*others, auth])
@@ -357,7 +357,7 @@ async def serving(
 
 
 def join_streams() -> None:
-    """Wait for the threads of streams, of which none may outlive its call."""
+    """Wait for the threads of streams; no thread may outlive its call."""
     for thread in threading.enumerate():
         if thread.name.startswith("auth-stream"):
             thread.join(TIMEOUT)
@@ -366,7 +366,7 @@ def join_streams() -> None:
 
 @pytest.fixture
 def issuer(clock: FakeClock) -> Issuer:
-    """Makes this test's tokens."""
+    """The issuer of the test's tokens."""
     return Issuer(clock)
 
 
@@ -378,7 +378,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def served(kind: str, issuer: Issuer) -> AsyncIterator[Served]:
-    """A server that looks at the tokens of streams often."""
+    """A server that checks the tokens of streams often."""
     async with serving(kind, issuer.verifier, recheck_interval=OFTEN) as served:
         yield served
 
@@ -386,7 +386,7 @@ async def served(kind: str, issuer: Issuer) -> AsyncIterator[Served]:
 def assert_refused(
     error: grpc.aio.AioRpcError, code: str, reason: str, challenge: str | None
 ) -> status_pb2.Status:
-    """Check all that a refused client is told, and return the status with its details."""
+    """Check the complete refusal, and return the status with its details."""
     trailers: dict[str, Any] = dict(tuple(error.trailing_metadata()))
     assert (error.code().name, trailers.get("www-authenticate")) == (code, challenge)
     status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
@@ -415,7 +415,7 @@ def assert_ended(error: grpc.aio.AioRpcError) -> None:
 async def test_a_good_token_makes_its_holder_the_principal(
     kind: str, issuer: Issuer, shape: str, responses: list[bytes], end_streams: bool
 ) -> None:
-    """In every part of a handler of every shape, its cleaning up included."""
+    """In every part of every kind of handler, including its clean-up."""
     async with serving(kind, issuer.verifier, end_streams=end_streams) as served:
         requests = [b"a", b"b"] if shape.startswith("stream") else [b"a"]
         assert await served.call(shape, *requests, token=issuer.token()) == responses
@@ -424,7 +424,7 @@ async def test_a_good_token_makes_its_holder_the_principal(
 
 
 async def test_principals_of_calls_at_once_are_kept_apart(served: Served, issuer: Issuer) -> None:
-    """Streams that take turns on one server see each its own caller."""
+    """Streams that alternate on one server each have their own caller."""
     tokens = [issuer.token(subject=name) for name in ("ada", "bob")]
     calls = [served.open("stream_stream", token) for token in tokens]
     for _ in range(3):
@@ -438,7 +438,7 @@ async def test_principals_of_calls_at_once_are_kept_apart(served: Served, issuer
 
 @pytest.mark.parametrize("end_streams", [True, False])
 async def test_a_thread_is_left_without_a_principal(issuer: Issuer, end_streams: bool) -> None:
-    """The server's threads serve others next."""
+    """The threads of the server serve other callers next."""
     pool = ThreadPoolExecutor(1)
     options: Any = {"pool": pool, "end_streams": end_streams}
     async with serving("threads under aio", issuer.verifier, **options) as served:
@@ -448,7 +448,7 @@ async def test_a_thread_is_left_without_a_principal(issuer: Issuer, end_streams:
 
 
 def spoiled(issuer: Issuer, clock: FakeClock) -> dict[str, Any]:
-    """Return what callers without a good token send, by what is wrong with it."""
+    """Return the metadata of callers without a valid token, by the fault."""
     good = issuer.token()
     metadata = {
         "duplicated": (("authorization", f"Bearer {good}"), ("authorization", f"Bearer {good}")),
@@ -482,7 +482,7 @@ SPOILED = (
 async def test_no_bad_token_gets_in(
     served: Served, issuer: Issuer, clock: FakeClock, shape: str
 ) -> None:
-    """Each ends the call before the handler runs, and clients cannot tell one from another."""
+    """Each ends the call before the handler runs, with the same response."""
     cases = spoiled(issuer, clock)
     assert set(cases) == set(SPOILED)
     for token in cases.values():
@@ -504,7 +504,7 @@ async def test_no_bad_token_gets_in(
 async def test_who_shows_no_token_is_asked_for_one(
     served: Served, shape: str, metadata: Any
 ) -> None:
-    """RFC 6750 section 3.1: a bare challenge, for there is no error in a token yet."""
+    """RFC 6750 section 3.1: a challenge without an error, because there is no token."""
     error = await served.refusal(shape, token=metadata)
     assert_refused(error, "UNAUTHENTICATED", "INVALID_TOKEN", "Bearer")
     assert served.handlers.asked.empty()
@@ -521,7 +521,7 @@ async def test_the_scheme_is_read_in_any_case(served: Served, issuer: Issuer, sc
 async def test_a_token_that_may_not_is_told_what_it_lacks(
     served: Served, issuer: Issuer, shape: str
 ) -> None:
-    """A scope or a role that is missing is PERMISSION_DENIED, and having it lets in."""
+    """A missing scope or role is PERMISSION_DENIED; a token that has it is admitted."""
     for service, challenge in (
         ("test.Scope", 'Bearer error="insufficient_scope", scope="orders.read orders.write"'),
         ("test.Role", 'Bearer error="insufficient_scope"'),
@@ -540,7 +540,7 @@ async def test_a_token_that_may_not_is_told_what_it_lacks(
 async def test_a_public_method_takes_everybody(
     served: Served, issuer: Issuer, clock: FakeClock, shape: str
 ) -> None:
-    """A good token still says who calls; one that is no good says nothing."""
+    """A valid token identifies the caller; with an invalid one the caller is anonymous."""
     for token in (None, *spoiled(issuer, clock).values()):
         if token == issuer.token(audience=("billing",)):
             continue  # PUBLIC names no audience
@@ -551,7 +551,7 @@ async def test_a_public_method_takes_everybody(
 
 
 async def test_a_public_method_may_name_its_audience(served: Served, issuer: Issuer) -> None:
-    """A token that another service passed on makes nobody the principal here."""
+    """A token for another audience, passed on by a service, sets no principal."""
     for audience, expected in (("billing", b"nobody"), ("orders", b"ada")):
         token = issuer.token(audience=(audience,))
         given = {"token": token, "service": "test.Ours"}
@@ -560,7 +560,7 @@ async def test_a_public_method_may_name_its_audience(served: Served, issuer: Iss
 
 @pytest.mark.parametrize("token", [False, True])
 async def test_an_unknown_method_stays_unknown(served: Served, issuer: Issuer, token: bool) -> None:
-    """The server answers as without the interceptor, which grpcurl's fallback relies on."""
+    """The server answers as without the interceptor; the fallback of grpcurl relies on this."""
     given = {"token": issuer.token() if token else None, "method": "Nothing"}
     error = await served.refusal("unary_unary", **given)
     assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
@@ -577,7 +577,7 @@ async def test_health_is_there_for_load_balancers(served: Served) -> None:
 
 
 async def test_a_public_handler_without_a_thread_stays_without_one(issuer: Issuer) -> None:
-    """More calls than threads: that is how the stock health service watches."""
+    """More calls than threads, as in the Watch of the stock health service."""
     pool = ThreadPoolExecutor(2)
     async with serving("sync", issuer.verifier, pool=pool) as served:
         given: Any = {"service": "test.Public", "method": "unthreaded"}
@@ -594,7 +594,7 @@ async def test_a_public_handler_without_a_thread_stays_without_one(issuer: Issue
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_stale_revocations_fail_closed(kind: str, issuer: Issuer, shape: str) -> None:
-    """The client learns when to try again, and gets no challenge: its token may be good."""
+    """The client learns when to retry, and gets no challenge because its token may be valid."""
     stale = RevocationsStale("revocations are not known", timedelta(seconds=2))
     async with serving(kind, Failing(issuer.verifier, stale)) as served:
         error = await served.refusal(shape, token=issuer.token())
@@ -611,7 +611,7 @@ async def test_stale_revocations_fail_closed(kind: str, issuer: Issuer, shape: s
 async def test_an_accident_of_the_verifier_lets_nobody_in(
     kind: str, issuer: Issuer, caplog: pytest.LogCaptureFixture, shape: str, outcome: Any
 ) -> None:
-    """Neither an exception nor an answer that is no verdict; the log has the cause."""
+    """Neither an exception nor a wrong kind of result is accepted; the log has the cause."""
     async with serving(kind, Failing(issuer.verifier, outcome)) as served:
         error = await served.refusal(shape, token=issuer.token())
         assert_refused(error, "INTERNAL", "INTERNAL", None)
@@ -628,7 +628,7 @@ async def test_an_accident_of_the_verifier_lets_nobody_in(
 async def test_a_stream_whose_handler_waits_is_ended(
     served: Served, issuer: Issuer, clock: FakeClock, shape: str, way: str
 ) -> None:
-    """Although the handler does nothing that would show the stream to anybody."""
+    """Although the handler is idle."""
     call = served.begin(shape, b"wait", token=issuer.token())
     assert await taken(served.handlers.asked) == b"wait"
     issuer.revoke() if way == "revoked" else clock.advance(timedelta(minutes=15))
@@ -642,7 +642,7 @@ async def test_a_stream_whose_handler_waits_is_ended(
 async def test_a_stream_that_waits_for_its_client_is_ended(
     served: Served, issuer: Issuer, clock: FakeClock, shape: str, way: str
 ) -> None:
-    """And its handler does not take the end for the client's last word."""
+    """Its handler does not take the end for the end of the client's requests."""
     call, requests = served.open(shape, issuer.token())
     await requests.put(b"a")
     assert await taken(served.handlers.asked) == b"a"
@@ -652,7 +652,7 @@ async def test_a_stream_that_waits_for_its_client_is_ended(
 
 
 async def test_a_stream_that_is_busy_is_ended(served: Served, issuer: Issuer) -> None:
-    """Messages that follow each other closely leave no gap for the check to miss."""
+    """The token is also checked while messages follow each other closely."""
     call = served.begin("unary_stream", b"a", token=issuer.token(), method="busy")
     responses = aiter(call)
     assert await anext(responses) == b"ada"
@@ -676,7 +676,7 @@ async def test_a_stream_that_writes_its_responses_is_ended(issuer: Issuer) -> No
 async def test_a_handler_that_swallows_its_cancellation_gets_no_further(
     issuer: Issuer, shape: str
 ) -> None:
-    """What it yields or returns afterwards does not reach the client."""
+    """Later responses do not reach the client."""
     async with serving("aio", issuer.verifier, recheck_interval=OFTEN) as served:
         call = served.begin(shape, b"stubborn", token=issuer.token(), complete=True)
         assert await taken(served.handlers.asked) == b"stubborn"
@@ -685,7 +685,7 @@ async def test_a_handler_that_swallows_its_cancellation_gets_no_further(
 
 
 async def test_an_iterator_without_close_is_served(served: Served, issuer: Issuer) -> None:
-    """Some handlers return an iterator that is no generator."""
+    """A handler may return an iterator that is no generator."""
     given = {"token": issuer.token(), "method": "plain"}
     assert await served.call("unary_stream", b"a", **given) == [b"ada"]
 
@@ -701,7 +701,7 @@ async def test_an_iterator_without_close_is_served(served: Served, issuer: Issue
 async def test_a_stream_ends_when_its_token_can_be_looked_at_no_more(
     kind: str, issuer: Issuer, shape: str, outcome: Exception, code: str, reason: str
 ) -> None:
-    """Fail closed, in the midst of a stream as at its beginning."""
+    """It fails closed, in the middle of a stream as at its beginning."""
     verifier = Failing(issuer.verifier, outcome, after=2)
     async with serving(kind, verifier, recheck_interval=OFTEN) as served:
         error = await served.refusal(shape, b"wait", token=issuer.token())
@@ -710,7 +710,7 @@ async def test_a_stream_ends_when_its_token_can_be_looked_at_no_more(
 
 @pytest.mark.parametrize("shape", STREAMS)
 async def test_a_stream_ends_at_its_tokens_expiry(kind: str, shape: str) -> None:
-    """Not only at the next look, which would be an hour later."""
+    """Not only at the next check, which would be an hour later."""
     issuer = Issuer(lambda: datetime.now(UTC))
     async with serving(kind, issuer.verifier, recheck_interval=3600) as served:
         token = issuer.token(lifetime=timedelta(seconds=2))
@@ -719,7 +719,7 @@ async def test_a_stream_ends_at_its_tokens_expiry(kind: str, shape: str) -> None
 
 @pytest.mark.parametrize("shape", STREAMS)
 async def test_a_stream_of_a_good_token_goes_on(kind: str, issuer: Issuer, shape: str) -> None:
-    """Looks at its token leave it alone."""
+    """The checks of its token do not disturb it."""
     verifier = Counting(issuer.verifier)
     async with serving(kind, verifier, recheck_interval=OFTEN) as served:
         if shape == "unary_stream":
@@ -735,7 +735,7 @@ async def test_a_stream_of_a_good_token_goes_on(kind: str, issuer: Issuer, shape
 
 @pytest.mark.parametrize("shape", STREAMS)
 async def test_streams_may_be_left_to_go_on(kind: str, issuer: Issuer, shape: str) -> None:
-    """With end_streams off a token is looked at once."""
+    """With end_streams=False a token is checked once."""
     verifier = Counting(issuer.verifier)
     options: Any = {"end_streams": False, "recheck_interval": OFTEN}
     async with serving(kind, verifier, **options) as served:
@@ -748,7 +748,7 @@ async def test_streams_may_be_left_to_go_on(kind: str, issuer: Issuer, shape: st
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_errors_of_a_handler_pass(served: Served, issuer: Issuer, shape: str) -> None:
-    """An abort stays the handler's, and its exception is not taken for the end of a token."""
+    """An abort of the handler is kept, and its exception is not taken for the end of a token."""
     error = await served.refusal(shape, b"abort", token=issuer.token())
     assert (error.code(), error.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "as it says")
     error = await served.refusal(shape, b"fail", token=issuer.token())
@@ -756,11 +756,11 @@ async def test_errors_of_a_handler_pass(served: Served, issuer: Issuer, shape: s
     assert "of its own" in (error.details() or "")
 
 
-# Under asyncio, gRPC forgets the thread of a handler that yields to a client which has gone.
+# Under asyncio, gRPC loses the thread of a handler that yields to a disconnected client.
 @pytest.mark.parametrize("kind", ["aio", "sync"])
 @pytest.mark.parametrize("shape", STREAMS)
 async def test_a_client_that_leaves_ends_the_handler(kind: str, issuer: Issuer, shape: str) -> None:
-    """As without the interceptor: nothing is left, and the handler cleans up as its caller."""
+    """As without the interceptor, nothing is left, and the handler cleans up as its caller."""
     async with serving(kind, issuer.verifier, recheck_interval=OFTEN) as served:
         call = served.begin(shape, b"wait", token=issuer.token())
         assert await taken(served.handlers.asked) == b"wait"
@@ -773,7 +773,7 @@ async def test_a_client_that_leaves_ends_the_handler(kind: str, issuer: Issuer, 
 @pytest.mark.parametrize("end", ["completes", "is ended"])
 @pytest.mark.parametrize("shape", STREAMS)
 async def test_nothing_is_left_of_a_stream(kind: str, issuer: Issuer, shape: str, end: str) -> None:
-    """No thread outlives it, and its token is looked at no more."""
+    """No thread outlives it, and its token is not checked any more."""
     verifier = Counting(issuer.verifier)
     async with serving(kind, verifier, recheck_interval=OFTEN) as served:
         if end == "completes":
@@ -793,7 +793,7 @@ async def test_nothing_is_left_of_a_stream(kind: str, issuer: Issuer, shape: str
 
 
 class Keeping(grpc.aio.ServerInterceptor):
-    """Looks a handler up once, and keeps it for all calls of its method."""
+    """Looks up a handler once, and keeps it for all calls of the method."""
 
     def __init__(self) -> None:
         self._known: dict[str, Any] = {}
@@ -822,7 +822,7 @@ class KeepingSync(grpc.ServerInterceptor):
 async def test_a_handler_that_another_interceptor_keeps_lets_nobody_else_in(
     kind: str, issuer: Issuer, shape: str
 ) -> None:
-    """Who calls first does not decide for those who call later."""
+    """The first caller does not decide for later callers."""
     keeping = KeepingSync() if kind == "sync" else Keeping()
     async with serving(kind, issuer.verifier, keeping) as served:
         for name in ("ada", "bob"):
@@ -847,14 +847,14 @@ class Iterating(grpc.aio.ServerInterceptor):
 
 
 async def test_a_generator_stays_a_generator_for_other_interceptors(issuer: Issuer) -> None:
-    """They go by a handler's kind; and the principal does not leak to them."""
+    """They distinguish the kinds of handlers, and the principal does not leak to them."""
     async with serving("aio", issuer.verifier, Iterating()) as served:
         assert await served.call("unary_stream", b"a", token=issuer.token()) == [b"ada", b"ada"]
         assert (await served.refusal("unary_stream")).code().name == "UNAUTHENTICATED"
 
 
 class Context:
-    """What a generator's consumer holds of a call, where no server drives it."""
+    """The context of a call without a server."""
 
     def __init__(self, token: str) -> None:
         self._metadata = (("authorization", f"Bearer {token}"),)
@@ -864,7 +864,7 @@ class Context:
         return self._metadata
 
     def abort(self, code: grpc.StatusCode, text: str, *_trailers: Any) -> NoReturn:
-        raise grpc.aio.AbortError(code, text)  # before there is anything to await
+        raise grpc.aio.AbortError(code, text)  # before the first await
 
 
 async def looked_up(auth: Any, handlers: Handlers) -> Any:
@@ -883,7 +883,7 @@ async def looked_up(auth: Any, handlers: Handlers) -> Any:
 async def test_a_token_that_ends_between_two_responses_ends_the_stream_at_the_next(
     issuer: Issuer,
 ) -> None:
-    """While a response waits for a slow client the stream is not torn; then it goes no further."""
+    """A stream is not cut while a response waits for a slow client; it ends after that response."""
     verifier, handlers = Counting(issuer.verifier), AioHandlers()
     auth = AuthInterceptor(verifier, RULES, recheck_interval=OFTEN)
     responses = (await looked_up(auth, handlers))(b"a", Context(issuer.token()))
@@ -899,7 +899,7 @@ async def test_a_token_that_ends_between_two_responses_ends_the_stream_at_the_ne
 
 
 async def test_a_look_that_is_due_comes_before_the_next_response(issuer: Issuer) -> None:
-    """A thread has no timer, and looks at the token before it lets the handler go on."""
+    """A thread has no timer, and checks the token before the handler continues."""
     handlers = SyncHandlers()
     auth = SyncAuthInterceptor(issuer.verifier, RULES, recheck_interval=1e-9)
     responses = (await looked_up(auth, handlers))(b"a", Context(issuer.token()))
@@ -914,6 +914,6 @@ async def test_a_look_that_is_due_comes_before_the_next_response(issuer: Issuer)
 @pytest.mark.parametrize("interceptor", [AuthInterceptor, SyncAuthInterceptor])
 @pytest.mark.parametrize("interval", [0, -1, float("nan")])
 def test_an_interval_is_above_zero(issuer: Issuer, interceptor: Any, interval: float) -> None:
-    """A stream's token cannot be looked at all the time."""
+    """The interval between two checks must be above zero."""
     with pytest.raises(ValueError, match="above zero"):
         interceptor(issuer.verifier, RULES, recheck_interval=interval)

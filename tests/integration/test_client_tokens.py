@@ -1,4 +1,4 @@
-"""Token sources against the real service, on a line that can be cut."""
+"""Token sources with the real service, on a connection that can be cut."""
 
 import asyncio
 import threading
@@ -24,9 +24,9 @@ from tests.integration.client_side import ACCOUNT, Pause, Service
 
 T = TypeVar("T")
 
-DUE = timedelta(minutes=13)  # of a life of fifteen
+DUE = timedelta(minutes=13)  # of a lifetime of fifteen
 EXPIRED = timedelta(minutes=16)
-TIMEOUT = 30.0  # seconds, which no passing test takes
+TIMEOUT = 30.0  # seconds; no passing test takes as long
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
 
 @pytest.fixture
 def pause(clock: FakeClock) -> Pause:
-    """What sources sleep with."""
+    """The sleep of the sources."""
     return Pause(clock)
 
 
@@ -56,7 +56,7 @@ class Stored:
         self.request_id = ""
 
     def store(self, refresh_token: str, request_id: str) -> None:
-        """Take the place of a database."""
+        """Store them, as a database would."""
         self.saved.append(refresh_token)
         self.request_id = request_id
 
@@ -92,7 +92,7 @@ async def session(service: Service, clock: FakeClock, pause: Pause) -> AsyncIter
 
 
 async def test_a_token_is_good_and_kept(service: Service, session: Session) -> None:
-    """The service is asked once; the refresh token that came along was persisted."""
+    """The service is called once, and the new refresh token is persisted."""
     token = await session.tokens.access_token()
     assert await service.is_active(token)
     assert await session.tokens.access_token() == token
@@ -104,7 +104,7 @@ async def test_a_token_is_good_and_kept(service: Service, session: Session) -> N
 async def test_a_token_is_renewed_ahead_of_expiry(
     service: Service, session: Session, clock: FakeClock
 ) -> None:
-    """At 80 % of its life, with the jitter in the middle."""
+    """At 80 % of its lifetime, with the jitter in the middle."""
     token = await session.tokens.access_token()
     clock.advance(timedelta(minutes=12, seconds=-1))
     assert await session.tokens.access_token() == token
@@ -118,7 +118,7 @@ async def test_a_token_is_renewed_ahead_of_expiry(
 async def test_concurrent_callers_share_one_refresh(
     service: Service, session: Session, clock: FakeClock
 ) -> None:
-    """The first time, when nobody has a token, and later, when all have an old one."""
+    """The first time, when no caller has a token, and later, when all have an old one."""
     for number in (1, 2):
         tokens = await asyncio.gather(*(session.tokens.access_token() for _ in range(200)))
         assert len(set(tokens)) == 1
@@ -129,7 +129,7 @@ async def test_concurrent_callers_share_one_refresh(
 async def test_the_refresh_token_is_persisted_before_the_access_token_is_handed_out(
     service: Service, clock: FakeClock
 ) -> None:
-    """Nobody uses the new token, and nobody refreshes again, while the callback runs."""
+    """While the callback runs, no caller gets the new token and there is no other refresh."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def persist(_token: str, _request_id: str) -> None:
@@ -152,7 +152,7 @@ async def test_the_refresh_token_is_persisted_before_the_access_token_is_handed_
 async def test_a_refresh_token_that_could_not_be_persisted_is_persisted_later(
     service: Service, clock: FakeClock
 ) -> None:
-    """Its callers see why; it is not traded for another, as it is the only good one."""
+    """The callers get the error. The token is not refreshed, because it is the only valid one."""
     saved: list[tuple[str, str]] = []
 
     def persist(refresh_token: str, request_id: str) -> None:
@@ -174,7 +174,7 @@ async def test_a_refresh_token_that_could_not_be_persisted_is_persisted_later(
 async def test_the_old_token_is_used_while_the_service_is_away(
     service: Service, session: Session, clock: FakeClock, pause: Pause
 ) -> None:
-    """The attempts go on behind its users, and succeed once the line is mended."""
+    """The attempts continue in the background, and succeed once the connection is restored."""
     mended = asyncio.Event()
     token = await session.tokens.access_token()
     await service.line.cut()
@@ -193,7 +193,7 @@ async def test_the_old_token_is_used_while_the_service_is_away(
 async def test_nobody_waits_for_a_service_that_was_away_a_moment_ago(
     service: Service, session: Session, clock: FakeClock
 ) -> None:
-    """After a renewal was given up, the next one runs behind those who have an old token."""
+    """After a failed renewal, the next one runs in the background for callers with an old token."""
     token = await session.tokens.access_token()
     await service.line.cut()
     clock.advance(DUE)
@@ -212,7 +212,7 @@ async def test_nobody_waits_for_a_service_that_was_away_a_moment_ago(
 async def test_without_a_token_the_error_is_clear_and_the_service_left_alone_for_a_while(
     service: Service, session: Session, clock: FakeClock, pause: Pause
 ) -> None:
-    """A few attempts, then a pause in which none is made; after it the source heals."""
+    """A few attempts, then a pause without any; after it the source works again."""
     await service.line.cut()
     with pytest.raises(Unavailable, match="UNAVAILABLE") as raised:
         await session.tokens.access_token()
@@ -229,7 +229,7 @@ async def test_without_a_token_the_error_is_clear_and_the_service_left_alone_for
 async def test_a_lost_answer_is_asked_for_again_and_is_the_same(
     service: Service, session: Session, clock: FakeClock, pause: Pause
 ) -> None:
-    """The service rotated; the retry yields the very successor that was lost."""
+    """The service rotated; the retry returns the successor that was lost."""
     await session.tokens.access_token()
     clock.advance(DUE)
     service.line.withhold()
@@ -280,25 +280,25 @@ async def test_a_lost_answer_is_asked_for_again_after_any_delay(
 async def test_a_restarted_program_gets_the_successor_that_was_lost(
     service: Service, session: Session, clock: FakeClock, pause: Pause
 ) -> None:
-    """It was stored nowhere, but the refresh token and its request id were."""
+    """The refresh token and its request id were stored, and they are enough."""
     await session.tokens.access_token()
     stored, request_id = session.saved[-1], session.request_id
     clock.advance(DUE)
     await lose_an_answer(service, session)
     await service.line.cut()
+    await session.tokens.aclose()  # the program ends without an answer
     await service.reconnect()
     again = Session(service, clock, pause, stored, request_id)
     assert await service.is_active(await again.tokens.access_token())
     assert await service.generation() == 2
     assert again.request_id not in ("", request_id)
-    await session.tokens.aclose()
-    assert session.saved[-1] == again.saved[-1]
+    assert session.saved == [stored]
 
 
 async def test_a_used_token_with_another_request_id_ends_the_session(
     service: Service, session: Session, clock: FakeClock, pause: Pause
 ) -> None:
-    """So somebody who holds an old refresh token alone gets nothing by it."""
+    """Somebody who has only an old refresh token gets no new one."""
     await session.tokens.access_token()
     await service.age(timedelta(days=6))
     thief = Session(service, clock, pause, session.first)
@@ -330,7 +330,7 @@ async def test_an_answer_that_does_not_come_is_asked_for_again(
 async def test_the_service_says_when_to_try_again(
     database_url: str, clock: FakeClock, pause: Pause
 ) -> None:
-    """With its database away it answers UNAVAILABLE with RetryInfo of a second."""
+    """Without its database it answers UNAVAILABLE with a RetryInfo of one second."""
     database = Proxy(database_target(database_url))
     await database.open()
     async with Service(database_url).running(through(database_url, database)) as service:
@@ -346,7 +346,7 @@ async def test_the_service_says_when_to_try_again(
 async def test_a_revoked_session_ends_its_source(
     service: Service, session: Session, clock: FakeClock
 ) -> None:
-    """InvalidGrant, at once even though the old token has not expired, and no call after it."""
+    """InvalidGrant at once, although the old token has not expired, and no further call."""
     await session.tokens.access_token()
     await service.revoke(session.saved[0])
     clock.advance(DUE)
@@ -361,7 +361,7 @@ async def test_a_revoked_session_ends_its_source(
 async def test_a_cancelled_caller_leaves_the_refresh_to_the_others(
     service: Service, clock: FakeClock
 ) -> None:
-    """The one who began it is no different."""
+    """Also if it is the caller that began the refresh."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def persist(_token: str, _request_id: str) -> None:
@@ -383,7 +383,7 @@ async def test_a_cancelled_caller_leaves_the_refresh_to_the_others(
 
 
 async def test_a_refused_token_is_replaced_once(service: Service, session: Session) -> None:
-    """However many of its users say so, and whenever."""
+    """No matter how many callers report it, and when."""
     token = await session.tokens.access_token()
     session.tokens.invalidate(token)
     session.tokens.invalidate(token)
@@ -395,7 +395,7 @@ async def test_a_refused_token_is_replaced_once(service: Service, session: Sessi
 
 
 async def test_a_service_account_logs_in_again(service: Service, clock: FakeClock) -> None:
-    """It has no refresh token, and gets by without."""
+    """It has no refresh token and does not need one."""
     tokens = ServiceAccountTokens(
         service.channel, ACCOUNT, service.secret, audience=["orders"], scope=["read"], clock=clock
     )
@@ -410,7 +410,7 @@ async def test_a_service_account_logs_in_again(service: Service, clock: FakeCloc
 async def test_a_service_account_that_is_refused_says_so(
     service: Service, clock: FakeClock
 ) -> None:
-    """It is not tried again at once; later it is, as an operator may enable it again."""
+    """It is not retried at once, but later, because an operator may enable the account."""
     tokens = ServiceAccountTokens(service.channel, ACCOUNT, "wrong", clock=clock)
     for _ in range(3):
         with pytest.raises(InvalidCredentials):
@@ -423,14 +423,14 @@ async def test_a_service_account_that_is_refused_says_so(
 
 
 async def test_a_request_that_is_refused_says_why(service: Service) -> None:
-    """Text that the service gives to clients."""
+    """The error has the text of the service."""
     tokens = ServiceAccountTokens(service.channel, ACCOUNT, service.secret, scope=["\n"])
     with pytest.raises(AuthError, match="INVALID_ARGUMENT"):
         await tokens.access_token()
 
 
 async def test_no_token_shows(service: Service, session: Session) -> None:
-    """Neither in the text of a source nor of what it is made of."""
+    """Neither in the repr of a source nor in that of its parts."""
     account = ServiceAccountTokens(service.channel, ACCOUNT, service.secret)
     shown = [session.tokens, account]
     tokens = [await source.access_token() for source in shown]
@@ -444,13 +444,13 @@ async def test_no_token_shows(service: Service, session: Session) -> None:
 
 
 class Threads:
-    """Runs functions in threads of their own, all at once."""
+    """Runs functions in threads of their own, at the same time."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(50)
 
     async def run(self, work: Callable[[], T], times: int = 1) -> list[T]:
-        """Return what the calls return."""
+        """Return the results of the calls."""
         together = threading.Barrier(times)
 
         def one() -> T:
@@ -461,11 +461,11 @@ class Threads:
         return await asyncio.gather(*(loop.run_in_executor(self._pool, one) for _ in range(times)))
 
     async def call(self, work: Callable[[], T]) -> T:
-        """Return what one call returns."""
+        """Return the result of one call."""
         return (await self.run(work))[0]
 
     async def renewed(self) -> None:
-        """Wait for the renewals that run."""
+        """Wait for the running renewals."""
         for thread in threading.enumerate():
             if thread.name == "access-token":
                 await self.run(thread.join)
@@ -476,7 +476,7 @@ class Threads:
 
 @pytest.fixture
 async def threads() -> AsyncIterator[Threads]:
-    """Threads beside the event loop, in which the service runs."""
+    """Threads beside the event loop that runs the service."""
     threads = Threads()
     yield threads
     threads.close()
@@ -524,7 +524,7 @@ async def test_threads_share_one_refresh(
 async def test_threads_use_the_old_token_while_the_service_is_away(
     service: Service, sync_session: SyncSession, threads: Threads, clock: FakeClock
 ) -> None:
-    """The attempts go on in a thread of the source's own."""
+    """The attempts continue in a thread of the source."""
     lost = threading.Event()
     token = await threads.call(sync_session.tokens.access_token)
     service.plain_sync_channel.subscribe(
@@ -546,7 +546,7 @@ async def test_threads_use_the_old_token_while_the_service_is_away(
 async def test_a_thread_waits_no_longer_than_it_wants(
     service: Service, sync_session: SyncSession, threads: Threads
 ) -> None:
-    """The refresh goes on without it."""
+    """The refresh continues without it."""
     service.line.withhold()
     with pytest.raises(Unavailable, match="not answered"):
         await threads.call(lambda: sync_session.tokens.access_token(timeout=0))
@@ -557,7 +557,7 @@ async def test_a_thread_waits_no_longer_than_it_wants(
 async def test_a_revoked_session_ends_its_source_for_threads(
     service: Service, sync_session: SyncSession, threads: Threads
 ) -> None:
-    """No call after it."""
+    """There is no further call."""
     token = await threads.call(sync_session.tokens.access_token)
     await service.revoke(sync_session.saved[0])
     sync_session.tokens.invalidate(token)
@@ -570,7 +570,7 @@ async def test_a_revoked_session_ends_its_source_for_threads(
 async def test_a_service_account_logs_in_from_threads(
     service: Service, threads: Threads, clock: FakeClock
 ) -> None:
-    """And again."""
+    """It logs in again when its token is due."""
     tokens = SyncServiceAccountTokens(service.sync_channel, ACCOUNT, service.secret, clock=clock)
     token = await threads.call(tokens.access_token)
     assert await service.is_active(token)
@@ -580,10 +580,10 @@ async def test_a_service_account_logs_in_from_threads(
 
 
 def test_a_coroutine_that_waits_cannot_be_finished() -> None:
-    """A mistake of the library's own would not go unseen."""
+    """A mistake in the library would be noticed."""
 
     async def waits() -> Any:
         await asyncio.sleep(0)
 
-    with pytest.raises(RuntimeError, match="waits"):
+    with pytest.raises(RuntimeError, match="suspended"):
         finish(waits())

@@ -1,4 +1,4 @@
-"""The table of what each method asks, and the principal of the code that runs."""
+"""The table of rules, and the principal of the running code."""
 
 import contextlib
 from typing import Any
@@ -29,7 +29,7 @@ CLAIMS = AccessClaims(
 
 
 def test_an_exact_name_comes_before_its_service() -> None:
-    """The row of a method is the one that holds, wherever it stands in the table."""
+    """The rule of a method has precedence, wherever it is in the table."""
     rules = Rules({"/o.Orders/Delete": ADMIN, "/o.Orders/*": READ})
     assert rules.of("/o.Orders/Delete") is ADMIN
     assert rules.of("/o.Orders/List") is READ
@@ -39,7 +39,7 @@ def test_an_exact_name_comes_before_its_service() -> None:
     "method", ["/o.Orders2/List", "/p.Orders/List", "/o.Orders", "", "List", "/o.Orders/x/List"]
 )
 def test_other_methods_fall_to_the_default(method: str) -> None:
-    """A row of one service says nothing about another, however alike the names are."""
+    """A rule of one service does not apply to another with a similar name."""
     rules = Rules({"/o.Orders/*": PUBLIC})
     assert rules.of(method) == Rule()
     assert not rules.of(method).public
@@ -54,13 +54,13 @@ def test_other_methods_fall_to_the_default(method: str) -> None:
     ],
 )
 def test_a_key_of_another_form_is_refused(key: str) -> None:
-    """A row that could never match is a mistake that would leave a method to the default."""
+    """A key that never matches is a mistake: it would leave a method to the default."""
     with pytest.raises(ValueError, match=r"must be \"/pkg"):
         Rules({key: ADMIN})
 
 
 def test_the_table_is_taken_as_it_is() -> None:
-    """A change of the mapping afterwards changes no rule."""
+    """A later change of the mapping changes no rule."""
     table = {"/o.Orders/*": ADMIN}
     rules = Rules(table)
     table["/o.Orders/*"] = PUBLIC
@@ -69,20 +69,20 @@ def test_the_table_is_taken_as_it_is() -> None:
 
 @pytest.mark.parametrize("name", ["scope", "roles"])
 def test_a_string_is_no_tuple(name: str) -> None:
-    """The forgotten comma would ask for a scope or a role of each letter."""
+    """With a forgotten comma, each letter would be a required scope or role."""
     with pytest.raises(ValueError, match="tuples"):
         Rule(**{name: "admin"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scope", ["", "a b", 'a"', "a\\b", "a\r\nx: y", "é"])
 def test_a_scope_has_the_alphabet_of_scopes(scope: str) -> None:
-    """It is quoted in a header (RFC 6749 section 3.3)."""
+    """A header quotes it (RFC 6749 section 3.3)."""
     with pytest.raises(ValueError, match="not a scope"):
         Rule(scope=(scope,))
 
 
 def test_a_public_method_asks_for_nothing_that_is_not_looked_at() -> None:
-    """A role on a public method would look like a protection."""
+    """A role on a public method would look like protection."""
     rules: tuple[Any, ...] = ({"scope": ("a",)}, {"roles": ("a",)})
     for rule in rules:
         with pytest.raises(ValueError, match="public"):
@@ -100,7 +100,7 @@ def test_the_infrastructure_is_public() -> None:
 
 
 def test_the_principal_is_there_for_as_long_as_the_block_runs() -> None:
-    """Also when it ends with an error, and for blocks in blocks."""
+    """Also if the block raises, and for nested blocks."""
     assert current_principal.get() is None
     with acting_as(CLAIMS):
         assert principal() is CLAIMS
@@ -113,6 +113,6 @@ def test_the_principal_is_there_for_as_long_as_the_block_runs() -> None:
 
 
 def test_where_there_is_no_principal_the_error_says_why() -> None:
-    """A handler that counts on one is not left with an AttributeError."""
+    """A handler that needs one gets a clear error, not an AttributeError."""
     with pytest.raises(LookupError, match="no principal: "):
         principal()

@@ -19,7 +19,7 @@ def refusal(issuer: Issuer, token: str, **asked: str) -> InactiveReason:
 
 
 def test_its_tokens_are_good_for_its_verifier_alone(auth_issuer: Issuer) -> None:
-    """They carry what was asked for, and no other issuer knows their key."""
+    """They have the requested claims, and no other issuer knows their key."""
     token = auth_issuer.token("ada", scope=["read"], roles=["clerk"])
     claims = auth_issuer.verifier.verify(token, audience="test", required_scope=["read"])
     assert (claims.subject, claims.roles) == ("ada", ("clerk",))
@@ -37,14 +37,14 @@ def test_its_shared_key_makes_a_local_verifier(auth_issuer: Issuer) -> None:
 
 
 def test_the_clock_is_the_tests(auth_issuer: Issuer) -> None:
-    """A token expires when the test says so."""
+    """A token expires when the test moves the clock."""
     token = auth_issuer.token(lifetime=timedelta(minutes=1))
     auth_issuer.clock.advance(timedelta(minutes=1))
     assert refusal(auth_issuer, token) is InactiveReason.EXPIRED
 
 
 def test_any_claim_may_be_set_or_left_out(auth_issuer: Issuer) -> None:
-    """So that a service can be shown what it must refuse."""
+    """So a test can present tokens that its service must refuse."""
     elsewhere = auth_issuer.token(aud="elsewhere")
     assert refusal(auth_issuer, elsewhere, audience="test") is InactiveReason.WRONG_AUDIENCE
     assert refusal(auth_issuer, auth_issuer.token(exp=None)) is InactiveReason.MALFORMED
@@ -52,7 +52,7 @@ def test_any_claim_may_be_set_or_left_out(auth_issuer: Issuer) -> None:
 
 
 def test_a_call_revokes(auth_issuer: Issuer) -> None:
-    """A token, a session, or all of a user's."""
+    """A token, a session, or all sessions of a user."""
     tokens = [auth_issuer.token("ada", sid=str(number)) for number in range(3)]
     auth_issuer.revoke(tokens[0])
     auth_issuer.revoke_session(tokens[1])

@@ -55,7 +55,7 @@ def retry_in(seconds: float) -> Message:
 def test_a_token_is_due_at_75_to_85_per_cent_of_its_life(
     clock: FakeClock, jitter: float, minutes: float
 ) -> None:
-    """The jitter spreads a fleet, within bounds."""
+    """The jitter spreads the renewals of a fleet, within bounds."""
     life = life_of(clock, jitter)
     life.accept("a", clock.now + 100 * MINUTE)
     clock.advance(minutes * MINUTE - timedelta(seconds=1))
@@ -75,7 +75,7 @@ def test_a_share_that_leaves_no_life_is_refused(clock: FakeClock, ahead: float) 
 
 
 def test_a_fast_clock_does_not_renew_at_each_call(clock: FakeClock) -> None:
-    """A token that seems to have expired on arrival is used for a moment."""
+    """A token that has expired by the local clock is used for a moment."""
     life = life_of(clock)
     life.accept("a", clock.now - MINUTE)
     assert life.current() == "a"
@@ -112,7 +112,7 @@ def test_jitter_takes_at_most_half_of_a_delay(
 
 
 def test_the_delay_that_the_service_asks_for_is_kept(clock: FakeClock) -> None:
-    """RetryInfo is the least; what is drawn comes on top."""
+    """RetryInfo is the minimum; the random part is added to it."""
     life = life_of(clock, jitter=0.0)
     assert life.failed(rpc_error(Code.UNAVAILABLE, retry_in(1.5))) == pytest.approx(1.55)
     assert life.failed(rpc_error(Code.RESOURCE_EXHAUSTED, retry_in(30))) is None
@@ -124,7 +124,7 @@ def test_the_delay_that_the_service_asks_for_is_kept(clock: FakeClock) -> None:
 
 
 def test_the_old_token_is_used_in_a_pause_until_it_expires(clock: FakeClock) -> None:
-    """Nobody asks in a pause, and nobody needs to."""
+    """There is no attempt in a pause, and none is needed."""
     life = life_of(clock)
     life.accept("a", clock.now + 10 * MINUTE)
     clock.advance(9 * MINUTE)
@@ -150,7 +150,7 @@ def test_a_failure_that_time_may_not_mend_is_not_tried_again_at_once(clock: Fake
 
 
 def test_an_ended_session_stays_ended(clock: FakeClock) -> None:
-    """The token that is left goes too: it was most likely revoked with the session."""
+    """The remaining token is dropped too: it was most likely revoked with the session."""
     life = life_of(clock)
     life.accept("a", clock.now + 10 * MINUTE)
     assert life.failed(rpc_error(Code.UNAUTHENTICATED, info("INVALID_GRANT"))) is None
@@ -160,7 +160,7 @@ def test_an_ended_session_stays_ended(clock: FakeClock) -> None:
 
 
 def test_renewals_are_forced_ten_seconds_apart(clock: FakeClock) -> None:
-    """A service that refuses every token cannot have a session refreshed with every call."""
+    """A service that refuses every token does not cause a refresh in every call."""
     life = life_of(clock)
     life.accept("a", clock.now + 10 * MINUTE)
     life.invalidate("other")
@@ -178,7 +178,7 @@ def test_renewals_are_forced_ten_seconds_apart(clock: FakeClock) -> None:
 
 
 def test_there_is_nothing_to_invalidate_at_first(clock: FakeClock) -> None:
-    """A token that came from elsewhere is nobody's here."""
+    """A token that the source did not return is ignored."""
     life = life_of(clock)
     life.invalidate("a")
     assert life.current() is None
@@ -210,7 +210,7 @@ def test_what_a_refusal_means(
 
 
 def test_no_token_shows(clock: FakeClock) -> None:
-    """Not in what is kept either."""
+    """The held token does not show either."""
     life = life_of(clock)
     life.accept("secret", datetime.now(UTC))
     assert "secret" not in repr(vars(life))
