@@ -42,6 +42,7 @@ check: lint types imports protos generated ## Run every static check (lint, type
 
 .PHONY: ci
 ci: check compat test test-postgres-15 interop ## Run everything that CI runs
+	@$(MAKE) --no-print-directory chaos SHORT=1
 
 .PHONY: lint
 lint: $(STAMP)
@@ -78,6 +79,11 @@ format: $(STAMP) ## Apply the formatter and the safe lint fixes
 .PHONY: bench
 bench: $(STAMP) ## Run the benchmarks (BENCH=name for one, WRITE=1 to update docs/benchmarks)
 	@$(PY) -m benchmarks $(if $(WRITE),--write) $(BENCH)
+
+.PHONY: chaos
+chaos: $(STAMP) ## Break everything around a running service (SHORT=1 for 3 minutes, CHAOS=name for one, WRITE=1 for docs/reliability.md)
+	@$(if $(SHORT),,bash tests/chaos/install.sh)
+	@$(PY) -m tests.chaos $(if $(SHORT),--short) $(if $(WRITE),--write) $(CHAOS)
 
 .PHONY: compat
 compat: $(STAMP) ## Run the client's tests beside old and new versions of grpcio, protobuf and others

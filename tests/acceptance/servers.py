@@ -60,10 +60,10 @@ class ServerProcess:
         self.process: subprocess.Popen[bytes]
         self.address = ""
 
-    def start(self) -> "ServerProcess":
-        """Start, and return once health is SERVING; blocks."""
+    def start(self, address: str = "") -> "ServerProcess":
+        """Start at an address, or at a free one; return once health is SERVING; blocks."""
         for _ in range(3):
-            self.address = free_address()
+            self.address = address or free_address()
             with self._log.open("ab") as log:
                 self.process = subprocess.Popen(
                     [sys.executable, "-m", "auth_service", "serve"],

@@ -9,15 +9,22 @@ __all__ = ["Link"]
 class Link:
     """Forwards connections of a local port to a target, until it is told to do worse."""
 
-    def __init__(self, target: tuple[str, int], port: int = 0) -> None:
-        self._target = target
+    def __init__(self, target: tuple[str, int] | str, port: int = 0) -> None:
+        self.target = target
+        """A host and port, or the path of a Unix socket; new connections follow a change."""
         self.port = port
         self.delay = 0.0
         """Seconds by which each piece of data is late."""
+        self.delayed = 0
+        """How many pieces of data were late."""
+        self.held = 0
+        """How many pieces of data had to wait while the link hung."""
         self._passing = asyncio.Event()
         self._passing.set()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
+        self._half_closed: set[asyncio.StreamWriter] = set()
 
     async def open(self) -> None:
         """Listen, on the same port as before if there was one."""
@@ -28,12 +35,12 @@ class Link:
         """Take connections and data, and deliver nothing (a network that drops packets)."""
         self._passing.clear()
 
-    async def cut(self) -> None:
-        """Reset all connections and refuse new ones (a host that is down)."""
+    async def cut(self) -> int:
+        """Reset all connections and refuse new ones (a host that is down); return how many."""
         if self._server is not None:
             self._server.close()
             self._server = None
-        await self._reset()
+        return await self.drop()
 
     async def restore(self) -> None:
         """Forward again. Connections that hung are reset, as their packets are long lost."""
@@ -53,14 +60,35 @@ class Link:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def half_close(self) -> int:
+        """End the direction to the client of all connections, and only that; return how many."""
+        writers = [writer for writer in self._clients if not writer.is_closing()]
+        for writer in writers:
+            self._half_closed.add(writer)
+            with contextlib.suppress(OSError):
+                writer.write_eof()
+        return len(writers)
+
+    async def drop(self) -> int:
+        """Reset all connections, and take new ones; return how many there were."""
+        count = len(self._tasks)
+        await self._reset()
+        return count
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self.target, str):
+            return await asyncio.open_unix_connection(self.target)
+        return await asyncio.open_connection(*self.target)
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._clients.add(writer)
         there: asyncio.StreamWriter | None = None
         try:
             await self._passing.wait()
-            back, there = await asyncio.open_connection(*self._target)
+            back, there = await self._connect()
             ways = asyncio.gather(self._forward(reader, there), self._forward(back, writer))
             try:
                 await ways
@@ -72,13 +100,20 @@ class Link:
             for each in filter(None, (writer, there)):
                 each.transport.abort()
             self._tasks.discard(task)
+            self._clients.discard(writer)
+            self._half_closed.discard(writer)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
+            self.held += not self._passing.is_set()
             await self._passing.wait()
             if self.delay:
+                self.delayed += 1
                 await asyncio.sleep(self.delay)
+            if writer in self._half_closed:
+                continue
             writer.write(data)
             await writer.drain()
-        with contextlib.suppress(OSError):
-            writer.write_eof()
+        if writer not in self._half_closed:
+            with contextlib.suppress(OSError):
+                writer.write_eof()
