@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from authn.v1 import error_reason_pb2
 
 from auth_service import errors
 from auth_service.errors import (
@@ -43,6 +44,15 @@ REASONS = {
 def test_each_error_has_its_stable_reason(name: str, reason: str) -> None:
     """Clients match on reasons, so these never change."""
     assert getattr(errors, name).reason == reason
+
+
+def test_the_proto_lists_every_reason_that_a_client_can_see() -> None:
+    """Only operators see a ConfigError."""
+    seen = {
+        c.reason for c in vars(errors).values() if isinstance(c, type) and issubclass(c, AuthError)
+    }
+    listed = error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name
+    assert seen - {"CONFIG"} <= {name.removeprefix("ERROR_REASON_") for name in listed}
 
 
 def test_every_error_is_of_the_one_tree_and_drawn_in_its_docstring() -> None:
