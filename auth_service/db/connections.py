@@ -77,7 +77,11 @@ class Connections:
         self._take_in(connection)
         self._sweep()
         self._grow()
-        await asyncio.gather(*self._tasks)
+        try:
+            await asyncio.gather(*self._tasks)
+        except asyncio.CancelledError:
+            self.terminate()
+            raise
 
     async def take(self) -> Connection:
         """Return a connection, once one is free. Raises TimeoutError, or Unavailable if all fail.

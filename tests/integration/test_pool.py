@@ -190,6 +190,23 @@ async def test_a_caller_that_gives_up_costs_no_connection(database_url: str) -> 
     pool.terminate()
 
 
+async def test_a_start_that_is_cancelled_leaves_no_connection(database_url: str) -> None:
+    """In whatever step it is."""
+    admin = await asyncpg.connect(database_url)
+    for turns in range(0, 60, 6):
+        start = asyncio.create_task(pools.connect(database_url, min_size=4))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        start.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            (await start).terminate()
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    async with asyncio.timeout(10):
+        while await admin.fetchval(others) > 1:
+            await asyncio.sleep(0.01)
+    await admin.close()
+
+
 async def test_close_waits_for_statements_under_way(database_url: str) -> None:
     """The one under way succeeds; one that comes later is refused."""
     pool = await pools.connect(database_url, min_size=2)
