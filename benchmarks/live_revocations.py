@@ -67,5 +67,5 @@ async def _measure(
             f"Validate with {REVOCATIONS:,} live revocations and {SESSIONS:,} sessions, of none",
             ratios(rates[names[1]], rates[names[0]]), 0.95, sides=medians(rates),
         ),
-        Verdict("memory of a live revocation", [each], at_most=200, unit="bytes", sides=memory),
+        Verdict("memory of a live revocation", [each], at_most=64, unit="bytes", sides=memory),
     ]  # fmt: skip

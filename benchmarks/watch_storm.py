@@ -41,6 +41,7 @@ REVOCATIONS = int(os.environ.get("BENCH_REVOCATIONS", "1_000_000"))
 WATCHERS = 500
 STREAMS_A_CONNECTION = 50
 ONE_AFTER_ANOTHER = 5
+RESUMED = 20
 VALIDATE_RATE = 400.0
 SECONDS = 4.0
 ROUNDS = 3
@@ -89,10 +90,10 @@ async def _longest(stalls: Path) -> float:
     return float(text) * 1000
 
 
-def _watch(channel: grpc.aio.Channel) -> Any:
+def _watch(channel: grpc.aio.Channel, cursor: str = "") -> Any:
     """Open a stream of which nobody parses the messages."""
     open_stream: Any = channel.unary_stream(_METHOD)
-    return open_stream(pb.WatchRequest(accept_segments=True).SerializeToString())
+    return open_stream(pb.WatchRequest(cursor=cursor, accept_segments=True).SerializeToString())
 
 
 async def _read_all(channel: grpc.aio.Channel) -> tuple[int, int]:
@@ -121,12 +122,40 @@ async def _one_after_another(server: Serving) -> list[Verdict]:
             require(revocations == REVOCATIONS, f"{revocations} revocations are live")
             sizes.append(size / 1e6)
     first, *later = cpu
+    resumed = await _resumed(server)
     print(f"  CPU of the server: first {first * 1000:.1f} ms, later {median(later) * 1000:.1f} ms")
     return [
         Verdict(f"{REVOCATIONS:,} live revocations on the wire", sizes, at_most=20, unit="MB"),
         Verdict("CPU of the server for the first watcher", [first], at_most=0.2, unit="s"),
         Verdict("CPU of the server for each after it", later, at_most=0.002, unit="s"),
+        Verdict("CPU of the server for each that resumes", resumed, at_most=0.002, unit="s"),
     ]
+
+
+async def _resumed(server: Serving) -> list[float]:
+    """Return the CPU of the server for streams that resume, each on a connection of its own."""
+    async with grpc.aio.insecure_channel(server.address, _OPTIONS) as channel:
+        cursor, _ = await _until_cursor(channel, "")
+    cpu = []
+    for _ in range(RESUMED):
+        before = server.cpu_seconds()
+        async with grpc.aio.insecure_channel(server.address, _OPTIONS) as channel:
+            _, size = await _until_cursor(channel, cursor)
+        cpu.append(server.cpu_seconds() - before)
+        require(size < 10_000, f"a stream that resumes gets {size} bytes")
+    return cpu
+
+
+async def _until_cursor(channel: grpc.aio.Channel, cursor: str) -> tuple[str, int]:
+    """Read a stream up to its first heartbeat with a cursor; return that, and the bytes."""
+    call, size = _watch(channel, cursor), 0
+    async for message in call:
+        size += len(message)
+        event = pb.WatchResponse.FromString(message)
+        if event.HasField("heartbeat") and event.cursor:
+            call.cancel()
+            return event.cursor, size
+    raise RuntimeError("the stream ended early")
 
 
 def _watch_in_process(address: str, seconds: float) -> tuple[int, int]:

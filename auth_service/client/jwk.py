@@ -1,6 +1,6 @@
 """Public keys as JSON Web Keys, read strictly (RFC 7517, RFC 7518 section 6, RFC 8037).
 
-Owns which keys a client may trust to verify with. PyJWT alone takes a key whose `use`, `key_ops`
+Owns which keys a client may trust to verify with. PyJWT alone accepts a key whose `use`, `key_ops`
 or `alg` forbid verifying, a private key, and values that are not in their canonical form.
 """
 
@@ -25,7 +25,7 @@ _SECRET_MEMBERS = {"k", "d", "p", "q", "dp", "dq", "qi", "oth"}
 
 
 def public_key(kid: str, algorithm: str, jwk_json: str) -> SigningKey:
-    """Return the key of a JWK, for this one algorithm and fit only to verify.
+    """Return the key of a JWK, for this one algorithm, which only verifies.
 
     `algorithm` is EdDSA (Ed25519), ES256 or RS256. Raises ValueError with what is wrong.
     """
@@ -33,9 +33,9 @@ def public_key(kid: str, algorithm: str, jwk_json: str) -> SigningKey:
 
 
 def key_set(jwks_json: str) -> list[SigningKey]:
-    """Return the keys of a JWK Set (RFC 7517 section 5), each of which must name `kid` and `alg`.
+    """Return the keys of a JWK Set (RFC 7517 section 5); each must name `kid` and `alg`.
 
-    Raises ValueError if but one of them is of no use: a set is trusted as a whole.
+    Raises ValueError if a single one cannot be used: a set is trusted as a whole.
     """
     members = _read_object(jwks_json).get("keys")
     if type(members) is not list:

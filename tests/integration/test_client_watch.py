@@ -63,7 +63,7 @@ class Opened(NamedTuple):
 
 
 class Peer:
-    """A VerifierService of which each stream plays the next script, the last then staying silent.
+    """A VerifierService. Each stream plays the next script, and those after the last are silent.
 
     A step is an event, bytes in place of one, a moment to wait for, or the status to end with; the
     end of a script ends the stream with OK.
@@ -507,7 +507,7 @@ async def test_a_source_that_fails_is_asked_again(start_peer: Start, error: Base
     [event(cursor="9"), revoked(pb.Revocation(), "9"), b"\xff"],
     ids=["no event", "no target", "no protobuf"],
 )
-async def test_nonsense_is_logged_and_the_stream_begun_afresh(
+async def test_nonsense_is_logged_and_the_next_stream_is_a_fresh_one(
     start_peer: Start, nonsense: Step, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As a cursor that led to it is not to be trusted; nor is the service called again at once."""
@@ -631,7 +631,7 @@ def test_the_start_of_the_twin_gives_up_too(refusing: str) -> None:
 
 
 def test_a_source_that_never_answers_does_not_hold_up_the_twin(refusing: str) -> None:
-    """Close does not wait for it, and whoever waits in start is told."""
+    """Close does not wait for it, and a waiting start raises."""
     asked, answer = threading.Event(), threading.Event()
 
     def source() -> str:
@@ -651,7 +651,7 @@ def test_a_source_that_never_answers_does_not_hold_up_the_twin(refusing: str) ->
 
 
 def test_a_source_that_fails_does_not_end_the_twin(refusing: str) -> None:
-    """It is asked again until the verifier is closed, be it from another thread."""
+    """It is asked again until the verifier is closed, also from another thread."""
     asked = threading.Semaphore(0)
 
     def source() -> str:

@@ -447,7 +447,7 @@ async def test_each_of_two_announcements_of_one_session_is_numbered(replica: Rep
 async def test_a_cursor_that_means_nothing_here_gets_a_snapshot(
     replica: Replica, cursor: str
 ) -> None:
-    """Of another database, another timeline of it, or of nobody's making."""
+    """It is of another database or another timeline, or the service never made it."""
     replica.read("a")
     assert await resumed(replica, cursor) is None
 
@@ -532,7 +532,7 @@ async def test_after_a_failover_no_cursor_covers_what_was_known_before(replica: 
 
 @pytest.mark.usefixtures("small")
 async def test_what_has_expired_is_sent_no_more(replica: Replica) -> None:
-    """Chunks of which all has expired go as a whole, and others lose what has expired."""
+    """Chunks go when all in them has expired, and lose what has when half has."""
     long = replica.revocation("long", 1)
     long = replace(long, expires_at=long.expires_at + timedelta(days=365))
     replica.announce(long, *(replica.revocation(str(n), 1) for n in range(30)))

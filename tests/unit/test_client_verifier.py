@@ -272,7 +272,7 @@ def test_one_call_may_deny_what_the_verifier_allows(clock: FakeClock) -> None:
 
 
 def test_a_fresh_stream_is_complete_with_its_snapshot(feed: Feed, ring: KeyRing) -> None:
-    """Before that neither as_of nor cursor counts, whoever tells them."""
+    """Before that neither as_of nor cursor counts, whichever event has them."""
     assert feed.missing == "nothing has been received"
     feed.apply(key_set(PUBLIC, cursor="k"))
     feed.apply(heartbeat("h"))
@@ -399,7 +399,7 @@ def test_as_of_never_goes_back(feed: Feed, clock: FakeClock) -> None:
 
 
 def test_a_stream_resumes_after_the_last_event_that_completes_it(feed: Feed) -> None:
-    """Never among the parts of a snapshot, of which the rest would be missing."""
+    """Never among the parts of a snapshot: the rest of them would be missing."""
     feed.apply(key_set(PUBLIC, cursor="k"))
     feed.apply(snapshot())
     assert feed.begin() == ""

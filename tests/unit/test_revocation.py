@@ -33,7 +33,7 @@ TOKEN_ID, SESSION_ID = base64url.encode(RAW), str(UUID(bytes=RAW))
 def claims(
     token_id: str = "jti", session_id: str = "sid", subject: str = "sub", issued_at: int = EPOCH
 ) -> AccessClaims:
-    """Return the claims of a token, of which a revocation can name these."""
+    """Return the claims of a token; the arguments are those that a revocation can name."""
     return AccessClaims(
         issuer="https://auth.test",
         subject=subject,
@@ -333,7 +333,7 @@ def test_one_call_prunes_no_more_than_so_many(
 def test_what_is_pruned_is_forgotten_and_nothing_else(
     clock: FakeClock, revocations: RevocationList
 ) -> None:
-    """Of many ids, some of which share a slot, exactly those that live are still found."""
+    """Among many ids, some in the same slot, exactly those that have not expired are found."""
     short, long = many(20_000, 50)[:10_000], many(20_000, 500)[10_000:]
     revocations.add_all([*short, *long])
     clock.advance(timedelta(seconds=51))
