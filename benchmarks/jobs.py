@@ -14,7 +14,7 @@ PATIENCE = 60.0  # seconds that the last calls may take
 
 @dataclass(frozen=True)
 class Job:
-    """What to send, to whom, how much of it at once, and when to stop."""
+    """What to send, to which address, how much of it at once, and when to stop."""
 
     address: str
     path: str

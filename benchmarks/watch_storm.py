@@ -91,7 +91,7 @@ async def _longest(stalls: Path) -> float:
 
 
 def _watch(channel: grpc.aio.Channel, cursor: str = "") -> Any:
-    """Open a stream of which nobody parses the messages."""
+    """Open a stream, and leave its messages unparsed."""
     open_stream: Any = channel.unary_stream(_METHOD)
     return open_stream(pb.WatchRequest(cursor=cursor, accept_segments=True).SerializeToString())
 

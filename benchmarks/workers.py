@@ -147,7 +147,7 @@ async def _require_active(server: Serving, batch: bytes) -> None:
 
 
 def _verify_for_a_while() -> float:
-    """Return how many tokens a second this process verifies, none of which it remembers."""
+    """Return how many new tokens this process verifies in a second."""
     key = generate_key("EdDSA")
     ring = KeyRing([key], key.kid)
     verifier = TokenVerifier(

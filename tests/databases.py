@@ -147,7 +147,7 @@ class Databases:
             await self.drop(new)
 
     async def drop(self, name: str) -> None:
-        """Remove a database, whoever is connected to it."""
+        """Remove a database, even if clients are connected to it."""
         await self._admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     async def close(self) -> None:

@@ -103,7 +103,7 @@ class _Verdicts:
         max_staleness: timedelta | Literal[_Setting.OWN] | None = _OWN,
         on_stale: OnStale | None = None,
     ) -> AccessClaims:
-        """Return the claims of a good token, from memory; from any thread.
+        """Return the claims of a valid token, from memory; from any thread.
 
         An empty `audience` accepts any; every required scope and role must be there. Without
         `max_staleness` and `on_stale` the verifier's own hold. Raises InvalidToken with the first

@@ -1,6 +1,6 @@
-"""The root key, from which the keys of refresh tokens are derived, and the master key over it.
+"""The root key, which the keys of refresh tokens derive from and the master key encrypts.
 
-Owns that the root key is made once, and that the master key can be replaced.
+Makes the root key once, and lets the master key be replaced.
 """
 
 import secrets
@@ -15,7 +15,7 @@ _BYTES = 32
 
 
 async def root_key(store: KeyStore, master_key: MasterKey) -> MasterKey:
-    """Return the key from which those of refresh tokens are derived; the first start makes it.
+    """Return the root key; the first start makes it. The keys of refresh tokens derive from it.
 
     It is not the master key itself, so that the master key can be replaced without ending sessions.
     """

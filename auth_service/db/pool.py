@@ -94,7 +94,7 @@ class Pool:
 
     @property
     def disk_full(self) -> bool:
-        """Whether a write failed for want of disk space in the last ten seconds."""
+        """Whether a write failed for lack of disk space in the last ten seconds."""
         return asyncio.get_running_loop().time() < self._disk_full_until
 
     @property

@@ -1,7 +1,7 @@
 """Tells whether this machine's clock agrees with the database's.
 
-Tokens are dated by the database's clock, so a wrong clock here does no harm to them. It is a fault
-of the machine all the same: it misleads whatever else runs there, and whoever reads the log.
+Tokens are dated by the database's clock, so a wrong clock here does no harm to them. It is still a
+fault of the machine: it misleads other programs there, and the readers of the log.
 """
 
 from datetime import timedelta

@@ -203,7 +203,7 @@ def _credentials(request: Request, form: Form) -> tuple[str, str | None]:
 
 
 def _basic(authorization: str) -> tuple[str, str]:
-    """Return the id and the secret of HTTP Basic, each of which is form-encoded."""
+    """Return the id and the secret of HTTP Basic, both form-encoded (RFC 6749 section 2.3.1)."""
     scheme, _, encoded = authorization.strip().partition(" ")
     try:
         client_id, colon, secret = (

@@ -155,7 +155,7 @@ def test_greeting_has_a_line_for_each_call(served: Served) -> None:
 
 
 def test_login_validate_refresh_revoke(served: Served) -> None:
-    """A person can go through the life of a session, and scripts by the exit codes."""
+    """A person can begin, refresh and end a session; scripts go by the exit codes."""
     user = create(served, "life@example.com", "--scope", "orders:read")
     tokens = served.login(user)
     access, refresh = tokens["access_token"], tokens["refresh_token"]
@@ -484,7 +484,7 @@ async def test_a_signal_during_the_start_stops_the_server_cleanly() -> None:
 
 
 def test_unreachable_server_is_exit_code_four() -> None:
-    """A script can tell a server that is away from a token that is no good."""
+    """A script can tell an unreachable server from an invalid token."""
     away = command("validate", "--address", free_address(), stdin="x.y.z")
     assert away.returncode == 4
     assert "hint: start one" in away.stderr

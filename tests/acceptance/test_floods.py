@@ -90,7 +90,7 @@ LOGIN_REQUEST = pb.LoginRequest(password=pb.PasswordCredentials(identifier="a", 
 
 @asynccontextmanager
 async def calls_succeed(target: Target) -> AsyncIterator[None]:
-    """Make calls on another connection, none of which fails."""
+    """Make calls on another connection; none of them fails."""
     client, ended, count = Client(target.process.address), asyncio.Event(), 0
     await client.validate("x")
 

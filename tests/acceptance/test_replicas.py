@@ -51,7 +51,7 @@ async def assert_soon_inactive(client: Client, token: str, *reasons: int) -> Non
 async def test_a_revocation_at_one_replica_reaches_the_other(
     start_server: StartServer, client: MakeClient, database_url: str, target: str
 ) -> None:
-    """Whatever is revoked at A is soon refused at B, and at once at A."""
+    """A token that is revoked at A is refused there at once, and soon at B."""
     await make_user(database_url)
     servers = await asyncio.gather(started(start_server), started(start_server))
     a, b = [await client(server.address) for server in servers]

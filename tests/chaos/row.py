@@ -21,7 +21,7 @@ class Row:
     calls: int = 0
     """How many calls were answered with success."""
     lost: int = 0
-    """Acknowledged logins, refreshes and revocations of which the database knows nothing."""
+    """Acknowledged logins, refreshes and revocations that the database does not have."""
     forked: int = 0
     """Refresh tokens that got two different successors."""
     logged_out: int = 0

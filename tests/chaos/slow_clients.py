@@ -52,7 +52,7 @@ class HalfOpen:
 async def half_open(
     port: int, count: int, sent: bytes = b"G", *, host: str = LOOPBACK
 ) -> AsyncIterator[HalfOpen]:
-    """Hold connections open on each of which these bytes alone are sent; close them at the end."""
+    """Open connections that send only these bytes, and hold them; close them at the end."""
     readers, writers = [], []
     try:
         for _ in range(count):

@@ -459,10 +459,10 @@ def spoiled(issuer: Issuer, clock: FakeClock) -> dict[str, Any]:
         "no token68": (("authorization", "Bearer a!b"),),
         "no JWT": (("authorization", "Bearer abc"),),
     }
-    stranger = Issuer(clock)
+    other = Issuer(clock)
     tokens = {
         "expired": issuer.token(lifetime=timedelta(0)),
-        "forged": stranger.token(),
+        "forged": other.token(),
         "cut": good[:-1],
         "wrong audience": issuer.token(audience=("billing",)),
         "wrong issuer": issuer.token(issuer="https://else.test"),

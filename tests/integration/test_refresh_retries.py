@@ -134,7 +134,7 @@ class TestRequestId:
     async def test_without_the_request_it_is_reuse_after_the_grace(
         self, core: Core, clock: FakeClock, pool: "Pool", request_id: str
     ) -> None:
-        """Whoever copied the token does not know the request: the session ends."""
+        """A thief who copied the token does not know the request id: the session ends."""
         first = await core.login()
         second = await core.sessions.refresh(first.refresh_token, request_id=REQUEST)
         clock.advance(11 * SECOND)
@@ -168,7 +168,7 @@ class TestRequestId:
         await assert_ended(core, pool, third)
 
     async def test_only_a_short_hash_of_it_is_stored(self, core: Core, pool: "Pool") -> None:
-        """Whoever reads the database does not learn the id."""
+        """A reader of the database does not learn the id."""
         first = await core.login()
         await core.sessions.refresh(first.refresh_token, request_id=REQUEST)
         stored = await row(pool, first)

@@ -126,7 +126,7 @@ async def test_a_session_that_began_after_the_sign_out_stays(
 async def test_a_user_is_disabled_again_only_if_that_was_lost(
     store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser
 ) -> None:
-    """Who was enabled since then stays enabled."""
+    """A user who was enabled since then stays enabled."""
     lost, enabled = await add_user(), await add_user()
     await store.set_user_disabled(enabled.id, True, of_user(enabled.id, clock), clock.now)
     (known,), cursor = await store.revocations_since()

@@ -58,7 +58,7 @@ class Files:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace a file at once, as whoever renews certificates should."""
+    """Replace a file atomically, as a renewal of certificates should."""
     draft = path.with_suffix(".draft")
     draft.write_bytes(data)
     draft.chmod(0o600)
@@ -226,7 +226,7 @@ async def test_under_mutual_tls_a_client_needs_a_certificate_of_the_authority(
 async def test_the_servers_own_authority_makes_no_clients(
     mutual_tls: Settings, files: Files
 ) -> None:
-    """Who signs servers does not sign clients, unless it is said so."""
+    """An authority for servers is none for clients, unless the setting says so."""
     certificate = files.authority.issue_cert("billing.internal")
     async with running(mutual_tls) as server:
         assert not await is_served(server, files.authority, certificate)

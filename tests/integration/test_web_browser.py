@@ -670,10 +670,10 @@ async def assert_refused(page: Page, headers: dict[str, Any] | list[tuple[str, s
     await page.login()
     secret = {"cookie": f"{REFRESH_COOKIE}={page.cookie}"}
     sent = [*(headers.items() if isinstance(headers, dict) else headers), *secret.items()]
-    stranger = {"identifier": "stranger@example.com", "password": "wrong"}
+    unknown = {"identifier": "unknown@example.com", "password": "wrong"}
     for path in ("login", "refresh", "logout"):
         response = await page.http.post(
-            f"{page.url}/v1/{path}", headers=sent, json=stranger if path == "login" else {}
+            f"{page.url}/v1/{path}", headers=sent, json=unknown if path == "login" else {}
         )
         assert response.status_code == 403, path
         assert response.json()["error"] == "access_denied"
@@ -686,7 +686,7 @@ async def assert_refused(page: Page, headers: dict[str, Any] | list[tuple[str, s
 def counted(database_url: str) -> Any:
     """Return how many logins of the unknown user were attempted."""
     return query(
-        database_url, "SELECT count(*) FROM login_throttle WHERE identifier LIKE 'stranger@%'"
+        database_url, "SELECT count(*) FROM login_throttle WHERE identifier LIKE 'unknown@%'"
     )
 
 

@@ -124,7 +124,7 @@ async def test_caches_keep_the_keys_for_five_minutes_at_most(shared: Edge) -> No
 async def test_caches_keep_the_keys_for_half_of_the_lead_at_most(
     database_url: str, lead: str, age: int
 ) -> None:
-    """Who fetched them a moment before a new key came fetches again before it signs."""
+    """A cache that was filled just before a new key came is renewed before that key signs."""
     async with serving(database_url, key_publish_lead=lead) as made:
         assert max_age(await made.http.get(JWKS)) == age
 
@@ -168,7 +168,7 @@ async def test_metadata_has_what_the_rfc_requires(shared: Edge) -> None:
 
 
 async def test_every_endpoint_of_the_metadata_is_there(shared: Edge) -> None:
-    """Whoever follows the metadata finds something."""
+    """Each URL of the metadata leads to an endpoint."""
     content = (await shared.http.get(METADATA)).json()
     for name, url in content.items():
         if name.endswith(("_endpoint", "_uri")):

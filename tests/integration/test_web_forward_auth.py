@@ -21,14 +21,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(module_database_url: str) -> AsyncIterator[Edge]:
-    """A server that reads the access cookie, of which no test changes anything."""
+    """A server that reads the access cookie; no test changes it."""
     async with edge(module_database_url, access_cookie=True) as made:
         yield made
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def token(shared: Edge) -> str:
-    """A good token of USER's, for the audience `internal`."""
+    """A valid token of USER, for the audience `internal`."""
     return (await shared.login("web")).access_token
 
 
@@ -147,7 +147,7 @@ async def test_a_duplicate_authorization_is_refused(shared: Edge, token: str) ->
 async def test_a_cookie_is_read_only_without_an_authorization(
     shared: Edge, token: str, value: str | bytes
 ) -> None:
-    """Whoever sends the header is judged by it, be it garbage or empty."""
+    """The header decides if it is there, even if it is garbage or empty."""
     cookie = {"cookie": f"a=b; {ACCESS_COOKIE}={token}"}
     assert (await shared.http.get("/auth", headers=cookie)).status_code == 200
     sent: list[tuple[bytes, bytes]] = [
@@ -229,7 +229,7 @@ async def test_a_revoked_token_is_refused(shared: Edge) -> None:
 
 
 async def test_without_knowledge_of_revocations_nobody_is_let_in(database_url: str) -> None:
-    """503 past the freshness limit, and back by itself; public doors stay open to strangers."""
+    """503 past the freshness limit, and back by itself; public routes still admit everybody."""
     async with edge(database_url) as made:
         token = (await made.login("web")).access_token
     proxy = Proxy(database_target(database_url))

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(module_database_url: str) -> AsyncIterator[Edge]:
-    """A server, of which each test uses sessions of its own."""
+    """A server; each test uses sessions of its own."""
     async with edge(module_database_url) as made:
         yield made
 
@@ -217,11 +217,11 @@ async def test_what_is_missing_is_named(
     assert text == f"{missing}: is required"
 
 
-@pytest.mark.parametrize("name", ["grant_type", "scope", "token", "client_id", "stranger"])
+@pytest.mark.parametrize("name", ["grant_type", "scope", "token", "client_id", "unknown"])
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 async def test_a_repeated_parameter_is_refused(shared: Edge, endpoint: str, name: str) -> None:
     """RFC 6749 section 3.2; two readers could take different ones."""
-    body = "grant_type=client_credentials&token=garbage&scope=read&client_id=billing&stranger=1"
+    body = "grant_type=client_credentials&token=garbage&scope=read&client_id=billing&unknown=1"
     answer = await shared.http.post(
         f"/oauth2/{endpoint}",
         content=f"{body}&{name}=read",
@@ -355,7 +355,7 @@ async def test_a_token_of_another_client_is_refused(shared: Edge, owner: str, ot
 
 
 async def test_a_used_token_of_another_client_ends_nothing(shared: Edge) -> None:
-    """Only its own client's replay counts as reuse: no stranger may end a session by an old one."""
+    """Only a replay by its own client counts as reuse; another cannot end the session by it."""
     first = await shared.login("web")
     second = await shared.rpc.refresh(first.refresh_token)
     third = await shared.rpc.refresh(second.refresh_token)

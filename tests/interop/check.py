@@ -455,7 +455,7 @@ def main() -> int:
     tally = Tally()
     directory = Path(tempfile.mkdtemp(prefix="authn-interop-"))
     if os.geteuid() == 0:
-        directory.chmod(0o711)  # as root PostgreSQL runs as another user, who has to pass through
+        directory.chmod(0o711)  # as root PostgreSQL runs as another user, which needs access
     failed = 0
     try:
         check_all(tally, directory)

@@ -29,7 +29,7 @@ EPOCH = int(START.timestamp())
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 KEYS = {algorithm: generate_key(algorithm) for algorithm in ALGORITHMS}
-STRANGERS = {a: generate_key(a) for a in ALGORITHMS if a != "RS256"}
+FOREIGN_KEYS = {a: generate_key(a) for a in ALGORITHMS if a != "RS256"}
 PUBLIC = [a for a in ALGORITHMS if a != "HS256"]
 SHARED = KEYS["HS256"]
 CLAIMS = AccessClaims(
@@ -220,10 +220,10 @@ def test_token_ids_are_random() -> None:
 # Reasons against a token, and which comes first
 
 
-@pytest.mark.parametrize("algorithm", STRANGERS)
+@pytest.mark.parametrize("algorithm", FOREIGN_KEYS)
 def test_a_key_that_is_not_in_the_ring_is_unknown(verifier: TokenVerifier, algorithm: str) -> None:
     """Even if its signature is valid."""
-    key = STRANGERS[algorithm]
+    key = FOREIGN_KEYS[algorithm]
     assert refusal(verifier.verify, compact(header_of(key), GOOD, key)) is (
         InactiveReason.UNKNOWN_KEY
     )
@@ -397,7 +397,7 @@ def test_of_several_faults_the_first_is_the_reason(
 
 def test_a_forgery_tells_nothing_of_its_claims(verifier: TokenVerifier) -> None:
     """Type, key and signature are refused before any claim is read."""
-    key = STRANGERS["HS256"]
+    key = FOREIGN_KEYS["HS256"]
     wrong_type = compact(header_of(key, typ="JWT"), b"no claims", key)
     unknown_key = compact(header_of(key), b"no claims", key)
     bad_signature = compact(header_of(key, kid=SHARED.kid), b"no claims", key)
@@ -420,7 +420,7 @@ def test_an_expired_or_revoked_token_still_says_whose_it_is(
 
 def test_what_is_not_ours_says_nothing(verifier: TokenVerifier) -> None:
     """It cannot be used to revoke either."""
-    key = STRANGERS["HS256"]
+    key = FOREIGN_KEYS["HS256"]
     forged = compact(header_of(key, kid=SHARED.kid), GOOD, key)
     foreign = token_of(CLAIMS._replace(issuer="https://mallory.example"))
     assert refusal(verifier.authenticate, "x") is InactiveReason.MALFORMED
@@ -556,7 +556,7 @@ def test_no_token_outlives_the_trust_in_its_key(
 
 def test_a_new_key_is_trusted_from_when_it_comes(verifier: TokenVerifier, trusted: KeyRing) -> None:
     """A token that was refused before is then valid."""
-    key = STRANGERS["EdDSA"]
+    key = FOREIGN_KEYS["EdDSA"]
     token = compact(header_of(key), GOOD, key)
     assert refusal(verifier.verify, token) is InactiveReason.UNKNOWN_KEY
     trusted.replace([key])
@@ -569,7 +569,7 @@ def test_another_key_under_the_same_kid_is_another_key(
 ) -> None:
     """The key that was cached for a header is dropped with its ring."""
     remember(verifier)
-    trusted.replace([replace(STRANGERS["HS256"], kid=SHARED.kid)])
+    trusted.replace([replace(FOREIGN_KEYS["HS256"], kid=SHARED.kid)])
     assert refusal(verifier.verify, token_of()) is InactiveReason.BAD_SIGNATURE
 
 
@@ -595,7 +595,7 @@ def test_nothing_is_remembered_where_there_is_no_room() -> None:
 
 def test_headers_do_not_fill_the_memory(verifier: TokenVerifier) -> None:
     """Forged headers are not cached, and of the spellings of a valid one only a few are."""
-    key = STRANGERS["HS256"]
+    key = FOREIGN_KEYS["HS256"]
     for forged in (b"{}", header_of(key), header_of(key, kid=SHARED.kid)):
         refusal(verifier.verify, compact(forged, GOOD, key))
     assert not verifier._memory.keys
@@ -700,7 +700,7 @@ def test_a_kid_is_looked_up_in_the_ring_and_nowhere_else(verifier: TokenVerifier
 
 def forged_headers() -> dict[str, tuple[dict[str, object], SigningKey]]:
     """Return headers with parameters of attacks, and the key that signs each token."""
-    theirs = STRANGERS["EdDSA"]
+    theirs = FOREIGN_KEYS["EdDSA"]
     address = "https://mallory.example/keys"
     return {
         "jku": (header_of(theirs, jku=address), theirs),

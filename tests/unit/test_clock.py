@@ -86,7 +86,7 @@ def test_the_steady_clock_goes_on() -> None:
 
 @pytest.mark.parametrize("off", [11.0, -11.0, 3600.0])
 def test_a_wrong_clock_is_reported_once_and_measured(off: float) -> None:
-    """In the log at each change, as a metric, and to whoever asks for the verdict."""
+    """In the log at each change, as a metric, and in the verdict."""
     machine = Machine()
     watch = ClockWatch(machine.clock(), SKEW)
     with capture_logs() as logs:

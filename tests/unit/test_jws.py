@@ -16,7 +16,7 @@ from auth_service.tokens import jws
 from auth_service.tokens.keys import ALGORITHMS, SigningKey, generate_key
 
 KEYS = {algorithm: generate_key(algorithm) for algorithm in ALGORITHMS}
-STRANGERS = {a: generate_key(a) for a in ALGORITHMS if a != "RS256"}
+FOREIGN_KEYS = {a: generate_key(a) for a in ALGORITHMS if a != "RS256"}
 HEADER = {"typ": "at+jwt", "alg": "HS256", "kid": "one"}
 CLAIMS = {"sub": "alice", "exp": 1}
 READERS: list[Callable[[str], Any]] = [jws.read_header, jws.read_claims]
@@ -250,11 +250,11 @@ def test_a_header_parameter_is_printable(name: str, value: str) -> None:
     assert refusal(jws.read_header, segment(HEADER | {name: value})) is InactiveReason.MALFORMED
 
 
-@pytest.mark.parametrize("theirs", STRANGERS)
+@pytest.mark.parametrize("theirs", FOREIGN_KEYS)
 @pytest.mark.parametrize("ours", ALGORITHMS)
 def test_the_signature_of_another_key_is_bad(ours: str, theirs: str) -> None:
     """The key may have the same algorithm or another."""
-    token = jws.sign(CLAIMS, STRANGERS[theirs], "at+jwt")
+    token = jws.sign(CLAIMS, FOREIGN_KEYS[theirs], "at+jwt")
     signature = token.split(".")[2]
     verdict = refusal(jws.verify_signature, token, signature, KEYS[ours])
     assert verdict is InactiveReason.BAD_SIGNATURE

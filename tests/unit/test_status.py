@@ -45,10 +45,10 @@ EXPECTED: list[tuple[AuthError, grpc.StatusCode, str]] = [
 ]
 
 
-class Stranger(AuthError):
+class Unlisted(AuthError):
     """An error that no edge knows."""
 
-    reason = "STRANGER"
+    reason = "UNLISTED"
 
 
 def name_of(value: object) -> str:
@@ -108,7 +108,7 @@ def test_a_known_error_says_its_public_text() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [Stranger("/etc/secret"), errors.ConfigError("/etc/secret"), AuthError("/etc/secret")],
+    [Unlisted("/etc/secret"), errors.ConfigError("/etc/secret"), AuthError("/etc/secret")],
     ids=name_of,
 )
 def test_an_error_that_is_not_mapped_says_nothing(error: AuthError) -> None:
@@ -117,7 +117,7 @@ def test_an_error_that_is_not_mapped_says_nothing(error: AuthError) -> None:
     assert (seen.code, seen.text) == (grpc.StatusCode.INTERNAL, status.INTERNAL.text)
     assert [info.reason for info in details(error, error_details_pb2.ErrorInfo)] == ["INTERNAL"]
     assert "secret" not in repr(seen)
-    assert "STRANGER" not in repr(seen)
+    assert "UNLISTED" not in repr(seen)
 
 
 def test_a_subclass_of_a_known_error_is_mapped_as_that() -> None:

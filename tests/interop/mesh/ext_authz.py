@@ -36,7 +36,7 @@ def _check_grpc(tally: Tally, users: Users) -> None:
     token = users.tokens().access_token
     answer = grpc_call(EXT_AUTHZ, METHOD, bearer(token), *SPOOFED)
     kept = answer.code == "OK" and answer.headers["x-auth-subject"] == claims(token)["sub"]
-    tally.check(kept, f"{AT}: gRPC: a good token passes, and its identity with it", answer)
+    tally.check(kept, f"{AT}: gRPC: a valid token passes, and its identity with it", answer)
     refusals = {
         "no token": ((), "UNAUTHENTICATED"),
         "a forged token": ((bearer(forge(token)),), "UNAUTHENTICATED"),

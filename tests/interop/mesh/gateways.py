@@ -45,7 +45,7 @@ def check_identity(tally: Tally, at: str, address: str, users: Users) -> None:
     }
     answer = request(address, "/orders/1", bearer(token))
     told = {name: answer.received(name) for name in IDENTITY} if answer.status == 200 else None
-    tally.check(told == expected, f"{at}: a good token passes, and its identity with it", answer)
+    tally.check(told == expected, f"{at}: a valid token passes, and its identity with it", answer)
     answer = request(address, "/orders/1", bearer(token), *SPOOFED)
     told = {name: answer.received(name) for name in IDENTITY} if answer.status == 200 else None
     tally.check(told == expected, f"{at}: identity headers of the caller are replaced", answer)
@@ -59,7 +59,7 @@ def check_identity(tally: Tally, at: str, address: str, users: Users) -> None:
         tally.check(kept, f"{at}: {what} passes no identity that a caller made up", answer)
     answer = request(address, "/public/1", bearer(token))
     kept = answer.status == 200 and answer.received("x-auth-subject") == [said["sub"]]
-    tally.check(kept, f"{at}: a public route names the caller who has a token", answer)
+    tally.check(kept, f"{at}: a public route names a caller with a token", answer)
     look_alikes = [(name.replace("-", "_"), "spoofed") for name in IDENTITY]
     answer = request(address, "/orders/1", bearer(token), *look_alikes)
     kept = answer.status >= 400 or not _spoofed(answer)
@@ -72,7 +72,7 @@ def _spoofed(answer: Answer) -> bool:
 
 def check_down(tally: Tally, at: str, address: str, token: str) -> None:
     """While the service is gone: closed, with or without a token."""
-    for what, headers in (("a good token", (bearer(token),)), ("no token", ())):
+    for what, headers in (("a valid token", (bearer(token),)), ("no token", ())):
         answer = request(address, "/orders/1", *headers)
         tally.check(answer.status == 503, f"{at}: service killed: {what} is 503", answer)
     answer = request(address, "/assets/1")

@@ -30,7 +30,7 @@ def check(tally: Tally, users: Users, expired: str) -> None:
         "x-auth-scope": [said["scope"]],
         "x-auth-roles": [],
     }
-    tally.check(told == expected, f"{AT}: a good token passes, and its claims as headers", answer)
+    tally.check(told == expected, f"{AT}: a valid token passes, and its claims as headers", answer)
     wait_until_expired(expired, LEEWAY)
     refusals = {
         "no token": ((), 401),

@@ -52,7 +52,7 @@ def check(tally: Tally, users: Users) -> None:
     tally.check(kept, f"{AT}: and says so in WWW-Authenticate too", answer)
     answer = request(TRANSCODER, "/v1/account", bearer(users.tokens(audience=ISSUER).access_token))
     kept = answer.status == 200 and CLERK in answer.body.decode()
-    tally.check(kept, f"{AT}: GET /v1/account with a good token is the caller's account", answer)
+    tally.check(kept, f"{AT}: GET /v1/account with a valid token is the caller's account", answer)
     for what, body, path in (
         ("an unknown path", {}, "/v1/auth/nothing"),
         ("an unknown query parameter", {}, "/v1/auth/login?identifier=x"),
