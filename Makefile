@@ -83,7 +83,7 @@ bench: $(STAMP) ## Run the benchmarks (BENCH=name for one, WRITE=1 to update doc
 .PHONY: chaos
 chaos: $(STAMP) ## Break everything around a running service (SHORT=1 for 3 minutes, CHAOS=name for one, WRITE=1 for docs/reliability.md)
 	@$(if $(SHORT),,bash tests/chaos/install.sh)
-	@$(PY) -m tests.chaos $(if $(SHORT),--short) $(if $(WRITE),--write) $(CHAOS)
+	@GRPC_VERBOSITY=NONE $(PY) -m tests.chaos $(if $(SHORT),--short) $(if $(BY_HAND),--by-hand) $(if $(WRITE),--write) $(CHAOS)
 
 .PHONY: compat
 compat: $(STAMP) ## Run the client's tests beside old and new versions of grpcio, protobuf and others

@@ -30,7 +30,7 @@ async def wrong_clocks() -> list[Row]:
         replica = await fleet.add(
             LD_PRELOAD=str(libraries[0]),
             FAKETIME_TIMESTAMP_FILE=str(offset),
-            FAKETIME_NO_CACHE="1",
+            FAKETIME_CACHE_DURATION="1",  # seconds between two looks at that file
             FAKETIME_DONT_FAKE_MONOTONIC="1",
         )
         for name, seconds in OFFSETS.items():

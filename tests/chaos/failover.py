@@ -27,7 +27,7 @@ from auth_service.models import Revocation, RevocationKind
 from tests.chaos.patroni import Cluster, Mode, Node
 from tests.folders import open_folder
 
-__all__ = ["FAULTS", "Writer", "fail_over", "main"]
+__all__ = ["FAULTS", "Writer", "fail_over", "main", "repair"]
 
 FAULTS = ("crash", "kill", "freeze", "cut_off")
 WRITERS = 8
@@ -88,11 +88,12 @@ async def fail_over(cluster: Cluster, fault: str, writer: Writer) -> float:
             while len(writer.acknowledged) == before:
                 await asyncio.sleep(0.01)
     finally:
-        await _repair(leader, fault)
+        await repair(leader, fault)
     return time.monotonic() - started
 
 
-async def _repair(node: Node, fault: str) -> None:
+async def repair(node: Node, fault: str) -> None:
+    """Undo a fault."""
     match fault:
         case "kill":
             await node.restart()

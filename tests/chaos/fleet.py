@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Self
 
 import asyncpg
 
@@ -94,10 +95,17 @@ class Database:
 class Fleet:
     """Several replicas of the service on one database."""
 
-    def __init__(self, folder: Path, database: Database) -> None:
+    def __init__(self, folder: Path, url: str, database: Database | None = None) -> None:
         self.folder = folder
-        self.database = database
+        self._url = url
+        self._database = database
         self.replicas: list[ServerProcess] = []
+
+    @property
+    def database(self) -> Database:
+        """The embedded server, where it is one."""
+        assert self._database is not None
+        return self._database
 
     @property
     def addresses(self) -> list[str]:
@@ -107,10 +115,21 @@ class Fleet:
     async def add(self, **settings: str) -> ServerProcess:
         """Start one more replica."""
         log = self.folder / f"replica-{len(self.replicas)}.log"
-        replica = ServerProcess(self.database.url, log, **settings)
-        await asyncio.to_thread(replica.start)
+        replica = ServerProcess(self._url, log, **settings)
         self.replicas.append(replica)
+        await asyncio.to_thread(replica.start)
         return replica
+
+    @contextlib.asynccontextmanager
+    async def running(self, replicas: int, **settings: str) -> AsyncIterator[Self]:
+        """Start replicas; at the end none of them may have ended by itself."""
+        try:
+            await asyncio.gather(*(self.add(**settings) for _ in range(replicas)))
+            yield self
+            ended = [each for each in self.replicas if each.process.poll() is not None]
+            assert not ended, f"a replica ended by itself:\n{ended[0].output()[-2000:]}"
+        finally:
+            await asyncio.gather(*(asyncio.to_thread(each.stop) for each in self.replicas))
 
     async def kill(self, number: int) -> float:
         """Kill a replica and start it again at its address: in how many seconds."""
@@ -131,22 +150,20 @@ class Fleet:
 
 
 @contextlib.asynccontextmanager
-async def open_fleet(replicas: int = 2, **settings: str) -> AsyncIterator[Fleet]:
-    """Yield replicas that serve, with USERS in their database."""
+async def open_fleet(
+    replicas: int = 2, *, data: Path | None = None, **settings: str
+) -> AsyncIterator[Fleet]:
+    """Yield replicas that serve, with USERS in their database, which may lie in a given folder."""
     with open_folder("chaos-") as folder:
-        database = Database(folder / "postgres")
-        fleet = Fleet(folder, database)
+        database = Database(data or folder / "postgres")
         try:
             await database.start()
             await migrate(database.direct_url)
             await create_users(database.direct_url)
             await database.link.open()
-            await asyncio.gather(*(fleet.add(**settings) for _ in range(replicas)))
-            yield fleet
-            ended = [each for each in fleet.replicas if each.process.poll() is not None]
-            assert not ended, f"a replica ended by itself:\n{ended[0].output()[-2000:]}"
+            async with Fleet(folder, database.url, database).running(replicas, **settings) as fleet:
+                yield fleet
         finally:
-            await asyncio.gather(*(asyncio.to_thread(each.stop) for each in fleet.replicas))
             await database.link.close()
             with contextlib.suppress(AssertionError):
                 database.thaw()
