@@ -39,7 +39,7 @@ class Verdict:
 
     @property
     def share(self) -> float:
-        """How far the goal is met: 1 is met, 2 twice as good as asked."""
+        """How far the goal is met: 1 means met, 2 twice the goal."""
         if self.at_least is not None:
             return self.median / self.at_least
         assert self.at_most is not None

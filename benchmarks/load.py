@@ -33,11 +33,11 @@ class Outcome:
     seconds: float
     statuses: Counter[str]
     latencies: list[float] = field(repr=False)
-    """Seconds from sending to the end of the answer; of good answers, in order of arrival."""
+    """Seconds from sending to the end of the answer; of expected answers, in order of arrival."""
 
     @property
     def rate(self) -> float:
-        """Good answers a second; an answer that is not good makes the run worthless."""
+        """Expected answers a second; any other answer makes the run worthless."""
         bad = {status: count for status, count in self.statuses.items() if status != "OK"}
         if bad:
             raise RuntimeError(f"answers that were not good: {bad}")

@@ -42,9 +42,9 @@ async def _main() -> list[Verdict]:
 async def _measure(
     service: Service, server: Serving, calls: Generator, storm: Generator
 ) -> list[Verdict]:
-    logins = login_requests(UNKNOWN)
+    requests = login_requests(UNKNOWN)
     validations = [validate_request(service.token()) for _ in range(100)]
-    pool = await _hash_rate(server, logins, storm)
+    pool = await _hash_rate(server, requests, storm)
     before = server.resident()
     retry_infos: list[bool] = []
     logins: list[Outcome] = []
@@ -60,7 +60,7 @@ async def _measure(
 
     async def stormy() -> float:
         job = Job(
-            server.address, LOGIN, logins, seconds=SECONDS + 1, rate=10 * pool, connections=16
+            server.address, LOGIN, requests, seconds=SECONDS + 1, rate=10 * pool, connections=16
         )
         raging = asyncio.create_task(storm.run_async(job))
         await asyncio.sleep(0.5)
@@ -89,9 +89,9 @@ async def _measure(
     ]  # fmt: skip
 
 
-async def _hash_rate(server: Serving, logins: list[bytes], storm: Generator) -> float:
+async def _hash_rate(server: Serving, requests: list[bytes], storm: Generator) -> float:
     """Return how many logins a second the pool does when it is never without work."""
-    job = Job(server.address, LOGIN, logins, seconds=SECONDS, connections=1, in_flight=16)
+    job = Job(server.address, LOGIN, requests, seconds=SECONDS, connections=1, in_flight=16)
     outcome = await storm.run_async(job)
     assert set(outcome.statuses) == {"status 16"}, outcome.statuses
     return outcome.statuses["status 16"] / outcome.seconds

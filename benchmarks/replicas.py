@@ -41,7 +41,7 @@ class Service:
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
     def token(self, user: str = "", session: str = "", key: SigningKey | None = None) -> str:
-        """Return a good access token, as a login would; signed with the shared key, or this one."""
+        """Return a valid access token, as a login would; signed with the shared key or this one."""
         key = key or shared_key(self.secret)
         now = int(time.time())
         claims = AccessClaims(

@@ -139,7 +139,7 @@ def _batch(service: Service, key: SigningKey) -> bytes:
 
 
 async def _require_active(server: Serving, batch: bytes) -> None:
-    """See that the tokens are good: a no costs less than a yes."""
+    """Check that the tokens are valid: to refuse one costs less than to accept it."""
     async with grpc.aio.insecure_channel(server.address) as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(BATCH_VALIDATE)
         answer = await call(batch, wait_for_ready=True)

@@ -17,7 +17,7 @@ from auth_service.tokens import revoked_ids
 from auth_service.tokens.revoked_ids import SEVERAL, SLICES, Key, RevokedIds
 
 LAST_SECOND = 253_402_300_799
-"""The end of the year 9999, beyond which neither datetime nor a protobuf Timestamp reaches."""
+"""The end of the year 9999, the latest time of datetime and of a protobuf Timestamp."""
 MOST_PRUNED = 500
 """How many revocations one call of `prune` drops: about two milliseconds of work."""
 

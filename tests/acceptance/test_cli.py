@@ -141,7 +141,7 @@ def create(served: Served, name: str, *options: str) -> str:
 
 
 def test_first_start_shows_a_password_that_logs_in(served: Served) -> None:
-    """The first user's password is shown, with the way to reset it, and is good."""
+    """The first user's password is shown, with the way to reset it, and is accepted."""
     shown = re.search(r"Password +(\S+)", served.first_greeting)
     assert shown is not None
     assert "users set-password" in served.first_greeting

@@ -82,7 +82,7 @@ async def test_an_example_verifies_and_hears_of_revocations(
     name: str,
     call: Call,
 ) -> None:
-    """No token, a good one, one without the role, and one that was just revoked."""
+    """No token, a valid one, one without the role, and one that was just revoked."""
     user = await make_user(database_url)
     server = await asyncio.to_thread(start_server)
     address = run_example(name, server.address)

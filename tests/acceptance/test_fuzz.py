@@ -116,7 +116,7 @@ printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_s
 
 
 def metadata(tokens: st.SearchStrategy[str]) -> st.SearchStrategy[list[tuple[str, Any]]]:
-    """Whatever gRPC lets a client send, a good or odd `authorization` among it."""
+    """Whatever gRPC lets a client send, with a valid or an odd `authorization`."""
     bearer = st.tuples(
         st.sampled_from(["Bearer ", "bearer ", "Basic ", "", "Bearer  ", "Bearer"]),
         tokens | printable,
@@ -131,7 +131,7 @@ def metadata(tokens: st.SearchStrategy[str]) -> st.SearchStrategy[list[tuple[str
 
 
 class Target:
-    """A server, and tokens that are good there, so that calls get past the first check."""
+    """A server, and tokens that are valid there, so that calls pass the first check."""
 
     def __init__(self, server: ServerProcess) -> None:
         self.server = server

@@ -417,7 +417,7 @@ async def until_signing(kids: dict[str, int], kid: str) -> None:
 async def test_keys_rotate_and_migrate_under_load_without_a_failure(
     start_server: StartServer, client: MakeClient, database_url: str
 ) -> None:
-    """From the shared key to EdDSA, to another key of it: every token is good everywhere."""
+    """From the shared key to EdDSA, then to another EdDSA key: every token is valid everywhere."""
     await make_user(database_url)
     a, b = await pair_of_replicas(start_server)
     clients = await client(a.address), await client(b.address)
@@ -442,7 +442,7 @@ async def test_keys_rotate_and_migrate_under_load_without_a_failure(
 async def test_a_compromised_key_is_refused_everywhere_and_sessions_go_on(
     start_server: StartServer, client: MakeClient, database_url: str
 ) -> None:
-    """Its tokens are worth nothing at both replicas and locally; a refresh gives a good one."""
+    """Its tokens are refused at both replicas and locally; a refresh gives a valid one."""
     await make_user(database_url)
     a, b = await pair_of_replicas(start_server)
     clients = await client(a.address), await client(b.address)

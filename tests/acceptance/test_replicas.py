@@ -86,7 +86,7 @@ async def test_a_revocation_at_one_replica_reaches_the_other(
 async def test_replicas_share_sessions(
     start_server: StartServer, client: MakeClient, database_url: str
 ) -> None:
-    """A retry at another replica gets the same answer; a token of one is good at the other."""
+    """A retry at another replica gets the same answer; a token of one is valid at the other."""
     await make_user(database_url)
     servers = await asyncio.gather(started(start_server), started(start_server))
     a, b = [await client(server.address) for server in servers]

@@ -104,7 +104,7 @@ class Node:
                 os.kill(pid, signal.SIGCONT)
 
     def cut_off(self) -> None:
-        """Have the network deliver nothing to the node, nor from it to etcd."""
+        """Make the network drop what is sent to the node, and what it sends to etcd."""
         for link in self._links():
             link.hang()
 

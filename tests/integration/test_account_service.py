@@ -198,7 +198,7 @@ async def test_a_user_sees_the_own_account(
 async def test_a_user_sees_the_own_live_sessions(
     database_url: str, account: Account, user: User
 ) -> None:
-    """The newest first, the present one marked, and neither ended ones nor those of others."""
+    """The newest first, the present one marked; without ended sessions and those of others."""
     await make_user(database_url, "bob@example.com")
     bob = auth_service_pb2.PasswordCredentials(identifier="bob@example.com", password=PASSWORD)
     await account.client.auth.Login(auth_service_pb2.LoginRequest(password=bob))
@@ -256,7 +256,7 @@ async def test_a_password_change_is_recorded_with_the_session_that_made_it(
 
 
 async def test_a_wrong_current_password_changes_nothing(account: Account, user: User) -> None:
-    """The error is that of Login, and all sessions continue."""
+    """The error is the same as of Login, and all sessions continue."""
     pairs = [await account.login(), await account.login()]
     seen = await refusal(account.change(pairs[0].access_token, current=WRONG))
     assert (seen.code, seen.reason) == (grpc.StatusCode.UNAUTHENTICATED, "INVALID_CREDENTIALS")

@@ -1,4 +1,4 @@
-"""AdminService over the wire: users, service accounts and keys, for who holds the admin role."""
+"""AdminService over the wire: users, service accounts and keys, for callers with the admin role."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -248,7 +248,7 @@ async def test_an_unknown_user_is_not_found(database_url: str, admin: Admin, met
 
 
 async def test_a_disabled_user_has_nothing_until_enabled(admin: Admin, ada: User) -> None:
-    """Tokens and sessions end; enabled again, a new login is good."""
+    """Tokens and sessions end; once the user is enabled again, a new login succeeds."""
     pair = await admin.login()
     for _ in range(2):  # twice is no mistake
         request = pb.SetUserDisabledRequest(user_id=str(ada.id), disabled=True)

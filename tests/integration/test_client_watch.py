@@ -149,7 +149,7 @@ async def start_peer() -> AsyncIterator[Start]:
 
 @pytest.fixture
 def refusing() -> Iterator[str]:
-    """An address at which nobody listens, nor will."""
+    """An address at which nobody will ever listen."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{bound.getsockname()[1]}"

@@ -174,7 +174,7 @@ def of_another_issuer(_: Path) -> dict[str, Any]:
 async def test_a_file_that_is_not_ours_is_not_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Any
 ) -> None:
-    """It may have been written by somebody who wants a token to be good again."""
+    """It may come from somebody who wants a revoked token to be accepted again."""
     path = tmp_path / "state"
     await keep(path)
     shared = base64url.encode(SHARED.secret)

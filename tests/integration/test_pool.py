@@ -220,7 +220,7 @@ async def test_close_waits_for_statements_under_way(database_url: str) -> None:
 
 
 async def test_terminate_ends_statements_as_unavailable(database_url: str) -> None:
-    """Neither a statement under way nor a caller that waits is left alone."""
+    """It ends statements under way, and the calls that wait for a connection."""
     pool = await pools.connect(database_url, min_size=1, max_size=1)
     calls = [asyncio.create_task(pool.fetchval("SELECT pg_sleep(30)")) for _ in range(2)]
     async with asyncio.timeout(10):

@@ -68,7 +68,7 @@ class TestRequestId:
     async def test_the_same_request_gets_the_same_successor_after_any_delay(
         self, core: Core, clock: FakeClock, pool: "Pool", later: timedelta
     ) -> None:
-        """Byte for byte, and nothing is written; the successor is good."""
+        """Byte for byte, and nothing is written; the successor is valid."""
         first = await core.login()
         second = await core.sessions.refresh(first.refresh_token, request_id=REQUEST)
         clock.advance(later)
@@ -97,7 +97,7 @@ class TestRequestId:
     async def test_an_expired_token_without_its_request_changes_nothing(
         self, core: Core, clock: FakeClock, pool: "Pool"
     ) -> None:
-        """Neither is it rotated, nor is it taken for reuse."""
+        """It is neither rotated nor taken for reuse."""
         first = await core.login()
         clock.advance(6 * DAY)
         second = await core.sessions.refresh(first.refresh_token, request_id=REQUEST)

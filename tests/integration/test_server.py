@@ -929,7 +929,7 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument(
 
 
 async def test_metadata_that_is_too_large_is_refused(client: Client, tokens: pb.TokenPair) -> None:
-    """The call fails, and the connection stays good for the next."""
+    """The call fails, and the connection still serves the next."""
     request = pb.ValidateRequest(access_token=tokens.access_token)
     seen = await refusal(client.auth.Validate(request, metadata=(("x-long", "a" * 100_000),)))
     assert seen.code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -937,7 +937,7 @@ async def test_metadata_that_is_too_large_is_refused(client: Client, tokens: pb.
 
 
 async def test_a_message_that_is_too_large_is_refused(database_url: str, user: User) -> None:
-    """Up to the limit the answer is a verdict, beyond it the call fails, and the next is good."""
+    """Up to the limit the answer is a verdict; beyond it the call fails, and the next succeeds."""
     async with running(make_settings(database_url, max_message_bytes=4096)) as server:
         client = await Client(address(server)).ready()
         tokens = await client.login()

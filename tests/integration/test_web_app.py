@@ -223,7 +223,7 @@ async def test_a_truncated_body_is_not_an_internal_error(shared: Edge) -> None:
     ids=lambda body: body[:40].decode("latin-1"),
 )
 async def test_odd_json_is_a_bad_request(shared: Edge, body: bytes) -> None:
-    """The answer is itself good JSON, whatever it quotes."""
+    """The answer is itself valid JSON, whatever it quotes."""
     answer = await post(shared, "/v1/login", body)
     assert_error(answer, 400, "invalid_request", "INVALID_ARGUMENT")
 
@@ -389,7 +389,7 @@ async def test_unknown_paths_add_no_labels(shared: Edge) -> None:
 
 
 async def test_the_log_holds_nothing_of_what_is_sent(database_url: str, tmp_path: Path) -> None:
-    """No query, body, header or cookie of any request, good or bad, at the level debug."""
+    """No query, body, header or cookie of any request, valid or not, at the level debug."""
     await make_user(database_url)
     secret = await make_service_account(database_url)
     log = tmp_path / "server.log"

@@ -387,7 +387,7 @@ async def test_a_login_sent_again_with_its_request_id_is_the_same_session(page: 
 
 
 async def test_a_refresh_gives_a_new_access_token_and_a_new_cookie(page: Page) -> None:
-    """The session stays, and the successor is good for the next refresh."""
+    """The session stays, and the successor is accepted by the next refresh."""
     before, first = await page.login(), page.cookie
     response = await page.refresh()
     assert response.status_code == 200

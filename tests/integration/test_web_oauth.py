@@ -440,7 +440,7 @@ async def test_anything_but_a_valid_access_token_is_inactive(shared: Edge) -> No
 
 
 async def test_an_expired_token_is_inactive(database_url: str) -> None:
-    """It was good a moment ago."""
+    """It was valid a moment ago."""
     async with edge(database_url, access_token_ttl="1s") as made:
         token = await made.service_token()
 
@@ -453,7 +453,7 @@ async def test_an_expired_token_is_inactive(database_url: str) -> None:
 
 @pytest.mark.parametrize("endpoint", ["introspect", "revoke"])
 async def test_only_clients_with_a_secret_may_ask(shared: Edge, endpoint: str) -> None:
-    """RFC 7662 section 2.1: no token may be found by trying; nor with the token as the proof."""
+    """RFC 7662 section 2.1: nobody may find a token by trying, or use one as its own proof."""
     tokens = await shared.login("web")
     assert_invalid_client(await shared.post(endpoint, token=tokens.access_token))
     assert_invalid_client(await shared.post(endpoint, token=tokens.access_token, client_id="web"))
@@ -505,7 +505,7 @@ async def test_a_token_that_is_none_is_revoked_already(shared: Edge, token: str)
 
 @pytest.mark.parametrize("owner", ["web", ORDERS])
 async def test_a_token_of_another_client_stays(shared: Edge, owner: str) -> None:
-    """RFC 7009 section 2.1: the client is told, and both tokens are as good as before."""
+    """RFC 7009 section 2.1: the client is told, and both tokens remain valid."""
     tokens = await shared.login(owner)
     for token in (tokens.access_token, tokens.refresh_token):
         answer = await shared.post("revoke", BILLING, token=token)

@@ -121,7 +121,7 @@ class Server:
         return run(BIN / "grpcurl", "-plaintext", "-max-time", "10", *arguments)
 
     def call(self, method: str, request: Json, *options: str) -> Answer:
-        """Call a method. Raises MismatchError where grpcurl gives neither response nor status."""
+        """Call a method. Raises MismatchError if grpcurl prints neither response nor status."""
         given = json.dumps(request)  # by standard input: arguments are seen by every user
         called = run(
             *(BIN / "grpcurl", "-plaintext", "-max-time", "10", "-format-error"),

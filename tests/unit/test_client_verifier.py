@@ -229,7 +229,7 @@ def test_beyond_the_bound_every_token_is_refused(clock: FakeClock) -> None:
 
 
 def test_allow_judges_by_what_is_known(clock: FakeClock) -> None:
-    """However old that is, or if it is nothing: a revocation that is known still counts."""
+    """A known revocation still counts, even if knowledge is old or incomplete."""
     verifier = verifier_of(clock, shared_key=SECRET, on_stale="allow")
     assert verifier.verify(token_of(SHARED)) == CLAIMS
     apply(verifier, key_set(PUBLIC), snapshot(revocation(token_id="bad")))
@@ -318,7 +318,7 @@ def test_a_key_given_by_hand_is_not_displaced(feed: Feed, ring: KeyRing) -> None
 
 
 def test_a_token_of_a_key_that_left_is_refused(clock: FakeClock) -> None:
-    """Although it was found good before."""
+    """Although it was accepted before."""
     verifier = informed(clock)
     assert verifier.verify(token_of()) == CLAIMS
     apply(verifier, key_set(KEYS["EdDSA"]))
@@ -385,7 +385,7 @@ def test_a_heartbeat_drops_what_has_expired(
 
 
 def test_as_of_never_goes_back(feed: Feed, clock: FakeClock) -> None:
-    """Nor does an event without it change it, or a replica's fast clock drive it ahead."""
+    """An event without it does not change it, and a replica's fast clock does not advance it."""
     feed.apply(snapshot(as_of=None))
     feed.apply(heartbeat(as_of=START - SECOND))
     assert feed.as_of is None

@@ -99,7 +99,7 @@ def test_a_revocation_covers_what_it_names(
 def test_a_revocation_spares_what_it_does_not_name(
     revocations: RevocationList, item: Revocation
 ) -> None:
-    """A target of another kind, another user, or a token issued at the bound stays good."""
+    """A target of another kind, another user, and a token issued at the bound stay valid."""
     revocations.add(item)
     assert revocations.check(claims()) is None
 
@@ -178,7 +178,7 @@ def test_adding_prunes_what_has_expired(clock: FakeClock, revocations: Revocatio
 
 
 def test_of_many_those_are_returned_that_say_something_new(revocations: RevocationList) -> None:
-    """Not what was known, nor what has expired, nor what came before in the same batch."""
+    """Not what was known, has expired, or came earlier in the same batch."""
     known, later = (revocation(RevocationKind.SESSION, "sid", expires) for expires in (50, 100))
     other = revocation(RevocationKind.TOKEN, "jti")
     revocations.add(known)
@@ -377,7 +377,7 @@ def eager_threads() -> Iterator[None]:
 
 
 def test_threads_check_while_one_adds_and_prunes(clock: FakeClock) -> None:
-    """What was revoked before, and lasts, is never once found good; what was not never revoked."""
+    """A lasting revocation always holds during it, and a token that was not revoked never is."""
     revocations = RevocationList(clock)
     lasting = [
         revocation(RevocationKind.SESSION, str(UUID(int=n << 64)), 1000) for n in range(1, 200)

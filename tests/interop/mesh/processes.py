@@ -117,7 +117,7 @@ def upstreams(directory: Path, *, tls: bool = False) -> Iterator[None]:
 
 
 def make_certificate(directory: Path) -> None:
-    """Write tls.crt and tls.key for localhost and 127.0.0.1, good for an hour."""
+    """Write tls.crt and tls.key for localhost and 127.0.0.1, valid for an hour."""
     import ipaddress
 
     from cryptography import x509
@@ -180,7 +180,7 @@ class Service:
             wait_until_answers(EDGE, self.process, "the HTTP edge")
 
     def kill(self) -> None:
-        """End it without a chance to say good-bye."""
+        """Kill it, so that it cannot clean up."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
