@@ -1,13 +1,13 @@
-"""A clock that stands still until a test moves it."""
+"""A clock that only a test advances."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 
 class FakeClock:
-    """Passed wherever a clock is wanted; starts at the real time, in whole seconds.
+    """Passed as the clock; starts at the current time in whole seconds.
 
-    `on_change` is called with the time now and whenever it changes.
+    `on_change` is called with the initial time and with every new one.
     """
 
     def __init__(
@@ -32,5 +32,5 @@ class FakeClock:
         self._on_change(now)
 
     def advance(self, by: timedelta) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self.now += by

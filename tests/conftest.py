@@ -1,8 +1,8 @@
 """Fixtures of all tests: a clock, and a migrated PostgreSQL database for each test.
 
-One PostgreSQL a test process: an embedded one, or one of the version in AUTH_TEST_POSTGRES_BIN (see
-tests/postgres.py), or the server that AUTH_TEST_DATABASE_URL names, whose user must be allowed to
-create databases.
+There is one PostgreSQL per test process: an embedded one, or one of the version in
+AUTH_TEST_POSTGRES_BIN (see tests/postgres.py), or the server of AUTH_TEST_DATABASE_URL, whose user
+must be able to create databases.
 """
 
 import asyncio
@@ -23,33 +23,33 @@ from tests.postgres import new_postgres
 if TYPE_CHECKING:
     from auth_service.db.pool import Pool
 
-# Tests start PostgreSQL beside running gRPC threads. What is forked is replaced by another program
-# at once, and gRPC's own care for forks, unless it is told so, may hurt it in between.
+# Tests start PostgreSQL while gRPC threads run. The forked processes execute another program at
+# once. gRPC's support for forks is therefore not needed, and it could break them in between.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 Result = TypeVar("Result")
 
 
 class Outside:
-    """A loop in a thread, so that what lives as long as the session depends on no test's loop."""
+    """An event loop in a thread for session fixtures, which do not depend on the loop of a test."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
         self._runner = asyncio.Runner()
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Return what the work returns."""
+        """Return the result of a coroutine."""
         return self._thread.submit(self._runner.run, work).result()
 
     def close(self) -> None:
-        """End the loop and the thread."""
+        """Stop the loop and the thread."""
         self._thread.submit(self._runner.close).result()
         self._thread.shutdown()
 
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """A clock that the test moves."""
+    """A clock that the test advances."""
     return FakeClock()
 
 
@@ -78,7 +78,7 @@ def postgres_url(outside: Outside) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def databases(outside: Outside, postgres_url: str) -> Iterator[Databases]:
-    """Where tests get their databases from."""
+    """The databases of the tests."""
     databases = outside.run(Databases.open(postgres_url))
     yield databases
     outside.run(databases.close())
@@ -86,7 +86,7 @@ def databases(outside: Outside, postgres_url: str) -> Iterator[Databases]:
 
 @pytest.fixture
 def database_url(outside: Outside, databases: Databases) -> Iterator[str]:
-    """A migrated, empty database of the test's own."""
+    """A migrated, empty database for one test."""
     name = outside.run(databases.take())
     yield databases.database(name)
     outside.run(databases.give_back(name))
@@ -94,7 +94,7 @@ def database_url(outside: Outside, databases: Databases) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def module_database_url(outside: Outside, databases: Databases) -> Iterator[str]:
-    """A migrated database that the tests of a module share."""
+    """A migrated database for the tests of a module."""
     name = outside.run(databases.take())
     yield databases.database(name)
     outside.run(databases.give_back(name))
@@ -102,7 +102,7 @@ def module_database_url(outside: Outside, databases: Databases) -> Iterator[str]
 
 @pytest.fixture
 def empty_database_url(outside: Outside, databases: Databases) -> Iterator[str]:
-    """A database of the test's own that was never migrated."""
+    """A database for one test without a schema."""
     name = outside.run(databases.create("template0"))
     yield databases.database(name)
     outside.run(databases.drop(name))
@@ -110,7 +110,7 @@ def empty_database_url(outside: Outside, databases: Databases) -> Iterator[str]:
 
 @pytest.fixture
 async def pool(database_url: str) -> "AsyncIterator[Pool]":
-    """Connections to the test's database."""
+    """A pool of connections to the database of the test."""
     pool = await pools.connect(database_url, min_size=1, max_size=10)
     yield pool
     pool.terminate()
@@ -118,5 +118,5 @@ async def pool(database_url: str) -> "AsyncIterator[Pool]":
 
 @pytest.fixture
 def store(pool: "Pool") -> Store:
-    """The store on the test's database."""
+    """The store on the database of the test."""
     return Store(pool)

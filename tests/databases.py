@@ -76,7 +76,7 @@ ENTRIES = (
 SCHEMA = f"""
     SELECT md5(string_agg(entry::text, ' ' ORDER BY entry::text))
     FROM ({" UNION ALL ".join(ENTRIES)}) AS entries (entry)
-"""  # noqa: S608 - nothing but the above
+"""  # noqa: S608 - only the constants above
 
 
 # The search path of test databases lets "public" hide PostgreSQL's own function, so that a test can
@@ -93,7 +93,7 @@ SET_CLOCK = """
 
 
 class Databases:
-    """Makes, lends and takes back databases on one server."""
+    """Creates databases on one server, and reuses them."""
 
     def __init__(self, url: str, admin: "Connection", template: str, schema: str) -> None:
         self.url = url
@@ -104,7 +104,7 @@ class Databases:
 
     @classmethod
     async def open(cls, url: str) -> "Databases":
-        """Make the template, on a server whose user may create databases."""
+        """Create the template, on a server whose user can create databases."""
         admin = await asyncpg.connect(url)
         template = f"auth_template_{uuid4().hex}"
         await admin.execute(f"CREATE DATABASE {template}")
@@ -136,7 +136,7 @@ class Databases:
         return name
 
     async def give_back(self, name: str) -> None:
-        """Have a database ready for another test, if it can be."""
+        """Prepare a database for another test, or drop it."""
         while await self._admin.fetch(OTHERS, name):
             await asyncio.sleep(0.002)
         new = _new_name()
@@ -151,7 +151,7 @@ class Databases:
         await self._admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     async def close(self) -> None:
-        """Remove what is left."""
+        """Drop the remaining databases."""
         for name in (*self._empty, self._template):
             await self.drop(name)
         await self._admin.close()
@@ -160,13 +160,13 @@ class Databases:
         await self._admin.execute(f"ALTER DATABASE {name} SET search_path = public, pg_catalog")
 
     async def _cleared(self, name: str) -> str:
-        """Empty a database, and return what tells its schema from another."""
+        """Empty a database; return a hash of its schema."""
         connection = await asyncpg.connect(self.database(name))
         try:
             await connection.execute(EMPTY)
             return str(await connection.fetchval(SCHEMA))
         except asyncpg.PostgresError:
-            return ""  # a schema so different that it cannot even be emptied
+            return ""  # the schema cannot be emptied
         finally:
             await connection.close()
 

@@ -1,4 +1,4 @@
-"""Temporary folders that an embedded PostgreSQL can use."""
+"""Temporary folders for an embedded PostgreSQL."""
 
 import shutil
 import tempfile
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def open_folder(prefix: str = "auth-test-") -> Iterator[Path]:
-    """A folder that may be passed through; pytest's own is closed to root's PostgreSQL account."""
+    """Yield a folder that the account of PostgreSQL under root can enter, unlike that of pytest."""
     path = Path(tempfile.mkdtemp(prefix=prefix))
     path.chmod(0o711)
     try:

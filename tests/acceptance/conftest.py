@@ -15,7 +15,7 @@ MakeProxy = Callable[[tuple[str, int] | str], Awaitable[Proxy]]
 
 @pytest.fixture
 def start_server(database_url: str, tmp_path: Path) -> Iterator[StartServer]:
-    """Starts servers on the test's database; settings as keywords. Blocks until SERVING."""
+    """Start a server on the database of the test; block until it is SERVING."""
     servers: list[ServerProcess] = []
 
     def start(*, url: str = database_url, **settings: str) -> ServerProcess:
@@ -31,7 +31,7 @@ def start_server(database_url: str, tmp_path: Path) -> Iterator[StartServer]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[MakeClient]:
-    """Makes connected clients, and closes them."""
+    """Make connected clients, which are closed at the end."""
     clients: list[Client] = []
 
     async def make(address: str) -> Client:
@@ -44,7 +44,7 @@ async def client() -> AsyncIterator[MakeClient]:
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[MakeProxy]:
-    """Makes proxies, and closes them."""
+    """Make proxies, which are closed at the end."""
     proxies: list[Proxy] = []
 
     async def make(target: tuple[str, int] | str) -> Proxy:

@@ -1,4 +1,4 @@
-"""Real server processes, and proxies that stand between them and others and misbehave."""
+"""Real server processes, and proxies that interrupt their connections."""
 
 import asyncio
 import base64
@@ -42,7 +42,7 @@ START_TIMEOUT = 90.0  # seconds
 
 
 def environment(database_url: str, **settings: str) -> dict[str, str]:
-    """Return what a server is started with: nothing of this process's own AUTH_* variables."""
+    """Return the environment of a server, without the AUTH_* variables of this process."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AUTH_")}
     path = os.pathsep.join([str(PROJECT), str(PROJECT / "generated"), *filter(None, sys.path)])
     cheap = {"AUTH_ARGON2_MEMORY_KIB": "7168", "AUTH_ARGON2_TIME_COST": "1"}
@@ -61,7 +61,7 @@ class ServerProcess:
         self.address = ""
 
     def start(self, address: str = "") -> "ServerProcess":
-        """Start at an address, or at a free one; return once health is SERVING; blocks."""
+        """Start at an address, or at a free one; block until health is SERVING."""
         for _ in range(3):
             self.address = address or free_address()
             with self._log.open("ab") as log:
@@ -78,20 +78,20 @@ class ServerProcess:
         raise AssertionError(f"the server does not start:\n{self.output()[-4000:]}")
 
     def output(self) -> str:
-        """Return what the process has printed so far."""
+        """Return the output of the process so far."""
         return self._log.read_text(errors="replace")
 
     def kill(self) -> None:
-        """End the process as a power cut would."""
+        """Kill the process."""
         self.process.kill()
         self.process.wait()
 
     def terminate(self) -> None:
-        """Ask the process to stop."""
+        """Send SIGTERM to the process."""
         self.process.send_signal(signal.SIGTERM)
 
     def stop(self) -> None:
-        """Make sure that the process is gone; blocks."""
+        """Stop the process if it runs; blocks."""
         if self.process.poll() is None:
             self.terminate()
             try:
@@ -145,14 +145,14 @@ class Client:
         return reply.tokens
 
     async def validate(self, token: str) -> pb.ValidateResponse:
-        """Ask for the verdict on an access token."""
+        """Validate an access token."""
         reply: pb.ValidateResponse = await self.auth.Validate(
             pb.ValidateRequest(access_token=token), timeout=10
         )
         return reply
 
     async def serving(self) -> bool:
-        """Tell whether health says SERVING."""
+        """Return whether health is SERVING."""
         try:
             reply = await self.health.Check(health_pb2.HealthCheckRequest(), timeout=5)
         except grpc.aio.AioRpcError:
@@ -161,7 +161,7 @@ class Client:
 
 
 class Proxy:
-    """Forwards TCP connections to a host and port or a Unix socket, as long as it is told to."""
+    """Forwards TCP connections to a host and port or to a Unix socket, until it is cut."""
 
     def __init__(self, target: tuple[str, int] | str) -> None:
         self._target = target
@@ -171,7 +171,7 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = free_port()
-        """Of this class alone: after `cut`, `open` listens on it again."""
+        """The port of the proxy; after `cut`, `open` listens on it again."""
         self.withheld = b""
 
     async def open(self) -> None:
@@ -179,7 +179,7 @@ class Proxy:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
 
     def withhold(self) -> None:
-        """From now on keep what comes back from the target."""
+        """From now on, withhold the data that the target sends."""
         self._forwarding.clear()
 
     async def cut(self) -> None:
@@ -213,7 +213,7 @@ class Proxy:
                 there[1].transport.abort()
                 self._writers.discard(there[1])
         except (OSError, asyncio.CancelledError):
-            pass  # an end like any other; a cancelled handler would be reported as an error
+            pass  # asyncio reports a handler that is cancelled as an error
         finally:
             writer.transport.abort()
             self._writers.discard(writer)
@@ -235,16 +235,16 @@ class Proxy:
 
 
 def database_target(url: str) -> tuple[str, int] | str:
-    """Return where a database listens, for a Proxy."""
+    """Return the address of a database as the target of a Proxy."""
     parts = urlsplit(url)
     query = parse_qs(parts.query)
-    host = parts.hostname or query.get("host", ["/tmp"])[0]  # noqa: S108 - libpq's own default
+    host = parts.hostname or query.get("host", ["/tmp"])[0]  # noqa: S108 - the default of libpq
     port = parts.port or int(query.get("port", ["5432"])[0])
     return f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
 
 
 def through(url: str, proxy: Proxy) -> str:
-    """Return the database URL that leads through a proxy."""
+    """Return the URL of the database through a proxy."""
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     user = parts.username or query.get("user", ["postgres"])[0]
@@ -282,7 +282,7 @@ async def make_user(
 async def eventually(
     probe: Callable[[], Awaitable[T | None]], *, within: float = 60.0, what: str = "condition"
 ) -> T:
-    """Return the first true answer of a probe; fail when the time is up."""
+    """Return the first true result of a probe; fail after `within` seconds."""
     deadline = time.monotonic() + within
     while True:
         if answer := await probe():
@@ -292,7 +292,7 @@ async def eventually(
 
 
 def error_of(error: grpc.RpcError) -> tuple[str, bool]:
-    """Return the ErrorInfo reason of a refusal, and whether it says when to retry."""
+    """Return the ErrorInfo reason of an error, and whether it has RetryInfo."""
     reason, retry = "", False
     trailing: Any = error.trailing_metadata() or ()
     for key, value in trailing:

@@ -33,13 +33,13 @@ START_SECONDS = 90
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Ours without AUTH_* and without a width, plus what is given."""
+    """Return the environment without AUTH_* and COLUMNS, and with these variables."""
     kept = {n: v for n, v in os.environ.items() if not n.startswith("AUTH_") and n != "COLUMNS"}
     return kept | {"PYTHONUNBUFFERED": "1"} | variables
 
 
 def command(*arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; it never asks, as standard input is no terminal."""
+    """Run a command; it never prompts, because standard input is not a terminal."""
     return subprocess.run(
         [*COMMAND, *arguments],
         input=stdin,
@@ -54,7 +54,7 @@ def command(*arguments: str, stdin: str = "", **variables: str) -> subprocess.Co
 
 @dataclass
 class Served:
-    """A running `serve --dev`, and the commands that go to it."""
+    """A running `serve --dev`, and commands that use it."""
 
     directory: Path
     address: str
@@ -125,7 +125,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    """A server for all tests of this module, in a path with a space."""
+    """A server for all tests of this module, in a directory with a space in its path."""
     with open_folder("cli tests ") as base:
         server = Served(base / "data", free_address())
         try:
@@ -141,7 +141,7 @@ def create(served: Served, name: str, *options: str) -> str:
 
 
 def test_first_start_shows_a_password_that_logs_in(served: Served) -> None:
-    """The first user's password is shown, with the way to reset it, and is accepted."""
+    """The output has the password of the first user and the command that resets it."""
     shown = re.search(r"Password +(\S+)", served.first_greeting)
     assert shown is not None
     assert "users set-password" in served.first_greeting
@@ -149,7 +149,7 @@ def test_first_start_shows_a_password_that_logs_in(served: Served) -> None:
 
 
 def test_greeting_has_a_line_for_each_call(served: Served) -> None:
-    """All four calls can be pasted."""
+    """There is a command for each of the four calls."""
     for name in ("Login", "Validate", "Refresh", "Revoke"):
         assert f"{served.address} authn.v1.AuthService/{name}" in served.greeting
 
@@ -172,7 +172,7 @@ def test_login_validate_refresh_revoke(served: Served) -> None:
 
 
 def test_revoke_access_token_alone(served: Served) -> None:
-    """The session of a revoked access token goes on."""
+    """The session of a revoked access token continues."""
     tokens = served.login(create(served, "alone@example.com"))
     served.ok("revoke", stdin=tokens["access_token"])
     assert served.run("validate", stdin=tokens["access_token"]).returncode == 1
@@ -181,7 +181,7 @@ def test_revoke_access_token_alone(served: Served) -> None:
 
 @pytest.mark.parametrize("how", ["--all", "--session"])
 def test_revoke_by_the_callers_token(served: Served, how: str) -> None:
-    """The caller's own sessions end by id or all at once."""
+    """The caller ends one session by its id, or all."""
     tokens = served.login(create(served, f"own{how}@example.com"))
     target = [how, tokens["session_id"]] if how == "--session" else [how]
     served.ok("revoke", *target, stdin=tokens["access_token"])
@@ -189,7 +189,7 @@ def test_revoke_by_the_callers_token(served: Served, how: str) -> None:
 
 
 def test_wrong_password_is_refused_in_one_line(served: Served) -> None:
-    """A refusal is exit code 1 and the server's reason on stderr."""
+    """The exit code is 1, and stderr has the reason of the server."""
     refused = served.run("login", USER, stdin="not the password at all")
     assert refused.returncode == 1
     assert refused.stdout == ""
@@ -198,7 +198,7 @@ def test_wrong_password_is_refused_in_one_line(served: Served) -> None:
 
 
 def test_only_prints_one_field(served: Served) -> None:
-    """A script gets just the token it needs."""
+    """A script gets only the token that it needs."""
     user = create(served, "only@example.com")
     token = served.ok("login", user, "--only", "access-token", stdin=PASSWORD)
     assert token.count("\n") == 1
@@ -206,7 +206,7 @@ def test_only_prints_one_field(served: Served) -> None:
 
 
 def test_users_are_shown_listed_disabled_and_enabled(served: Served) -> None:
-    """A disabled user is logged out and cannot log in until enabled."""
+    """A disabled user is logged out and cannot log in."""
     user = create(served, "Some@Example.com", "--role", "clerk")
     tokens = served.login(user)
     record = json.loads(served.ok("users", "show", user, "--json"))
@@ -222,7 +222,7 @@ def test_users_are_shown_listed_disabled_and_enabled(served: Served) -> None:
 
 
 def test_set_password_replaces_the_old_one(served: Served) -> None:
-    """After a reset only the new password logs in."""
+    """After a reset, only the new password is accepted."""
     user = create(served, "reset@example.com")
     generated = served.ok("users", "set-password", user, "--generate").strip()
     assert served.run("login", user, stdin=PASSWORD).returncode == 1
@@ -246,7 +246,7 @@ def test_set_password_replaces_the_old_one(served: Served) -> None:
 def test_refusals_are_one_line_and_a_code(
     served: Served, arguments: list[str], stdin: str, code: int
 ) -> None:
-    """What is refused is told on stderr without a traceback."""
+    """Stderr has the error without a traceback."""
     refused = served.run(*arguments, stdin=stdin)
     assert refused.returncode == code
     assert refused.stdout == ""
@@ -255,7 +255,7 @@ def test_refusals_are_one_line_and_a_code(
 
 
 def test_sessions_are_listed_and_revoked(served: Served) -> None:
-    """An operator sees a user's sessions and ends one or all."""
+    """An operator lists the sessions of a user and ends one or all of them."""
     user = create(served, "sessions@example.com")
     first, second = served.login(user), served.login(user)
     listed = json.loads(served.ok("sessions", "list", user, "--json"))
@@ -279,7 +279,7 @@ def test_service_account_logs_in_with_its_secret(served: Served) -> None:
 
 
 def test_exported_shared_key_verifies_tokens(served: Served) -> None:
-    """The exported value is the key that access tokens are signed with."""
+    """The exported value is the key that signs access tokens."""
     rotate = ("keys", "rotate", "--algorithm", "HS256", "--activate-in", "0s", "--json")
     kid = json.loads(served.ok(*rotate))["kid"]
     key = served.ok("keys", "export", "--shared").strip()
@@ -290,7 +290,7 @@ def test_exported_shared_key_verifies_tokens(served: Served) -> None:
 
 
 def test_keys_are_listed_without_secrets(served: Served) -> None:
-    """The list of keys holds no key."""
+    """The list has no key material."""
     listed = json.loads(served.ok("keys", "list", "--json"))
     dates = {"created_at", "activate_at", "retire_at", "remove_at"}
     assert {"kid", "algorithm", "state"} | dates == set(listed[0])
@@ -303,7 +303,7 @@ def keys_of(served: Served) -> dict[str, str]:
 
 
 def signed_by(served: Served, kid: str) -> dict[str, str]:
-    """Log in until the running server signs with a key, and return the tokens."""
+    """Log in until the running server signs with a key; return the tokens."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         tokens = served.login(create(served, f"{os.urandom(6).hex()}@example.com"))
@@ -313,7 +313,7 @@ def signed_by(served: Served, kid: str) -> dict[str, str]:
 
 
 def imported(served: Served, *, first: str = "") -> str:
-    """Have the server sign with a key of ours from now on, and return its kid."""
+    """Make the server sign with a key of the test; return its kid."""
     kid = ""
     while not (kid and kid.startswith(first)):
         private = ed25519.Ed25519PrivateKey.generate()
@@ -334,7 +334,7 @@ def imported(served: Served, *, first: str = "") -> str:
 
 
 def test_a_rotated_key_is_published_before_it_signs(served: Served) -> None:
-    """For as long as it is told to; what cannot be a time is wrong use."""
+    """The time is that of --activate-in; a value that is not a duration is wrong usage."""
     made = json.loads(served.ok("keys", "rotate", "--activate-in", "1h", "--json"))
     assert made["state"] == "published"
     assert keys_of(served)[made["kid"]] == "published"
@@ -343,27 +343,27 @@ def test_a_rotated_key_is_published_before_it_signs(served: Served) -> None:
 
 
 def test_an_imported_key_signs_and_its_public_half_verifies(served: Served) -> None:
-    """The running server takes it up by itself; what is no key is refused."""
+    """The running server uses it without a restart; input that is not a key is refused."""
     kid = imported(served)
     token = signed_by(served, kid)["access_token"]
     keys = {key.key_id: key for key in jwt.PyJWKSet.from_json(served.ok("keys", "export-public"))}
     jwt.decode(token, keys[kid], algorithms=["EdDSA"], audience="internal", leeway=10)
-    for content in ("no key!", "\udcff\udcfe\0"):  # the latter is sent as bytes that are not UTF-8
+    for content in ("no key!", "\udcff\udcfe\0"):  # the second is not UTF-8
         refused = served.run("keys", "import", stdin=content)
         assert refused.returncode == 3
         assert refused.stderr.startswith("error: a key is PEM")
 
 
 def test_the_exported_public_keys_hold_no_secret(served: Served) -> None:
-    """A JWK Set and nothing else is printed."""
+    """The output is a JWK Set."""
     kid = imported(served)
     published = json.loads(served.ok("keys", "export-public"))["keys"]
     assert kid in [key["kid"] for key in published]
     assert not any({"k", "d"} & key.keys() for key in published)
 
 
-def test_a_retired_key_signs_no_more_and_its_tokens_stay_good(served: Served) -> None:
-    """Another takes over, and to retire it twice is refused."""
+def test_a_retired_key_stops_signing_and_its_tokens_stay_valid(served: Served) -> None:
+    """Another key signs, and retiring it again is refused."""
     kid = imported(served)
     token = signed_by(served, kid)["access_token"]
     assert json.loads(served.ok("keys", "retire", kid, "--json"))["state"] == "retired"
@@ -375,7 +375,7 @@ def test_a_retired_key_signs_no_more_and_its_tokens_stay_good(served: Served) ->
 
 @pytest.mark.parametrize("first", ["-", "-t", "-h"])
 def test_a_kid_may_begin_as_an_option_does(served: Served, first: str) -> None:
-    """A KID is taken as it was printed, before and after options."""
+    """A KID is accepted as it was printed, before and after options."""
     kid = imported(served, first=first)
     assert json.loads(served.ok("keys", "retire", kid, "--json"))["state"] == "retired"
     assert json.loads(served.ok("keys", "compromise", "--json", kid))["state"] == "compromised"
@@ -383,15 +383,15 @@ def test_a_kid_may_begin_as_an_option_does(served: Served, first: str) -> None:
 
 @pytest.mark.parametrize("name", ["retire", "compromise"])
 @pytest.mark.parametrize("option", ["--jsn", "-t", "-tuR9b8HON94"])
-def test_a_misspelt_option_is_no_kid(name: str, option: str) -> None:
-    """It is told as what it is."""
+def test_a_misspelt_option_is_not_a_kid(name: str, option: str) -> None:
+    """The error names the option."""
     done = CliRunner().invoke(cli, ["keys", name, "a-kid", option])
     assert done.exit_code == 2
     assert "No such option" in done.output
 
 
-def test_tokens_of_a_compromised_key_are_refused_and_sessions_go_on(served: Served) -> None:
-    """The running server distrusts it at once."""
+def test_tokens_of_a_compromised_key_are_refused_and_sessions_continue(served: Served) -> None:
+    """The running server refuses them at once."""
     kid = imported(served)
     tokens = signed_by(served, kid)
     assert json.loads(served.ok("keys", "compromise", kid, "--json"))["state"] == "compromised"
@@ -403,7 +403,7 @@ def test_tokens_of_a_compromised_key_are_refused_and_sessions_go_on(served: Serv
 
 
 def test_a_replaced_master_key_ends_no_session(served: Served) -> None:
-    """The server goes on, and after a restart with the new one everything is as before."""
+    """The server continues, and a restart with the new master key changes nothing."""
     tokens, keys = served.login(create(served, "master@example.com")), keys_of(served)
     new = served.directory.parent / "master.new"
     new.write_text(base64.urlsafe_b64encode(os.urandom(32)).decode())
@@ -423,7 +423,7 @@ def test_a_replaced_master_key_ends_no_session(served: Served) -> None:
 
 
 def test_a_second_server_on_the_directory_is_refused(served: Served) -> None:
-    """Two servers never share one embedded PostgreSQL, and the second says so."""
+    """Two servers never share one embedded PostgreSQL; the second one exits with an error."""
     refused = command(
         "serve", AUTH_EMBEDDED_DIR=str(served.directory), AUTH_GRPC_ADDRESS=free_address()
     )
@@ -432,7 +432,7 @@ def test_a_second_server_on_the_directory_is_refused(served: Served) -> None:
 
 
 def test_commands_work_without_a_server_and_data_survives() -> None:
-    """Admin commands start the embedded PostgreSQL themselves; a later server finds their work."""
+    """The commands start the embedded PostgreSQL; a later server has their data."""
     with open_folder() as base:
         served = Served(base / "data", free_address())
         served.ok("migrate")
@@ -505,17 +505,17 @@ def test_unreachable_server_is_exit_code_four() -> None:
         (["nonsense"], {}, 2),
     ],
 )
-def test_wrong_use_and_configuration_have_their_codes(
+def test_wrong_usage_and_configuration_have_exit_codes(
     arguments: list[str], variables: dict[str, str], code: int
 ) -> None:
-    """Usage is 2 and configuration is 3, each without a traceback."""
+    """Wrong usage is 2 and a wrong configuration is 3, without a traceback."""
     done = command(*arguments, **variables)
     assert done.returncode == code
     assert "Traceback" not in done.stderr
 
 
 def test_config_show_masks_secrets() -> None:
-    """Secrets do not get into a terminal's history."""
+    """No secret is printed."""
     key = base64.urlsafe_b64encode(os.urandom(32)).decode()
     for option in ([], ["--json"]):
         done = command("config", "show", *option, AUTH_SHARED_KEY=key)
@@ -524,8 +524,8 @@ def test_config_show_masks_secrets() -> None:
         assert "**********" in done.stdout
 
 
-def test_unknown_variable_is_warned_about() -> None:
-    """A misspelt variable is told with the nearest one."""
+def test_an_unknown_variable_causes_a_warning() -> None:
+    """The warning has the most similar name."""
     done = command("config", "check", AUTH_ISUER="x")
     assert done.returncode == 0
     assert "did you mean AUTH_ISSUER?" in done.stderr
@@ -541,8 +541,8 @@ def part(value: object) -> str:
     return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
 
 
-def test_token_inspect_decodes_and_says_that_it_does_not_verify() -> None:
-    """Inspection shows header and claims with readable times, and trusts nothing."""
+def test_token_inspect_decodes_and_states_that_it_does_not_verify() -> None:
+    """The output has the header and the claims with readable times."""
     token = f"{part({'alg': 'none'})}.{part({'exp': 0, 'nbf': 10**30, 'sub': 'x'})}."
     shown = command("token", "inspect", stdin=token)
     assert shown.returncode == 0
@@ -556,15 +556,15 @@ def test_token_inspect_decodes_and_says_that_it_does_not_verify() -> None:
 
 
 @pytest.mark.parametrize("token", ["x", "a.b.c", "W10.W10.", "é.é.é", "[" * 99999])
-def test_token_inspect_refuses_what_is_no_token(token: str) -> None:
-    """Anything else is refused in one line."""
+def test_token_inspect_refuses_other_text(token: str) -> None:
+    """The error is one line."""
     refused = command("token", "inspect", stdin=token)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: this is not a JWT")
 
 
-def test_reader_that_goes_away_is_no_error() -> None:
-    """`… | head` ends quietly."""
+def test_a_reader_that_closes_the_pipe_is_not_an_error() -> None:
+    """`… | head` ends without an error."""
     line = f'"{sys.executable}" -m auth_service config docs | head -n 1'
     done = subprocess.run(
         ["/bin/sh", "-c", line], env=environment(), capture_output=True, text=True, check=False
@@ -589,9 +589,9 @@ HELP = (
 
 
 def test_every_help_has_examples_and_exit_codes() -> None:
-    """Nobody has to leave the terminal to learn how a command is used."""
+    """The help of a command is sufficient to use it."""
     assert "Exit codes: 0" in command("keys", "list", "--help").stdout
-    for arguments in HELP:  # here, as a process for each takes long
+    for arguments in HELP:  # in this process, because a process for each is slow
         done = CliRunner().invoke(cli, [*arguments, "--help"])
         assert done.exit_code == 0, (arguments, done.output)
         assert "Examples:\n" in done.output, arguments

@@ -1,4 +1,4 @@
-"""The examples, as real processes beside a real server."""
+"""The examples, as real processes with a real server."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from tests.acceptance.servers import KEYS, PROJECT, environment, eventually, mak
 from tests.ports import free_address
 
 Call = Callable[[str, str, str], Awaitable[str]]
-"""Takes the address, the method and the token; returns the answer, or the refusal's status."""
+"""Calls a method at an address with a token; returns the response, or the status of the error."""
 
 
 async def over_grpc(address: str, method: str, token: str) -> str:
@@ -46,7 +46,7 @@ async def over_http(address: str, method: str, token: str) -> str:
 
 @pytest.fixture
 def run_example() -> Iterator[Callable[..., str]]:
-    """Starts an example and returns its address."""
+    """Start an example and return its address."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def run(name: str, auth_address: str) -> str:
@@ -74,7 +74,7 @@ def run_example() -> Iterator[Callable[..., str]]:
         ("orders_fastapi.py", over_http),
     ],
 )
-async def test_an_example_verifies_and_hears_of_revocations(
+async def test_an_example_verifies_tokens_and_receives_revocations(
     start_server: StartServer,
     client: MakeClient,
     run_example: Callable[..., str],
@@ -82,7 +82,7 @@ async def test_an_example_verifies_and_hears_of_revocations(
     name: str,
     call: Call,
 ) -> None:
-    """No token, a valid one, one without the role, and one that was just revoked."""
+    """No token, a valid one, one without the role, and one that was revoked."""
     user = await make_user(database_url)
     server = await asyncio.to_thread(start_server)
     address = run_example(name, server.address)
@@ -102,7 +102,7 @@ async def test_an_example_verifies_and_hears_of_revocations(
 
 
 def test_every_example_is_run() -> None:
-    """None is forgotten above, and none holds a secret."""
+    """All examples are listed above, and none has a secret."""
     examples = sorted(path.name for path in Path(PROJECT, "examples").glob("*.py"))
     assert examples == ["orders_aio.py", "orders_fastapi.py", "orders_sync.py"]
     for name in examples:

@@ -64,7 +64,7 @@ def integers(low: int, high: int) -> st.SearchStrategy[int]:
 
 
 def values(field: FieldDescriptor, depth: int, tokens: st.SearchStrategy[str]) -> Any:
-    """Values of a field's type."""
+    """Return a strategy for the values of a field."""
     kind = field.cpp_type
     if kind == FieldDescriptor.CPPTYPE_MESSAGE:
         assert field.message_type is not None
@@ -86,7 +86,7 @@ def values(field: FieldDescriptor, depth: int, tokens: st.SearchStrategy[str]) -
 def messages(
     draw: st.DrawFn, descriptor: Descriptor, depth: int, tokens: st.SearchStrategy[str]
 ) -> Message:
-    """Any message of a type, its fields set or not."""
+    """Return a strategy for messages of a type, with any of the fields set."""
     message: Message = message_factory.GetMessageClass(descriptor)()
     for field in descriptor.fields:
         is_message = field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE
@@ -116,7 +116,7 @@ printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_s
 
 
 def metadata(tokens: st.SearchStrategy[str]) -> st.SearchStrategy[list[tuple[str, Any]]]:
-    """Whatever gRPC lets a client send, with a valid or an odd `authorization`."""
+    """Return a strategy for metadata that gRPC accepts, including an `authorization`."""
     bearer = st.tuples(
         st.sampled_from(["Bearer ", "bearer ", "Basic ", "", "Bearer  ", "Bearer"]),
         tokens | printable,
@@ -131,7 +131,7 @@ def metadata(tokens: st.SearchStrategy[str]) -> st.SearchStrategy[list[tuple[str
 
 
 class Target:
-    """A server, and tokens that are valid there, so that calls pass the first check."""
+    """A server and valid tokens, so that calls pass the first check."""
 
     def __init__(self, server: ServerProcess) -> None:
         self.server = server
@@ -167,7 +167,7 @@ class Target:
         return reply
 
     def check(self, method: MethodDescriptor, body: bytes, extra: list[tuple[str, Any]]) -> None:
-        """Send bytes and hold the promise: the status is never one of an accident."""
+        """Send bytes and assert that the status is not that of an unexpected error."""
         answer = self.call(method, body, extra)
         assert answer not in NEVER, f"{method.full_name}: {answer}"
 
@@ -175,13 +175,13 @@ class Target:
 @pytest.fixture
 def target(start_server: StartServer, database_url: str) -> Iterator[Target]:
     asyncio.run(make_user(database_url, roles=("admin", "verifier")))
-    # Streams of bad logins are the point here, not the throttle's.
+    # These tests send many failed logins, which the throttle would refuse.
     target = Target(start_server(AUTH_LOGIN_BURST="100000"))
     yield target
     process = target.server.process
     assert process.poll() is None, target.server.output()[-4000:]
     answer = target.call(METHODS[0], pb.LoginRequest().SerializeToString(), [])
-    assert answer is grpc.StatusCode.INVALID_ARGUMENT  # it still answers, and sensibly
+    assert answer is grpc.StatusCode.INVALID_ARGUMENT  # the server still responds
     target.channel.close()
 
 
@@ -190,7 +190,7 @@ def fuzz(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 def test_arbitrary_messages(target: Target) -> None:
-    """No message, whatever its fields hold, is an accident to the server."""
+    """No content of a message causes an unexpected error."""
 
     @fuzz(600)
     @given(st.data())
@@ -200,7 +200,7 @@ def test_arbitrary_messages(target: Target) -> None:
         extra = data.draw(metadata(target.tokens))
         try:
             body = message.SerializeToString()
-        except EncodeError:  # nothing that a client could send
+        except EncodeError:  # a client cannot send it
             return
         target.check(method, body, extra)
 
@@ -209,7 +209,7 @@ def test_arbitrary_messages(target: Target) -> None:
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_every_method_with_a_good_token(target: Target, method: MethodDescriptor) -> None:
-    """With the admin role the calls get as far as they can."""
+    """The role admin lets the calls reach the database."""
 
     @fuzz(40)
     @given(st.data())
@@ -222,7 +222,7 @@ def test_every_method_with_a_good_token(target: Target, method: MethodDescriptor
 
 
 def test_garbage_instead_of_a_message(target: Target) -> None:
-    """Bytes that are no message, or text that is not UTF-8, are the client's mistake."""
+    """Bytes that are not a message, and text that is not UTF-8, are errors of the client."""
 
     @fuzz(300)
     @given(
@@ -239,7 +239,7 @@ def test_garbage_instead_of_a_message(target: Target) -> None:
 
 
 def test_unknown_methods(target: Target) -> None:
-    """They are UNIMPLEMENTED, whatever their names are."""
+    """The status is UNIMPLEMENTED for every name."""
     names = ["authn.v1.AuthService/Nope", "authn.v1.Nope/Login", "x/y", "grpc.health.v1.Health/X"]
     for name in names:
         call: Any = target.channel.unary_unary(f"/{name}")
@@ -249,7 +249,7 @@ def test_unknown_methods(target: Target) -> None:
 
 
 def test_sizes(target: Target) -> None:
-    """What is too large is refused as such, and the connection goes on."""
+    """Too large a message is RESOURCE_EXHAUSTED, and the connection stays open."""
     login = METHODS[0]
     huge = pb.LoginRequest(device_label="x" * (5 * 1024 * 1024)).SerializeToString()
     assert target.call(login, huge, []) is grpc.StatusCode.RESOURCE_EXHAUSTED

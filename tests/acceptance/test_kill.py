@@ -1,4 +1,4 @@
-"""kill -9 between the commit and the response: the retry gets what was lost."""
+"""kill -9 between the commit and the response: the retry gets the lost response."""
 
 import asyncio
 from typing import Any
@@ -13,16 +13,16 @@ from tests.acceptance.servers import eventually, make_user
 
 
 @pytest.mark.parametrize("answered", [False, True], ids=["at-the-commit", "at-the-response"])
-async def test_the_retry_of_a_refresh_that_a_kill_cut_off_gets_the_successor(
+async def test_the_retry_of_a_refresh_that_a_kill_interrupted_gets_the_successor(
     start_server: StartServer,
     client: MakeClient,
     proxy: MakeProxy,
     database_url: str,
     answered: bool,
 ) -> None:
-    """An acknowledged or merely committed step is never lost, and never taken twice."""
+    """A committed rotation is never lost and never repeated."""
     await make_user(database_url)
-    grace = {"AUTH_REFRESH_GRACE": "60s"}  # a new server may take a while on a busy machine
+    grace = {"AUTH_REFRESH_GRACE": "60s"}  # a new server takes long to start on a busy machine
     server = await asyncio.to_thread(start_server, **grace)
     host, port = server.address.split(":")
     between = await proxy((host, int(port)))

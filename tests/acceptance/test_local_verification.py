@@ -1,4 +1,4 @@
-"""Verification without a call, against real replicas, cut connections, and keys that change."""
+"""Local verification with real replicas, interrupted connections, and keys that change."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ EDDSA = {"AUTH_SIGNING_ALGORITHM": "EdDSA"}  # public keys: a verifier needs no 
 LIMIT = timedelta(seconds=5)
 NOTHING_FAILS = "good"
 STALE = "stale"
-CUTS = int(os.environ.get("AUTH_TEST_CUTS", "6"))  # rounds, each of four cuts at least
+CUTS = int(os.environ.get("AUTH_TEST_CUTS", "6"))  # rounds, each with at least four cuts
 WORKERS = 3
 
 
@@ -49,7 +49,7 @@ def utc_now() -> datetime:
 
 
 class Clock:
-    """The time, unless a test has stopped it."""
+    """The current time, or the time at which a test has stopped it."""
 
     def __init__(self) -> None:
         self.stopped_at: datetime | None = None
@@ -80,7 +80,7 @@ def at(between: Proxy) -> str:
 
 
 def verdict(verifier: LocalVerifier | SyncLocalVerifier, token: str, **asked: Any) -> str:
-    """Return "good", "stale", or why the token is refused."""
+    """Return "good", "stale", or the reason of the refusal."""
     try:
         verifier.verify(token, **asked)
     except RevocationsStale:
@@ -100,7 +100,7 @@ async def until_verdict(
 
 
 async def until_known_since(verifier: LocalVerifier, moment: datetime) -> None:
-    """Return once the verifier says that it knows all that was revoked before a moment."""
+    """Return when the verifier reports all revocations before a time as known."""
 
     async def known() -> bool:
         as_of = verifier.revocations_as_of
@@ -110,14 +110,14 @@ async def until_known_since(verifier: LocalVerifier, moment: datetime) -> None:
 
 
 async def revoke(client: Client, tokens: pb.TokenPair) -> datetime:
-    """End a session; return a moment after which it has ended."""
+    """End a session; return a time at which it has ended."""
     request = pb.RevokeRequest(refresh_token=tokens.refresh_token)
     await client.auth.Revoke(request, timeout=60)
     return utc_now()
 
 
 async def revoke_everything(database_url: str) -> None:
-    """Revoke all tokens issued up to now, as an operator does in an emergency."""
+    """Revoke all tokens issued up to now, as an operator in an emergency."""
     now = utc_now()
     pool = await pools.connect(database_url, min_size=1, max_size=1)
     try:
@@ -130,7 +130,7 @@ async def revoke_everything(database_url: str) -> None:
 
 
 async def keys(database_url: str, *arguments: str, **settings: str) -> Any:
-    """Run `auth-service keys …` as an operator does, and return what it prints."""
+    """Run `auth-service keys …` and return its output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "auth_service", "keys", *arguments, "--json",
         env=environment(database_url, **settings),
@@ -149,7 +149,7 @@ def kid_of(token: str) -> str:
 
 
 async def service_tokens(client: Client, database_url: str) -> Callable[[], Awaitable[str]]:
-    """Return a source of tokens of a service with the role `verifier`."""
+    """Return a token source of a service account with the role `verifier`."""
     secret = await make_service_account(database_url)
     credentials = pb.ClientCredentials(client_id=SERVICE, client_secret=secret)
 
@@ -173,14 +173,14 @@ async def service_tokens(client: Client, database_url: str) -> Callable[[], Awai
         ("everything", (InactiveReason.USER_REVOKED,)),
     ],
 )
-async def test_what_is_revoked_at_one_replica_is_refused_by_a_verifier_at_another(
+async def test_a_revocation_at_one_replica_reaches_a_verifier_at_another(
     start_server: StartServer,
     client: MakeClient,
     database_url: str,
     target: str,
     reasons: tuple[InactiveReason, ...],
 ) -> None:
-    """Each kind of revocation, in a program with an event loop and in one without."""
+    """For each kind of revocation, with and without an event loop in the program."""
     await make_user(database_url)
     a, b = await pair_of_replicas(start_server, **EDDSA)
     there = await client(a.address)
@@ -208,10 +208,10 @@ async def test_what_is_revoked_at_one_replica_is_refused_by_a_verifier_at_anothe
         await asyncio.to_thread(blocking.close)
 
 
-async def test_a_verifier_that_comes_later_knows_what_was_revoked_before(
+async def test_a_verifier_that_starts_later_knows_earlier_revocations(
     start_server: StartServer, client: MakeClient, database_url: str
 ) -> None:
-    """From its first verdict on: it does not start before it knows."""
+    """It has started only when it knows them."""
     await make_user(database_url)
     a, b = await pair_of_replicas(start_server, **EDDSA)
     there = await client(a.address)
@@ -231,10 +231,10 @@ async def test_a_verifier_that_comes_later_knows_what_was_revoked_before(
 # Staleness
 
 
-async def test_a_cut_feed_is_borne_for_exactly_max_staleness(
+async def test_an_interrupted_feed_is_tolerated_for_exactly_max_staleness(
     start_server: StartServer, client: MakeClient, proxy: MakeProxy, database_url: str
 ) -> None:
-    """Then deny refuses, allow judges by what is known; healed, nothing is missing."""
+    """Then `deny` refuses and `allow` uses the known revocations; afterwards nothing is missing."""
     await make_user(database_url)
     server = await started(start_server, **EDDSA)
     there = await client(server.address)
@@ -247,7 +247,9 @@ async def test_a_cut_feed_is_borne_for_exactly_max_staleness(
         assert verdict(verifier, known.access_token) == InactiveReason.SESSION_REVOKED
         await between.cut()
         revoked_at = await revoke(there, missed)
-        assert verdict(verifier, missed.access_token) == NOTHING_FAILS  # cannot know, may not say
+        assert (
+            verdict(verifier, missed.access_token) == NOTHING_FAILS
+        )  # it cannot know, and must not claim to
 
         as_of = verifier.revocations_as_of
         assert as_of is not None
@@ -258,7 +260,7 @@ async def test_a_cut_feed_is_borne_for_exactly_max_staleness(
             assert verdict(verifier, tokens.access_token) == STALE
             wide: dict[str, Any] = {"max_staleness": 2 * LIMIT}
             assert verdict(verifier, tokens.access_token, **wide) != STALE
-        assert verdict(verifier, "nonsense") == STALE  # before it looks at the token
+        assert verdict(verifier, "nonsense") == STALE  # before it parses the token
         for asked in ({"on_stale": "allow"}, {"max_staleness": None}):
             assert verdict(verifier, kept.access_token, **asked) == NOTHING_FAILS
             assert verdict(verifier, missed.access_token, **asked) == NOTHING_FAILS
@@ -273,16 +275,16 @@ async def test_a_cut_feed_is_borne_for_exactly_max_staleness(
         assert verdict(verifier, kept.access_token) == NOTHING_FAILS
 
 
-async def test_when_its_replica_is_killed_a_verifier_goes_on_at_another(
+async def test_a_verifier_continues_at_another_replica_when_its_own_is_killed(
     start_server: StartServer, client: MakeClient, proxy: MakeProxy, database_url: str
 ) -> None:
-    """And has missed nothing of what was revoked before, in between and after."""
+    """It misses no revocation before, during or after the change."""
     await make_user(database_url)
     a, b = await pair_of_replicas(start_server, **EDDSA)
     to_a, to_b = await proxy(port_of(a)), await proxy(port_of(b))
     there = await client(b.address)
     before, between, after, kept = [await there.login() for _ in range(4)]
-    await to_b.cut()  # so that it is A which is followed
+    await to_b.cut()  # so that the verifier follows A
     async with LocalVerifier(issuer=ISSUER, addresses=[at(to_a), at(to_b)]) as verifier:
         await until_known_since(verifier, await revoke(there, before))
         await asyncio.to_thread(a.kill)
@@ -296,10 +298,10 @@ async def test_when_its_replica_is_killed_a_verifier_goes_on_at_another(
         assert verdict(verifier, kept.access_token) == NOTHING_FAILS
 
 
-async def test_a_replica_without_its_database_leaves_its_verifiers_stale(
+async def test_the_verifiers_of_a_replica_without_its_database_become_stale(
     start_server: StartServer, client: MakeClient, proxy: MakeProxy, database_url: str
 ) -> None:
-    """Its heartbeats go on, but claim nothing; back in touch, nothing is missing."""
+    """Its heartbeats continue without a newer time; after it reconnects, nothing is missing."""
     await make_user(database_url)
     between = await proxy(database_target(database_url))
     a, b = await asyncio.gather(
@@ -325,13 +327,13 @@ async def test_a_replica_without_its_database_leaves_its_verifiers_stale(
 
 
 @pytest.mark.timeout(120 + CUTS)
-async def test_no_revocation_is_lost_however_the_feed_is_cut(
+async def test_no_revocation_is_lost_when_the_feed_is_interrupted(
     start_server: StartServer,
     client: MakeClient,
     proxy: MakeProxy,
     database_url: str,
 ) -> None:
-    """Each time `revocations_as_of` passes a revocation, its token is refused at that moment."""
+    """When `revocations_as_of` passes a revocation, its token is refused at the same time."""
     random = Random(CUTS)
     await make_user(database_url)
     a, b = await pair_of_replicas(start_server, **EDDSA)
@@ -417,7 +419,7 @@ async def until_signing(kids: dict[str, int], kid: str) -> None:
 async def test_keys_rotate_and_migrate_under_load_without_a_failure(
     start_server: StartServer, client: MakeClient, database_url: str
 ) -> None:
-    """From the shared key to EdDSA, then to another EdDSA key: every token is valid everywhere."""
+    """From the shared key to EdDSA and to another EdDSA key: every token is valid everywhere."""
     await make_user(database_url)
     a, b = await pair_of_replicas(start_server)
     clients = await client(a.address), await client(b.address)
@@ -433,16 +435,16 @@ async def test_keys_rotate_and_migrate_under_load_without_a_failure(
             assert new["algorithm"] == "EdDSA"
             await until_signing(kids, new["kid"])
             activate_at = datetime.fromisoformat(new["activate_at"])
-            assert kids[new["kid"]] >= int(activate_at.timestamp())  # and not before
+            assert kids[new["kid"]] >= int(activate_at.timestamp())  # not earlier
         assert len(kids) == 3
         for verifier in (one, other):
             assert verdict(verifier, oldest.access_token) == NOTHING_FAILS
 
 
-async def test_a_compromised_key_is_refused_everywhere_and_sessions_go_on(
+async def test_a_compromised_key_is_refused_everywhere_and_sessions_continue(
     start_server: StartServer, client: MakeClient, database_url: str
 ) -> None:
-    """Its tokens are refused at both replicas and locally; a refresh gives a valid one."""
+    """Both replicas and local verifiers refuse its tokens; a refresh returns a valid one."""
     await make_user(database_url)
     a, b = await pair_of_replicas(start_server)
     clients = await client(a.address), await client(b.address)

@@ -1,4 +1,4 @@
-"""Several replicas on one database, the database gone and back, and a graceful stop."""
+"""Several replicas on one database, an outage of the database, and a graceful stop."""
 
 import asyncio
 from typing import Any
@@ -29,7 +29,7 @@ async def started(start_server: StartServer, **settings: Any) -> ServerProcess:
 
 
 async def refusal(call: Any) -> grpc.aio.AioRpcError | None:
-    """Return the error of a call, None if it succeeds."""
+    """Return the error of a call; None if it succeeds."""
     try:
         await call
     except grpc.aio.AioRpcError as error:
@@ -86,7 +86,7 @@ async def test_a_revocation_at_one_replica_reaches_the_other(
 async def test_replicas_share_sessions(
     start_server: StartServer, client: MakeClient, database_url: str
 ) -> None:
-    """A retry at another replica gets the same answer; a token of one is valid at the other."""
+    """A retry at another replica gets the same response; tokens are valid at both."""
     await make_user(database_url)
     servers = await asyncio.gather(started(start_server), started(start_server))
     a, b = [await client(server.address) for server in servers]
@@ -98,10 +98,10 @@ async def test_replicas_share_sessions(
     assert (await b.validate(answers[0].access_token)).active
 
 
-async def test_the_database_gone_and_back(
+async def test_an_outage_of_the_database(
     start_server: StartServer, client: MakeClient, proxy: MakeProxy, database_url: str
 ) -> None:
-    """Validate goes on until the freshness limit, then fails closed; all recovers by itself."""
+    """Validate works until the freshness limit and then fails closed; recovery needs no restart."""
     await make_user(database_url)
     between = await proxy(database_target(database_url))
     server = await started(start_server, url=through(database_url, between))
@@ -149,10 +149,10 @@ async def test_the_database_gone_and_back(
     assert server.process.poll() is None
 
 
-async def test_a_revocation_made_while_a_replica_was_cut_off_is_not_missed(
+async def test_a_replica_that_was_cut_off_misses_no_revocation(
     start_server: StartServer, client: MakeClient, proxy: MakeProxy, database_url: str
 ) -> None:
-    """Back in touch, it catches up before it says yes again."""
+    """After it reconnects, it reads them before it accepts tokens again."""
     await make_user(database_url)
     between = await proxy(database_target(database_url))
     servers = await asyncio.gather(
@@ -183,7 +183,7 @@ async def test_a_revocation_made_while_a_replica_was_cut_off_is_not_missed(
 async def test_calls_in_flight_finish_at_a_stop(
     start_server: StartServer, client: MakeClient, database_url: str
 ) -> None:
-    """SIGTERM: no new work, what runs is answered, exit status 0."""
+    """After SIGTERM, new calls are refused, running calls finish, and the exit code is 0."""
     await make_user(database_url)
     server = await started(start_server, AUTH_DATABASE_STATEMENT_TIMEOUT="30s")
     a = await client(server.address)

@@ -1,4 +1,4 @@
-"""Several workers on one port, as real processes: shared, replaced, drained, restarted."""
+"""Several workers on one port, as real processes: sharing, replacement, stop and restart."""
 
 import asyncio
 import contextlib
@@ -29,17 +29,17 @@ from tests.folders import open_folder
 from tests.ports import free_address
 
 FIRST_USER = "demo@example.com"
-PACE = 0.02  # seconds between two calls of a client: many, and some CPU left to start processes
+PACE = 0.02  # seconds between two calls of a client; leaves CPU time to start processes
 
 
 def logged(server: ServerProcess, event: str) -> list[dict[str, Any]]:
-    """Return the entries of one kind that a server's processes have logged."""
+    """Return the log entries of an event, of all processes of a server."""
     lines = [line for line in server.output().splitlines() if line.startswith("{")]
     return [entry for entry in map(json.loads, lines) if entry["event"] == event]
 
 
 def alive(pid: int) -> bool:
-    """Tell whether a process runs; one that waits to be buried does not."""
+    """Return whether a process runs; a zombie does not."""
     shown = subprocess.run(
         ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
@@ -47,7 +47,7 @@ def alive(pid: int) -> bool:
 
 
 async def all_started(server: ServerProcess, count: int = 2) -> list[int]:
-    """Return the pids of the workers once so many serve."""
+    """Return the pids of the workers when `count` of them serve."""
 
     async def started() -> bool:
         return len(logged(server, "serving")) >= count
@@ -64,7 +64,7 @@ async def ended(pids: list[int]) -> None:
 
 
 async def metric(url: str, name: str, *patterns: str) -> float:
-    """Return a sum over the metrics, as any of the workers gives them."""
+    """Return a sum of the metrics that any of the workers reports."""
     async with httpx.AsyncClient() as http:
         text = (await http.get(f"{url}/metrics")).text
     lines = [line for line in text.splitlines() if line.startswith(name)]
@@ -74,7 +74,7 @@ async def metric(url: str, name: str, *patterns: str) -> float:
 async def test_workers_share_clients_and_metrics_and_one_that_is_killed_is_replaced(
     start_server: StartServer, client: MakeClient, database_url: str, tmp_path: Path
 ) -> None:
-    """New connections reach every worker, the counts are those of all, also of the dead."""
+    """Connections reach every worker, and the metrics include those of the killed one."""
     await make_user(database_url)
     address = free_address()
     server = await asyncio.to_thread(
@@ -91,7 +91,7 @@ async def test_workers_share_clients_and_metrics_and_one_that_is_killed_is_repla
     assert len(shares) == 2, "both have counted"
     validated = ("auth_rpc_total", "Validate", '"OK"')
 
-    async def counted() -> bool:  # each worker tells of its calls four times a second
+    async def counted() -> bool:  # each worker counts its calls four times a second
         return await metric(url, *validated) == 40
 
     await eventually(counted, what="the calls of both are counted")
@@ -99,7 +99,7 @@ async def test_workers_share_clients_and_metrics_and_one_that_is_killed_is_repla
     os.kill(pids[0], signal.SIGKILL)
 
     async def replaced() -> bool:
-        with contextlib.suppress(grpc.aio.AioRpcError):  # of the connections that it had
+        with contextlib.suppress(grpc.aio.AioRpcError):  # on the connections of the killed worker
             assert (await (await client(server.address)).validate(token)).active
         return bool(logged(server, "worker_replaced"))
 
@@ -120,7 +120,7 @@ async def test_workers_share_clients_and_metrics_and_one_that_is_killed_is_repla
 async def test_a_stop_lets_the_calls_of_every_worker_finish(
     start_server: StartServer, client: MakeClient, database_url: str
 ) -> None:
-    """SIGTERM: what runs is answered, the exit code is 0, and no process is left."""
+    """After SIGTERM, running calls finish, the exit code is 0, and no process is left."""
     await make_user(database_url)
     server = await asyncio.to_thread(
         start_server, AUTH_WORKERS="2", AUTH_DATABASE_STATEMENT_TIMEOUT="30s"
@@ -165,12 +165,12 @@ async def call_on(channel: grpc.aio.Channel, token: str) -> None:
 
 
 def channel_to(address: str) -> grpc.aio.Channel:
-    """Return a channel as anybody would open it; only its connection is not shared with others."""
+    """Return a channel with the default options, except that it does not share its connection."""
     return grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
 
 
-async def call_anew(address: str, token: str, stop: asyncio.Event) -> int:
-    """Validate on a new connection each time until told to stop; return how often."""
+async def call_on_new_channels(address: str, token: str, stop: asyncio.Event) -> int:
+    """Validate, each time on a new connection, until `stop`; return the number of calls."""
     calls = 0
     while not stop.is_set():
         async with channel_to(address) as channel:
@@ -180,8 +180,8 @@ async def call_anew(address: str, token: str, stop: asyncio.Event) -> int:
     return calls
 
 
-async def call_again(address: str, token: str, stop: asyncio.Event) -> int:
-    """Validate on one channel until told to stop; return how often."""
+async def call_on_one_channel(address: str, token: str, stop: asyncio.Event) -> int:
+    """Validate on one channel until `stop`; return the number of calls."""
     calls = 0
     async with channel_to(address) as channel:
         while not stop.is_set():
@@ -197,7 +197,7 @@ async def call_again(address: str, token: str, stop: asyncio.Event) -> int:
 async def test_a_restart_under_load_refuses_no_call(
     start_server: StartServer, client: MakeClient, database_url: str
 ) -> None:
-    """SIGHUP: every process is another one, and no client has noticed, whatever its connection."""
+    """SIGHUP replaces every process, and no call fails, on new and on existing connections."""
     await make_user(database_url)
     server = await asyncio.to_thread(
         start_server, AUTH_WORKERS="2", AUTH_MAX_CONNECTION_AGE="500ms"
@@ -207,7 +207,7 @@ async def test_a_restart_under_load_refuses_no_call(
     stop = asyncio.Event()
     load = [
         asyncio.create_task(kind(server.address, token, stop))
-        for kind in (call_anew, call_anew, call_again)
+        for kind in (call_on_new_channels, call_on_new_channels, call_on_one_channel)
         for _ in range(4)
     ]
     server.process.send_signal(signal.SIGHUP)
@@ -227,7 +227,7 @@ async def test_a_restart_under_load_refuses_no_call(
 
 
 def start_development(folder: Path) -> ServerProcess:
-    """Start `serve --dev` with two workers in a folder, where it writes `greeting` and `log`."""
+    """Start `serve --dev` with two workers; the folder gets its `greeting` and `log`."""
     server = ServerProcess("", folder / "log")
     server.address = free_address()
     variables = environment("", AUTH_GRPC_ADDRESS=server.address)
@@ -248,7 +248,7 @@ def start_development(folder: Path) -> ServerProcess:
 async def test_workers_on_the_embedded_postgresql_end_with_a_supervisor_that_is_killed(
     client: MakeClient,
 ) -> None:
-    """`--dev` works as ever: one greeting, one key, one database; kill -9 leaves nothing behind."""
+    """There is one greeting, one key and one database; kill -9 leaves no process behind."""
     with open_folder() as folder:
         server = await asyncio.to_thread(start_development, folder)
         try:
@@ -276,7 +276,7 @@ async def test_workers_on_the_embedded_postgresql_end_with_a_supervisor_that_is_
 
 
 def refused(database_url: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Return what a server says that does not start."""
+    """Return the result of a server that does not start."""
     return subprocess.run(
         [sys.executable, "-m", "auth_service", "serve", "--workers", "2"],
         env=environment(database_url, AUTH_GRPC_ADDRESS=free_address()) | settings,
@@ -288,8 +288,10 @@ def refused(database_url: str, **settings: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_what_keeps_the_workers_from_starting_is_said_once(empty_database_url: str) -> None:
-    """The error is the worker's, and so is the exit code."""
+def test_an_error_that_prevents_all_workers_from_starting_is_reported_once(
+    empty_database_url: str,
+) -> None:
+    """The error and the exit code are those of the worker."""
     result = refused(empty_database_url)
     assert result.returncode == 3
     assert result.stderr.count("error: ") == 1

@@ -1,4 +1,4 @@
-"""The supervisor, over small processes that keep its protocol and serve nothing."""
+"""The supervisor, with small processes that implement its protocol and serve nothing."""
 
 import asyncio
 import os
@@ -49,7 +49,7 @@ Supervise = Callable[..., "Run"]
 
 
 class Run:
-    """A supervisor at work."""
+    """A running supervisor."""
 
     def __init__(
         self,
@@ -76,16 +76,16 @@ class Run:
         self.serving.set()
 
     async def started(self) -> set[int]:
-        """Return the pids, once all serve."""
+        """Return the pids when all workers serve."""
         await asyncio.wait_for(self.serving.wait(), 60)
         return self.pids()
 
     def pids(self) -> set[int]:
-        """Return the pids of all that ever served."""
+        """Return the pids of all workers that have served."""
         return {int(file.name) for file in self.directory.iterdir()}
 
     def slots(self) -> list[str]:
-        """Return the slots of all that ever served."""
+        """Return the slots of all workers that have served."""
         return sorted(file.read_text() for file in self.directory.iterdir())
 
     async def stop(self) -> bool:
@@ -95,7 +95,7 @@ class Run:
 
 @pytest.fixture
 async def supervise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervise]:
-    """Starts supervisors, and stops them."""
+    """Start supervisors, which are stopped at the end."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     directory = tmp_path / "served"
     directory.mkdir()
@@ -120,8 +120,8 @@ def gone(pid: int) -> bool:
     return False
 
 
-async def test_a_stop_ends_every_worker_in_order(supervise: Supervise) -> None:
-    """All have ended when run() returns, and it says that none had to be killed."""
+async def test_a_stop_ends_every_worker_cleanly(supervise: Supervise) -> None:
+    """All have ended when run() returns, and its result is that none was killed."""
     run = supervise(workers=3)
     pids = await run.started()
     assert len(pids) == 3
@@ -130,7 +130,7 @@ async def test_a_stop_ends_every_worker_in_order(supervise: Supervise) -> None:
 
 
 async def test_a_killed_worker_is_replaced_in_its_slot(supervise: Supervise) -> None:
-    """The replacement goes on in the metrics of the dead one, so that totals never fall."""
+    """The replacement continues the metrics of the killed worker, so that totals never decrease."""
     run = supervise()
     before = await run.started()
     os.kill(next(iter(before)), signal.SIGKILL)
@@ -143,18 +143,18 @@ async def test_a_killed_worker_is_replaced_in_its_slot(supervise: Supervise) -> 
     assert await run.stop()
 
 
-async def test_what_fails_at_the_first_start_stops_everything(
+async def test_a_worker_that_fails_at_the_first_start_stops_everything(
     supervise: Supervise, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The exit code of the worker is passed on, and no second one is tried."""
+    """The exit code is that of the worker, and no other worker is started."""
     with pytest.raises(WorkerFailed) as failed:
         await supervise("never").task
     assert failed.value.code == 7
     assert capsys.readouterr().err.count("worker_started") == 1
 
 
-async def test_a_replacement_that_does_not_start_is_tried_again(supervise: Supervise) -> None:
-    """A crash while the service cannot start leaves the others serving."""
+async def test_a_replacement_that_does_not_start_is_retried(supervise: Supervise) -> None:
+    """After a crash while no worker can start, the other workers continue to serve."""
     run = supervise("once")
     before = await run.started()
     with capture_logs() as entries:
@@ -168,10 +168,10 @@ async def test_a_replacement_that_does_not_start_is_tried_again(supervise: Super
         assert not gone(max(before))
 
 
-async def test_a_restart_replaces_all_and_keeps_one_where_no_other_starts(
+async def test_a_restart_keeps_the_workers_if_no_successor_starts(
     supervise: Supervise,
 ) -> None:
-    """An error in a changed configuration takes nothing down."""
+    """An error in a changed configuration stops no worker."""
     run = supervise("once")
     before = await run.started()
     with capture_logs() as entries:
@@ -180,14 +180,14 @@ async def test_a_restart_replaces_all_and_keeps_one_where_no_other_starts(
         async def abandoned() -> bool:
             return any(entry["event"] == "restart_abandoned" for entry in entries)
 
-        await eventually(abandoned, what="the restart is given up")
+        await eventually(abandoned, what="the restart is abandoned")
     assert run.pids() == before
     assert not any(map(gone, before))
     assert await run.stop()
 
 
 async def test_a_restart_changes_every_process(supervise: Supervise) -> None:
-    """Each new one serves before an old one ends; two restarts asked for are two at the most."""
+    """Each new worker serves before an old one ends."""
     run = supervise()
     before = await run.started()
     run.supervisor.restart()
@@ -201,8 +201,8 @@ async def test_a_restart_changes_every_process(supervise: Supervise) -> None:
     assert await run.stop()
 
 
-async def test_a_worker_that_does_not_stop_is_killed_and_told_of(supervise: Supervise) -> None:
-    """What was cut off is no orderly stop."""
+async def test_a_worker_that_does_not_stop_is_killed_and_logged(supervise: Supervise) -> None:
+    """The result of run() is that not all workers stopped cleanly."""
     run = supervise("deaf", stop_margin=0.1, drain_timeout="0s")
     await run.started()
     with capture_logs() as entries:
@@ -210,13 +210,13 @@ async def test_a_worker_that_does_not_stop_is_killed_and_told_of(supervise: Supe
     assert [entry["event"] for entry in entries].count("worker_killed") == 2
 
 
-async def test_a_command_that_cannot_be_run_is_told(supervise: Supervise) -> None:
-    """What the operating system refuses is an error as any other, and no crash."""
+async def test_a_command_that_cannot_be_run_is_an_error(supervise: Supervise) -> None:
+    """An error of the operating system does not crash the supervisor."""
     with pytest.raises(WorkerFailed):
         await supervise(program=("/nonexistent",)).task
 
 
 async def test_a_port_shared_with_others_is_refused(supervise: Supervise) -> None:
-    """The workers tell by their number which of them is the newest."""
+    """The newest worker is found by the number of listening sockets."""
     with pytest.raises(ConfigError, match="AUTH_GRPC_REUSE_PORT"):
         await supervise(grpc_reuse_port=True).task

@@ -1,4 +1,4 @@
-"""Ports that several processes share: which socket gets a connection, and who is connected."""
+"""Ports that several processes share: which socket gets a connection, and connected clients."""
 
 import contextlib
 import select
@@ -11,12 +11,12 @@ import pytest
 from auth_service.errors import ConfigError
 from auth_service.serving.shared_port import may_have_clients, prefer_newest, require_free
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="filters of shared ports are Linux's")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has filters of shared ports")
 
 
 @pytest.fixture
 def closing() -> Iterator[contextlib.ExitStack]:
-    """Closes sockets."""
+    """Closes sockets at the end."""
     with contextlib.ExitStack() as stack:
         yield stack
 
@@ -30,7 +30,7 @@ def listening(stack: contextlib.ExitStack, port: int = 0) -> socket.socket:
 
 
 def spread(listeners: list[socket.socket]) -> list[int]:
-    """Return how many of a hundred connections each of the sockets gets."""
+    """Return how many of a hundred connections each socket gets."""
     counts = dict.fromkeys(listeners, 0)
     with contextlib.ExitStack() as stack:
         for _ in range(100):
@@ -44,7 +44,7 @@ def spread(listeners: list[socket.socket]) -> list[int]:
 
 @linux
 def test_one_socket_too_many_gets_every_connection(closing: contextlib.ExitStack) -> None:
-    """While a worker is replaced nothing new reaches the old one; before and after all share."""
+    """No new connection reaches a worker that is being replaced; otherwise all workers share."""
     old = listening(closing)
     other = listening(closing, old.getsockname()[1])
     prefer_newest(2)
@@ -56,8 +56,8 @@ def test_one_socket_too_many_gets_every_connection(closing: contextlib.ExitStack
 
 
 @linux
-def test_clients_are_seen_as_long_as_they_are_connected(closing: contextlib.ExitStack) -> None:
-    """A connection that was accepted counts until this side has closed it too."""
+def test_clients_are_found_while_they_are_connected(closing: contextlib.ExitStack) -> None:
+    """An accepted connection counts until this side has closed it."""
     listener = listening(closing)
     assert not may_have_clients()
     with socket.create_connection(listener.getsockname()), listener.accept()[0]:
@@ -66,17 +66,17 @@ def test_clients_are_seen_as_long_as_they_are_connected(closing: contextlib.Exit
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{}", "localhost:{}", "0.0.0.0:{}"])
-def test_a_port_in_use_is_refused_even_where_it_could_be_shared(
+def test_a_port_in_use_is_refused_even_if_it_can_be_shared(
     closing: contextlib.ExitStack, address: str
 ) -> None:
-    """A second supervisor would otherwise serve half of the clients of the first."""
+    """Otherwise a second supervisor would serve half of the clients of the first."""
     port = listening(closing).getsockname()[1]
     with pytest.raises(ConfigError, match=f"AUTH_X: cannot serve .*{port}: it is in use"):
         require_free("AUTH_X", address.format(port))
 
 
 def test_a_free_port_and_an_unknown_host_pass(closing: contextlib.ExitStack) -> None:
-    """What is wrong with an address otherwise, the server itself tells."""
+    """The server reports other errors of an address."""
     listener = listening(closing)
     port = listener.getsockname()[1]
     listener.close()
