@@ -68,11 +68,11 @@ EXPERIMENTS = {
     "read-only": Experiment(lambda: database_faults.read_only(2)),
     "disk-full": Experiment(lambda: disk_full.disk_full(2)),
     "failover-asynchronous": Experiment(
-        lambda: failovers.lost_leaders("asynchronous", 1),
+        lambda: failovers.lost_leaders("asynchronous", 1, ("kill", "freeze")),
         by_hand=lambda: failovers.lost_leaders("asynchronous", 20),
     ),
     "failover-synchronous": Experiment(
-        lambda: failovers.lost_leaders("synchronous", 1),
+        lambda: failovers.lost_leaders("synchronous", 1, ("kill", "cut_off")),
         by_hand=lambda: failovers.lost_leaders("synchronous", 20),
     ),
     "database-link": Experiment(lambda: network.database_link(2)),

@@ -16,6 +16,7 @@ from tests.chaos.row import Row
 __all__ = ["freeze", "killed", "out_of_connections", "read_only", "stopped"]
 
 FAULT_SECONDS = 3.0
+WORK_SECONDS = 1.0  # before the fault, so that something is under way, and after it
 
 
 async def freeze(lengths: tuple[float, ...], settle: float = 3.0) -> list[Row]:
@@ -48,11 +49,12 @@ async def stopped(times: int) -> Row:
 async def _away(row: Row, times: int, end: Callable[[Database], Awaitable[None]]) -> Row:
     async with open_fleet() as fleet, audited(row, fleet) as model:
         for _ in range(times):
+            await asyncio.sleep(WORK_SECONDS)
             await end(fleet.database)
             await asyncio.sleep(FAULT_SECONDS)
             await fleet.database.start()
             row.recovered(await model.write())
-            await asyncio.sleep(1)
+            await asyncio.sleep(WORK_SECONDS)
     return row
 
 
@@ -71,10 +73,11 @@ async def read_only(times: int) -> Row:
 async def _during(row: Row, times: int, fault: "Fault") -> Row:
     async with open_fleet() as fleet, audited(row, fleet) as model:
         for _ in range(times):
+            await asyncio.sleep(WORK_SECONDS)
             async with fault(fleet.database):
                 await asyncio.sleep(FAULT_SECONDS)
             row.recovered(await model.write())
-            await asyncio.sleep(1)
+            await asyncio.sleep(WORK_SECONDS)
     return row
 
 

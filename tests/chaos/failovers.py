@@ -16,6 +16,7 @@ __all__ = ["FAULTS", "lost_leaders"]
 
 FAULTS = ("kill", "freeze", "cut_off")
 RECOVERY_SECONDS = 60.0
+WORK_SECONDS = 2.0  # before the fault, so that something is under way, and after it
 SETTINGS: dict[Mode, dict[str, str]] = {
     "asynchronous": {},
     "synchronous": {"AUTH_DURABILITY": "replicated"},
@@ -50,6 +51,7 @@ async def _lose(row: Row, fleet: Fleet, cluster: Cluster, fault: str, times: int
         for _ in range(times):
             await cluster.settled()
             leader = await cluster.leader()
+            await asyncio.sleep(WORK_SECONDS)
             started = time.monotonic()
             if (broken := getattr(leader, fault)()) is not None:
                 await broken
@@ -59,6 +61,7 @@ async def _lose(row: Row, fleet: Fleet, cluster: Cluster, fault: str, times: int
                         await asyncio.sleep(0.05)
                 elected = time.monotonic() - started
                 row.recovered(await model.write())
+                await asyncio.sleep(WORK_SECONDS)
             finally:
                 await repair(leader, fault)
             row.remark = f"recovery counts from the election, {elected:.0f} s after the fault"
