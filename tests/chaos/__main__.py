@@ -83,14 +83,14 @@ EXPERIMENTS = {
         lambda: network.cuts(1000, math.inf),
     ),
     "clocks": Experiment(clocks.wrong_clocks),
-    "attacks": Experiment(attacks.attack, lambda: attacks.attack(attacks.IN_SHORT, short=True)),
-    "watchers": Experiment(lambda: watchers.lost_replica(500, 20_000, resume=False)),
-    "watchers-million": Experiment(lambda: watchers.lost_replica(500, 1_000_000, resume=True)),
     "one-token": Experiment(
         lambda: one_token.one_token(1000, 40),
         lambda: one_token.one_token(20, 8),
         lambda: one_token.one_token(1000, math.inf),
     ),
+    "attacks": Experiment(attacks.attack, lambda: attacks.attack(attacks.IN_SHORT, short=True)),
+    "watchers": Experiment(lambda: watchers.lost_replica(500, 20_000, resume=False)),
+    "watchers-million": Experiment(lambda: watchers.lost_replica(500, 1_000_000, resume=True)),
 }
 
 

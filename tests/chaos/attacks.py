@@ -1,9 +1,8 @@
 """Slow and abusive clients by the thousand, while the workload runs beside them."""
 
 import asyncio
-import contextlib
 import resource
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ CREDENTIALS = pb.LoginRequest(password=pb.PasswordCredentials(identifier="a", pa
 DESCRIPTORS = 65536
 PROBED_WITHIN = 5.0  # seconds: beyond it an orchestrator counts a probe as failed
 HELD = 2.0  # seconds
-GROWTH = 300 * 2**20  # bytes of memory that an attack may leave behind
+GROWTH = 300.0  # MiB of memory that an attack may leave behind
 
 
 @dataclass(frozen=True)
@@ -147,23 +146,27 @@ async def attack(names: Sequence[str] = tuple(ATTACKS), *, short: bool = False) 
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, DESCRIPTORS), most))
     rows = []
     async with _attacked() as (fleet, target):
-        pid = fleet.replicas[0].process.pid
         for name in names:
-            begin, long_size, short_size = ATTACKS[name]
-            row = Row(name)
-            async with audited(row, fleet) as model:
-                prober, before = Prober(target.probes), _resident(pid)
-                async with prober.running():
-                    row.times = await begin(target, short_size if short else long_size)
-                    row.recovery = await model.write()
-                with _noted(row):
-                    prober.assert_all_answered(within=PROBED_WITHIN)
-                grown = (_resident(pid) - before) / 2**20
-                row.remark = f"slowest probe {max(prober.seconds):.2f} s, memory {grown:+.0f} MiB"
-            if grown * 2**20 > GROWTH:
-                row.failure = row.failure or f"memory grew by {grown:.0f} MiB"
-            rows.append(row)
+            rows.append(Row(name))
+            try:
+                await _attack(rows[-1], fleet, target, short=short)
+            except (AssertionError, OSError, TimeoutError) as error:
+                rows[-1].failure = f"{type(error).__name__}: {error}"
     return rows
+
+
+async def _attack(row: Row, fleet: Fleet, target: Target, *, short: bool) -> None:
+    begin, long_size, short_size = ATTACKS[row.injected]
+    pid = fleet.replicas[0].process.pid
+    async with audited(row, fleet) as model:
+        prober, before = Prober(target.probes), _resident(pid)
+        async with prober.running():
+            row.times = await begin(target, short_size if short else long_size)
+            row.recovery = await model.write()
+        prober.assert_all_answered(within=PROBED_WITHIN)
+        grown = (_resident(pid) - before) / 2**20
+        row.remark = f"slowest probe {max(prober.seconds):.2f} s, memory {grown:+.0f} MiB"
+        assert grown < GROWTH, f"memory grew by {grown:.0f} MiB"
 
 
 @asynccontextmanager
@@ -175,14 +178,6 @@ async def _attacked() -> AsyncIterator[tuple[Fleet, Target]]:
         )
         await fleet.add()
         yield fleet, Target(int(first.address.rpartition(":")[2]), http, probes)
-
-
-@contextlib.contextmanager
-def _noted(row: Row) -> Iterator[None]:
-    try:
-        yield
-    except AssertionError as error:
-        row.failure = f"probes: {error}"
 
 
 def _resident(pid: int) -> int:
