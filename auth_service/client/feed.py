@@ -101,7 +101,7 @@ class Feed:
 
     def record(self) -> Iterator[bytes]:
         """Yield encoded events that teach another Feed all that this one knows, in short steps."""
-        # Of before: what is revoked during the steps may be missing from them.
+        # The cursor of now: the steps may miss what is revoked while they run.
         end = pb.WatchResponse(heartbeat=pb.Heartbeat(), cursor=self._cursor)
         if self.as_of is not None:
             end.as_of.FromDatetime(self.as_of)
@@ -127,8 +127,8 @@ class Feed:
         as_of = _moment(event, "as_of") if event.HasField("as_of") else None
         match event.WhichOneof("event"):
             case "key_set":
-                # At the head of a stream its as_of and cursor run ahead of the revocations
-                # that are to follow, so they count for nothing.
+                # At the head of a stream its as_of and cursor are ahead of the revocations
+                # that follow, so they are ignored.
                 self._take_keys(keys_of(event.key_set))
                 self._key_set = event.key_set
             case "revocation_segment":

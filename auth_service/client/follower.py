@@ -52,7 +52,7 @@ class Follower:
             self._saving = asyncio.create_task(self._keep(self._state), name="auth-service state")
 
     async def close(self) -> None:
-        """Follow no more; save what is known."""
+        """Stop following; save what is known."""
         await self._watch.close()
         saving, self._saving = self._saving, None
         if saving is not None and self._state is not None:

@@ -96,7 +96,7 @@ class Watch:
             raise
 
     async def close(self) -> None:
-        """Follow no more; what is known stays known, and grows stale."""
+        """Stop following: what is known stays known, and grows stale."""
         task, self._task = self._task, None
         if task is not None:
             self._ready.set()  # `start` may be waiting

@@ -1,9 +1,8 @@
 """The signing keys of a process: loaded, rotated, retired, compromised.
 
-Owns that the key ring follows the database and the clock, and that what one process decides on
-keys, it decides on all of them under a lock. The dates of a key are decided once, by the process
-that makes it, and written down; each replica then moves on by its clock alone. What the dates mean
-is defined in key_policy.
+The key ring follows the database and the clock. Each decision concerns all keys and is made under
+a lock. The process that makes a key sets its dates once, in the database; each replica then follows
+them by the clock alone. key_policy defines what the dates mean.
 """
 
 import asyncio
@@ -205,7 +204,7 @@ class SigningKeys:
     async def _change(self, decide: Decide) -> list[StoredKey]:
         """Write what is decided, unless the master key was replaced since this process started.
 
-        No server could decrypt, at its next start, what the old master key encrypted.
+        A server could not decrypt at its next start what the old master key had encrypted.
         """
 
         def guarded(present: list[StoredKey]) -> Iterable[StoredKey]:

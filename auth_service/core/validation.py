@@ -58,7 +58,7 @@ class Validation:
         return Verdict(claims, None, as_of)
 
     def recall(self, token: str) -> datetime | None:
-        """Return how fresh the knowledge is by which a token validated before is still active.
+        """Return as_of if a token that was validated before is still active.
 
         None means that `validate` has to give the verdict. Raises RevocationsStale as that does.
         """

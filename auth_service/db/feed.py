@@ -1,7 +1,7 @@
 """Revocations and keys from PostgreSQL into the RevocationList and the KeyRing of this process.
 
-Owns how soon, and how surely, what any replica has written is known here. A poll bounds the delay;
-a NOTIFY only wakes it early. After a lost connection the feed goes on from its cursor if the
+Makes sure that this process learns soon what any replica has written. A poll bounds the delay; a
+NOTIFY only wakes it early. After a lost connection the feed goes on from its cursor if the
 database is provably the same as before. Otherwise commits may be lost: the feed reads everything,
 writes again what this process knows beyond that, and counts as fresh once the other replicas had
 time to do the same.

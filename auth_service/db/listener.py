@@ -1,7 +1,7 @@
 """The connection of the feed: it listens for hints, and serves the polls.
 
-One connection serves both, so every poll proves that the connection that listens is alive. Knows
-nothing of what the hints are about.
+One connection serves both, so every poll proves that the connection that listens is alive. Does
+not know what the hints mean.
 """
 
 import contextlib

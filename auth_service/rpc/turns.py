@@ -9,14 +9,14 @@ __all__ = ["BYTES_PER_SECOND", "OPENING", "Turns"]
 BYTES_PER_SECOND = 200e6
 """Of all streams of this process together, if the event loop has nothing else to do."""
 OPENING = 400_000
-"""What the opening of a stream counts for, in bytes: 2 ms."""
+"""The size that the opening of a stream counts as, in bytes: 2 ms."""
 DEFERENCE = 4
-"""How much longer the next turn waits for each second by which the loop was late with one."""
+"""Seconds by which the next turn is delayed for each second that the loop was late."""
 LONGEST_PAUSE = 0.1  # seconds
 
 
 class Turns:
-    """Gives one turn after another to those who ask; the stream that was opened first goes first.
+    """Gives streams turns, one after another; the stream that was opened first goes first.
 
     Streams finish one after the other this way. A stream that is not read asks for no turn, so it
     delays no other.
@@ -34,7 +34,7 @@ class Turns:
         return next(self._numbers)
 
     def ask(self, number: int, size: int) -> "asyncio.Future[None]":
-        """Return what is done once a message of this size may be sent."""
+        """Return a future that is done once a message of this size may be sent."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         heapq.heappush(self._asking, (number, size, turn))

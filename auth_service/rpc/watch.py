@@ -139,7 +139,7 @@ class WatchHub:
                 yield message
         async for message in self._keys(stream):
             yield message
-        # What was revoked while the chunks were sent comes after a position of before.
+        # If revocations arrived while the chunks were sent, the end states the time before them.
         for message in ends if stream.offset < self._log.end else self._ends(fresh):
             if not self._closed:
                 yield message
