@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     )
     master_key: Key | None = _field(
         None,
-        "Key that encrypts signing keys at rest and signs refresh tokens: at least 32 bytes, in "
+        "Key that encrypts the keys of access and refresh tokens at rest: at least 32 bytes, in "
         "base64url. It never leaves the server. Generated if unset, only with the embedded "
         "PostgreSQL.",
         f"$({MAKE_A_SECRET})",
