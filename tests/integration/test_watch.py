@@ -1,4 +1,4 @@
-"""Watch: what one stream of keys and revocations brings, in which order, and to whom."""
+"""Watch: what one stream of keys and revocations brings, in which order, and to which callers."""
 
 import asyncio
 import json

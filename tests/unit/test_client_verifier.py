@@ -633,7 +633,7 @@ def test_a_malformed_key_is_refused(algorithm: str, members: dict[str, Any], tex
 
 @pytest.mark.parametrize("algorithm", KEYS)
 def test_a_private_key_is_refused(algorithm: str) -> None:
-    """Whoever sent it has a leak, which must not go unnoticed."""
+    """Its sender leaks the key, which must not go unnoticed."""
     with pytest.raises(ValueError, match="private"):
         public_key("kid", algorithm, private_jwk(algorithm))
 
