@@ -1,16 +1,13 @@
 """The serving process: the order in which its parts start, drain and stop."""
 
 import asyncio
-import contextlib
 import gc
 import signal
-import time
 from contextlib import AsyncExitStack
 from functools import partial
 
 import structlog
 
-from auth_service.clock import DatabaseClock
 from auth_service.config.loading import Settings
 from auth_service.core.core import Core
 from auth_service.core.shielded import Shielded
@@ -18,13 +15,12 @@ from auth_service.core.signing_keys import SigningKeys
 from auth_service.db.database_clock import adjust_clock
 from auth_service.db.feed import RevocationFeed
 from auth_service.db.restore import Restorer
-from auth_service.db.store import Store
 from auth_service.models import StoredKey
 from auth_service.rpc.grpc_server import GrpcServer, services
 from auth_service.rpc.health import HealthServicer
 from auth_service.rpc.watch import WatchHub
-from auth_service.serving.clock_watch import ClockWatch
 from auth_service.serving.maintenance import Maintenance, jobs
+from auth_service.serving.readiness import Readiness
 from auth_service.serving.wiring import (
     Database,
     open_core,
@@ -40,9 +36,6 @@ __all__ = ["Server"]
 
 log = structlog.get_logger(__name__)
 
-_WRITES_INTERVAL = 1.0  # seconds between two checks of whether the database takes writes
-_HEALTH_INTERVAL = 0.25  # seconds between two checks of what health reports
-
 
 class Server:
     """One serving process."""
@@ -52,7 +45,6 @@ class Server:
         self._stack = AsyncExitStack()
         self._health = HealthServicer(services(settings))
         self._stopping = asyncio.Event()
-        self._written_at = time.monotonic()
         self.port = 0
         """The gRPC port, once `start` has returned; 0 for a Unix socket."""
         self.http_port = 0
@@ -106,12 +98,15 @@ class Server:
             feed.wake()
 
         core = await enter(open_core(settings, database, keys, revocations, feed, announce_keys))
-        await self._serve(core, hub)
-        self._watch_health(feed, database.clock)
-        self._watch_writes(database.store)
-        maintenance = Maintenance(
-            jobs(database, keys, announce_keys, lambda: core.validation.signatures_verified)
+        readiness = Readiness(settings, self._health, database, lambda: feed.as_of)
+        await self._serve(core, hub, readiness)
+        self._maintain(database, core, readiness)
+
+    def _maintain(self, database: Database, core: Core, readiness: Readiness) -> None:
+        periodic = jobs(
+            database, core.keys, core.announce_keys, lambda: core.validation.signatures_verified
         )
+        maintenance = Maintenance([*readiness.jobs(), *periodic])
         maintenance.start()
         self._stack.push_async_callback(maintenance.stop)
 
@@ -138,10 +133,10 @@ class Server:
             on_poll=partial(adjust_clock, database.clock),
         )
 
-    async def _serve(self, core: Core, hub: WatchHub) -> None:
+    async def _serve(self, core: Core, hub: WatchHub, readiness: Readiness) -> None:
         settings = self._settings
         # HTTP binds first: a gRPC server that never started does not release its port.
-        http = http_servers(settings, core, self._ready)
+        http = http_servers(settings, core, readiness.is_ready)
         self._stack.push_async_callback(http.stop)
         self.http_port = http.public.port if http.public else 0
         self.probe_port = http.probes.port if http.probes else 0
@@ -165,41 +160,3 @@ class Server:
         await asyncio.gather(server.stop(), http.stop())
         await shielded.drain()
         log.info("stopped")
-
-    def _watch_health(self, feed: RevocationFeed, clock: DatabaseClock) -> None:
-        """Report SERVING while Validate would answer and the machine's clock is right."""
-        clocks = ClockWatch(clock, self._settings.clock_skew)
-
-        async def watch() -> None:
-            while True:
-                fresh = clock() - feed.as_of <= self._settings.freshness_limit
-                self._health.set_serving(clocks.agrees() and fresh)
-                await asyncio.sleep(_HEALTH_INTERVAL)
-
-        self._stack.push_async_callback(_cancel, asyncio.create_task(watch()))
-
-    def _watch_writes(self, store: Store) -> None:
-        """Note when the database last took writes, until the server stops."""
-
-        async def watch() -> None:
-            while True:
-                if await store.takes_writes():
-                    self._written_at = time.monotonic()
-                await asyncio.sleep(_WRITES_INTERVAL)
-
-        self._stack.push_async_callback(_cancel, asyncio.create_task(watch()))
-
-    def _ready(self) -> bool:
-        """Tell whether all calls are answered, reads and writes, as /readyz does.
-
-        A failover shorter than AUTH_FRESHNESS_LIMIT takes no replica out of service.
-        """
-        unwritten = time.monotonic() - self._written_at
-        limit = self._settings.freshness_limit.total_seconds()
-        return self._health.serving and unwritten <= limit + _WRITES_INTERVAL
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

@@ -13,7 +13,9 @@ from auth_service.clock import utc_now
 from auth_service.db.database_clock import read_clock
 from auth_service.db.key_store import KeyStore
 from auth_service.db.store import Store
+from auth_service.rpc.health import HealthServicer
 from auth_service.serving.maintenance import Job, Maintenance, jobs
+from auth_service.serving.readiness import Readiness
 from auth_service.serving.wiring import Database, signing_keys
 from auth_service.telemetry.metrics import Successes, metrics_text
 from tests.integration.serving import make_settings, running, until
@@ -100,6 +102,22 @@ async def test_a_running_server_needs_no_cron_job(database_url: str, pool: "Pool
         await until(
             database_url, "SELECT count(*) = 0 FROM revocations", what="the old revocation is gone"
         )
+
+
+async def test_health_follows_the_age_of_the_revocations(
+    database: Database, database_url: str
+) -> None:
+    """Past the freshness limit the server is NOT_SERVING and not ready, until they are fresh."""
+    settings, health = make_settings(database_url, freshness_limit="5s"), HealthServicer([])
+    age: list[timedelta] = []
+    readiness = Readiness(settings, health, database, lambda: database.clock() - age[-1])
+    seen = []
+    for seconds in (1, 6, 1):
+        age.append(timedelta(seconds=seconds))
+        for job in readiness.jobs():
+            await job.work()
+        seen.append((health.serving, readiness.is_ready()))
+    assert seen == [(True, True), (False, False), (True, True)]
 
 
 async def test_a_job_that_fails_is_logged_and_runs_again() -> None:
