@@ -80,7 +80,7 @@ ATTACKS: dict[str, tuple[Attack, int, int]] = {
         20_000,
         2000,
     ),
-    "unread HTTP responses": (_unread_http, 50, 10),
+    "unread HTTP responses": (_unread_http, 5, 2),
     "rapid resets": (
         _flood(
             lambda to, count: floods.rapid_reset(to.grpc, VALIDATE, streams=count, connections=10)
