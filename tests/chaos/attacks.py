@@ -58,7 +58,7 @@ async def _unread_streams(target: Target, count: int) -> int:
 
 
 async def _unread_http(target: Target, count: int) -> int:
-    sent = request("/auth") * 100
+    sent = request("/.well-known/jwks.json") * 10
     figures = await unread_http_responses(target.http, sent, connections=count)
     return figures.connections
 
