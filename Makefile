@@ -81,7 +81,7 @@ bench: $(STAMP) ## Run the benchmarks (BENCH=name for one, WRITE=1 to update doc
 	@$(PY) -m benchmarks $(if $(WRITE),--write) $(BENCH)
 
 .PHONY: chaos
-chaos: $(STAMP) ## Break everything around a running service (SHORT=1 for 3 minutes, CHAOS=name for one, WRITE=1 for docs/reliability.md)
+chaos: $(STAMP) ## Break everything around a running service (SHORT=1 for a few minutes, BY_HAND=1 in full, CHAOS=name for one, WRITE=1 for docs/reliability.md)
 	@$(if $(SHORT),,bash tests/chaos/install.sh)
 	@GRPC_VERBOSITY=NONE $(PY) -m tests.chaos $(if $(SHORT),--short) $(if $(BY_HAND),--by-hand) $(if $(WRITE),--write) $(CHAOS)
 
