@@ -44,12 +44,12 @@ async def target(start_server: StartServer) -> AsyncIterator[Target]:
 async def test_probes_are_answered_while_a_thousand_connections_are_half_open(
     target: Target, sent: bytes
 ) -> None:
-    """Each within a second."""
+    """Each with 200. How soon is for `make chaos` to show, which asks for a second."""
     prober = Prober(target.http_port)
     async with prober.running(), half_open(target.http_port, 1000, sent):
         for _ in range(50):
             await prober.probe()
-    prober.assert_all_answered(within=1, at_least=50)
+    prober.assert_all_answered(at_least=50)
 
 
 async def test_without_a_file_descriptor_left_waiting_connections_give_way(
