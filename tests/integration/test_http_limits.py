@@ -64,8 +64,8 @@ def files(tmp_path: Path) -> Files:
 
 @pytest.fixture
 async def server(database_url: str) -> AsyncIterator[Server]:
-    """A server with the default limits."""
-    async with running(make_settings(database_url)) as server:
+    """A server that closes no half-open connection for its age, however slow the test is."""
+    async with running(make_settings(database_url, http_client_timeout="10m")) as server:
         yield server
 
 
