@@ -184,8 +184,7 @@ class Settings(BaseSettings):
     )
     verified_cache_size: Annotated[int, Field(ge=0)] = _field(
         10_000,
-        "Number of verified access tokens to cache, and of Validate requests with their responses; "
-        "0 disables both caches.",
+        "Number of verified access tokens to cache; 0 disables the cache.",
         10_000,
     )
     password_min_length: Annotated[int, Field(ge=8, le=128)] = _field(
