@@ -64,7 +64,9 @@ class SyncCall:
                 finally:
                     steps.last(getattr(responses, "close", _nothing))
         except Refused as refused:
-            _abort(context, refused)
+            # Not an abort: under asyncio gRPC may still write the last response, and a status that
+            # is sent meanwhile is lost.
+            _set_status(context, refused)
 
 
 class _Steps(Protocol):
@@ -154,6 +156,13 @@ def _steps(guard: Guard, context: grpc.ServicerContext) -> Iterator[_Steps]:
 
 def _nothing() -> None:
     """The `close` of an iterator that has none."""
+
+
+def _set_status(context: grpc.ServicerContext, refused: Refused) -> None:
+    code, text, trailers = status_of(refused)
+    context.set_trailing_metadata(trailers)
+    context.set_code(code)
+    context.set_details(text)
 
 
 def _abort(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
