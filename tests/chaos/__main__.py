@@ -8,6 +8,7 @@ Owns which experiments there are, how often each breaks something, and the time 
 import argparse
 import asyncio
 import math
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -98,6 +99,8 @@ EXPERIMENTS = {
 async def run(names: list[str], form: str) -> list[Row]:
     """Run experiments in turn; one for which there is no time left counts as failed."""
     rows, deadline = [], time.monotonic() + SECONDS[form]
+    if (task := asyncio.current_task()) is not None:  # whatever was started has to be ended
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     for name in names:
         if (begin := EXPERIMENTS[name].form(form)) is None:
             continue
