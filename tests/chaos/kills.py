@@ -59,13 +59,16 @@ async def kill_workers(times: int, seconds: float) -> Row:
             if len(_logged(server, "serving")) < 3 + len(killed):  # too few are replaced so far
                 await asyncio.sleep(0.05)
                 continue
-            alive = [entry["pid"] for entry in _logged(server, "worker_started")]
-            victim = random.choice([pid for pid in alive if pid not in killed])
+            started = {entry["pid"] for entry in _logged(server, "worker_started")}
+            exited = {entry["pid"] for entry in _logged(server, "worker_exited")}
+            victim = random.choice(sorted(started - exited - killed))
             os.kill(victim, signal.SIGKILL)
             killed.add(victim)
             row.recovered(await model.write())
             await asyncio.sleep(BETWEEN)
         exits = [entry["pid"] for entry in _logged(server, "worker_exited") if entry["code"] == -9]
+        others = [entry for entry in _logged(server, "worker_exited") if entry["pid"] not in killed]
+        row.remark = f"{len(others)} more ended by themselves" if others else ""
         assert len(killed.difference(exits)) <= 1, f"{len(exits)} of {len(killed)} were killed"
     return row
 
