@@ -41,7 +41,7 @@ test-postgres-15: $(STAMP) ## Run the tests on PostgreSQL 15 (Debian's postgresq
 check: lint types imports protos generated ## Run every static check (lint, types, imports, protos, generated code)
 
 .PHONY: ci
-ci: check compat test test-postgres-15 interop ## Run everything that CI runs
+ci: test check compat test-postgres-15 interop ## Run everything that CI runs
 	@$(MAKE) --no-print-directory chaos SHORT=1
 
 .PHONY: lint
