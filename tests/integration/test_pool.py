@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -63,17 +64,10 @@ async def line(database_url: str) -> AsyncIterator[CountingLine]:
 
 
 @pytest.fixture
-async def hanging() -> AsyncIterator[tuple[str, int]]:
-    """A host that takes connections and never says a word."""
-
-    async def hang(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        writer.transport.abort()
-
-    server = await asyncio.start_server(hang, "127.0.0.1", 0)
-    yield "127.0.0.1", server.sockets[0].getsockname()[1]
-    server.close()
+def hanging() -> Iterator[tuple[str, int]]:
+    """A host on which the system takes connections, and nobody ever says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        yield "127.0.0.1", listener.getsockname()[1]
 
 
 @pytest.fixture
