@@ -7,10 +7,12 @@ The service that they call runs from .venv. "Newest" is what the package index h
 
 import asyncio
 import dataclasses
+import fcntl
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -39,21 +41,25 @@ TOOLS = (
 HEALTH = "grpcio-health-checking==1.63.0"
 """The tests guard this service. Its dependencies are not installed: they are an older protobuf."""
 
-TESTS = (
+TOKEN_TESTS = (
     "tests/unit/test_access.py",
-    "tests/unit/test_client_*.py",
     "tests/unit/test_identity_headers.py",
     "tests/unit/test_jws.py",
     "tests/unit/test_keys.py",
     "tests/unit/test_revocation.py",
     "tests/unit/test_rules.py",
+)
+"""They import neither gRPC nor protobuf, so two sets of versions are enough for them."""
+
+TESTS = (
+    "tests/unit/test_client_*.py",
     "tests/unit/test_token_life.py",
     "tests/integration/test_client_asgi.py",
     "tests/integration/test_client_interceptors.py",
     "tests/integration/test_client_watch.py",
     "tests/compat/test_live.py",
 )
-"""Those of the client's tests that need no package of the server."""
+"""The other tests of the client that need no package of the server."""
 
 SHARED = ("__init__", "channels", "clock", "watch_events", "compat/__init__", "compat/live")
 
@@ -73,6 +79,8 @@ class Versions(NamedTuple):
     protobuf: str
     requirements: tuple[str, ...] = ()
     deselected: tuple[str, ...] = ()
+    tokens: bool = False
+    """Whether PyJWT and cryptography have versions of this environment's own."""
 
 
 class Outcome(NamedTuple):
@@ -86,12 +94,12 @@ class Outcome(NamedTuple):
 
 
 ENVIRONMENTS = (
-    Versions("oldest", "==1.63.0", "==5.26.0", OLDEST, (LOSES_THREADS,)),
+    Versions("oldest", "==1.63.0", "==5.26.0", OLDEST, (LOSES_THREADS,), tokens=True),
     Versions("grpcio-1.63-protobuf-6", "==1.63.0", ">=6,<7", (), (LOSES_THREADS,)),
     Versions("grpcio-1.63-protobuf-7", "==1.63.0", ">=7,<8", (), (LOSES_THREADS,)),
     Versions("newest-protobuf-5.26", ">=1.85", "==5.26.0"),
     Versions("newest-protobuf-6", ">=1.85", ">=6,<7"),
-    Versions("newest", ">=1.85", ">=7,<8"),
+    Versions("newest", ">=1.85", ">=7,<8", tokens=True),
 )
 SHOWN = ("grpcio", "protobuf", "googleapis-common-protos", "pyjwt", "cryptography")
 
@@ -115,13 +123,21 @@ def build_wheel() -> Path:
     return wheel
 
 
-def copy_tests() -> list[str]:
-    """Copy the client's tests and what they import; return the files."""
+def matching(patterns: tuple[str, ...]) -> list[Path]:
+    """Return the files of these patterns; each must have one."""
+    found = {pattern: sorted(PROJECT.glob(pattern)) for pattern in patterns}
+    assert all(found.values()), f"no such tests: {found}"
+    return [path for files in found.values() for path in files]
+
+
+def copy_tests() -> None:
+    """Copy the client's tests and the modules that they import."""
     shutil.rmtree(TREE, ignore_errors=True)
-    files = [path for pattern in TESTS for path in sorted(PROJECT.glob(pattern))]
-    missing = [pattern for pattern in TESTS if not list(PROJECT.glob(pattern))]
-    assert not missing, f"no such tests: {missing}"
-    for path in (*files, *(PROJECT / "tests" / f"{name}.py" for name in SHARED)):
+    for path in (
+        *matching(TOKEN_TESTS),
+        *matching(TESTS),
+        *(PROJECT / "tests" / f"{name}.py" for name in SHARED),
+    ):
         copy = TREE / path.relative_to(PROJECT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
@@ -129,7 +145,6 @@ def copy_tests() -> list[str]:
         PROJECT / "tests" / "compat" / "conftest_of_the_client.py", TREE / "tests" / "conftest.py"
     )
     shutil.copyfile(PROJECT / "pyproject.toml", TREE / "pyproject.toml")
-    return [str(path.relative_to(PROJECT)) for path in files]
 
 
 def install(versions: Versions, wheel: Path, python: str) -> Path:
@@ -153,12 +168,14 @@ def installed(python: Path) -> dict[str, str]:
     return versions
 
 
-def test(versions: Versions, python: Path, files: list[str], live: Live) -> Outcome:
+def test(versions: Versions, python: Path, live: Live) -> Outcome:
     """Run the tests in an environment; their output is in a file beside it."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("AUTH_")}
     own |= {VARIABLE: json.dumps(dataclasses.asdict(live)), "GRPC_ENABLE_FORK_SUPPORT": "0"}
     own.pop("PYTHONPATH", None)
     deselect = [f"--deselect={test}" for test in versions.deselected]
+    tests = matching(TOKEN_TESTS + TESTS if versions.tokens else TESTS)
+    files = [path.relative_to(PROJECT) for path in tests]
     started = time.monotonic()
     with (HOME / f"{versions.name}.log").open("w") as log:
         code = subprocess.run(
@@ -191,13 +208,16 @@ def service() -> Iterator[Live]:
 
 def main() -> int:
     """Return the exit code: 0 if all tests passed beside all versions."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started
     HOME.mkdir(parents=True, exist_ok=True)
+    lock = (HOME / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # two runs would share environments and logs
     python = run("bash", ".ci/old-python").strip()
-    wheel, files = build_wheel(), copy_tests()
+    wheel = build_wheel()
+    copy_tests()
     with service() as live:
         outcomes = [
-            test(versions, install(versions, wheel, python), files, live)
-            for versions in ENVIRONMENTS
+            test(versions, install(versions, wheel, python), live) for versions in ENVIRONMENTS
         ]
     rows = [
         (o.name, *(o.versions[name] for name in SHOWN), f"{o.seconds:.0f} s", o.summary,
