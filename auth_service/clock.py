@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 __all__ = ["Clock", "DatabaseClock", "seconds", "steady_seconds", "utc_now"]
 
@@ -17,9 +18,8 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def steady_seconds() -> float:
-    """Return seconds since an arbitrary moment, which only time itself moves on."""
-    return time.clock_gettime(_STEADY)
+steady_seconds: Callable[[], float] = partial(time.clock_gettime, _STEADY)
+"""Returns seconds since an arbitrary moment, which only time itself moves on."""
 
 
 class DatabaseClock:

@@ -58,12 +58,12 @@ class Validation:
         return Verdict(claims, None, as_of)
 
     def recall(self, token: str) -> datetime | None:
-        """Return as_of if a token that was validated before is still active.
+        """Return as_of if a token that is remembered is still active.
 
-        None means that `validate` has to give the verdict. Raises RevocationsStale as that does.
+        None means that `validate` has to give the verdict. Raises RevocationsStale for a token
+        that is remembered.
         """
-        as_of = self._require_fresh(None)
-        return as_of if self._verifier.recall(token) else None
+        return self._require_fresh(None) if self._verifier.recall(token) else None
 
     @property
     def signatures_verified(self) -> int:
