@@ -1,6 +1,7 @@
 """What is checked once a fault is over: everything that was acknowledged, at every replica."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ __all__ = ["audit"]
 AT_ONCE = 16  # calls
 MOST = 600  # sessions of a kind, the newest ones
 SECONDS = 120.0
+ASK_AGAIN = 0.05  # seconds
 Check = Callable[[Model, OwnSession], Awaitable[None]]
 REUSE = "SELECT count(*) FROM audit_log WHERE event = 'session.reuse_detected'"
 
@@ -52,11 +54,22 @@ async def _live(model: Model, session: OwnSession) -> None:
     model.row.lost += after is None
 
 
+async def _inactive(model: Model, session: OwnSession, replica: int) -> bool:
+    """Ask until a replica says inactive. One that never did may take the stated staleness."""
+    while True:
+        asked = time.monotonic()
+        verdict = await model.client.validate(replica, session.tokens.access_token)
+        if not verdict.active:
+            return True
+        if replica in session.seen_inactive or not session.may_be_unknown(asked):
+            return False
+        await asyncio.sleep(ASK_AGAIN)
+
+
 async def _revoked(model: Model, session: OwnSession) -> None:
     """No replica says active, and the refresh token of a revoked session is refused."""
     for replica in range(len(model.client.stubs)):
-        verdict = await model.client.validate(replica, session.tokens.access_token)
-        if verdict.active:
+        if not await _inactive(model, session, replica):
             known = replica in session.seen_inactive
             model.row.came_back += known
             model.row.lost += not known

@@ -43,6 +43,10 @@ class OwnSession:
     seen_inactive: set[int] = field(default_factory=set)
     """The replicas that have told that the revocation is in force."""
 
+    def may_be_unknown(self, asked: float) -> bool:
+        """Tell whether a replica asked at a moment may not know of the revocation yet."""
+        return self.revoked_at is None or asked - self.revoked_at <= STALENESS + READING
+
 
 class Model:
     """Clients of several replicas, and what they were told."""
@@ -147,7 +151,7 @@ class Model:
             session.seen_inactive.add(replica)
         elif replica in session.seen_inactive:
             self.row.came_back += 1
-        elif asked - revoked_before > STALENESS + READING:
+        elif not session.may_be_unknown(asked):
             self.row.wrong += 1
 
     async def _wrote(self, started: float) -> None:
