@@ -39,7 +39,7 @@ if mode == "deaf":
     os.write(int(sys.argv[-1]), b"serving\\n")
     while True:
         signal.pause()
-(directory / str(os.getpid())).write_text(os.environ["AUTH_WORKER_SLOT"])
+(directory / f"{os.getpid()}.{os.environ['AUTH_WORKER_SLOT']}").touch()
 asyncio.run(main())
 """
 
@@ -82,11 +82,11 @@ class Run:
 
     def pids(self) -> set[int]:
         """Return the pids of all workers that have served."""
-        return {int(file.name) for file in self.directory.iterdir()}
+        return {int(file.stem) for file in self.directory.iterdir()}
 
     def slots(self) -> list[str]:
         """Return the slots of all workers that have served."""
-        return sorted(file.read_text() for file in self.directory.iterdir())
+        return sorted(file.suffix[1:] for file in self.directory.iterdir())
 
     async def stop(self) -> bool:
         self.supervisor.stop()
