@@ -1,17 +1,20 @@
 """The workload of `make chaos` notices what a service forgets."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
+from auth_service.client import LocalVerifier
 from tests.acceptance.conftest import StartServer
-from tests.acceptance.servers import eventually
+from tests.acceptance.servers import KEYS, eventually
 from tests.chaos.audit import audit
 from tests.chaos.fleet import USERS, create_users
-from tests.chaos.model import Model
+from tests.chaos.model import STALENESS, Model
 from tests.chaos.row import Row, table
+from tests.chaos.verifiers import ISSUER, Asker
 
 SABOTAGE = {
     "DELETE FROM sessions WHERE revoked_at IS NULL": {"lost", "logged_out"},
@@ -60,6 +63,43 @@ async def test_a_service_that_forgets_is_found_out(
     assert broken
     assert broken <= found
     assert model.row.broken()
+
+
+async def test_a_verifier_that_hears_of_no_revocation_is_found_out(model: Model) -> None:
+    """A token that it still takes after the stated staleness is a wrong verdict."""
+    row = Row("nothing")
+    asker = Asker(row, LocalVerifier(issuer=ISSUER, shared_key=KEYS["AUTH_SHARED_KEY"]))
+    session = model.revoked[0]
+    assert session.revoked_at is not None
+    session.revoked_at = time.monotonic() - STALENESS + 1
+    asker.ask(session)
+    assert row.wrong == 0
+    session.revoked_at -= 1
+    asker.ask(session)
+    assert row.wrong == 1
+
+
+async def test_a_verifier_that_refuses_a_live_token_is_found_out(model: Model) -> None:
+    """No fault makes the token of a session that nobody has ended invalid."""
+    row = Row("nothing")
+    asker = Asker(row, LocalVerifier(issuer="https://another", shared_key=KEYS["AUTH_SHARED_KEY"]))
+    asker.ask(model.live[0])
+    assert row.wrong == 1
+
+
+async def test_a_verifier_that_forgets_a_revocation_is_found_out(
+    model: Model, start_server: StartServer
+) -> None:
+    """A token that it has refused as revoked must stay so."""
+    row, key = Row("nothing"), KEYS["AUTH_SHARED_KEY"]
+    server = await asyncio.to_thread(start_server)
+    async with LocalVerifier(issuer=ISSUER, addresses=[server.address], shared_key=key) as verifier:
+        asker = Asker(row, verifier)
+        asker.ask(model.revoked[0])
+    assert row.broken() == ["nothing was injected"]
+    asker.verifier = LocalVerifier(issuer=ISSUER, shared_key=key)  # it has no address to hear from
+    asker.ask(model.revoked[0])
+    assert row.came_back == 1
 
 
 def test_an_experiment_that_injects_nothing_fails() -> None:

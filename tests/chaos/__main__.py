@@ -24,6 +24,7 @@ from tests.chaos import (
     kills,
     network,
     one_token,
+    verifiers,
     watchers,
 )
 from tests.chaos.processes import ROOT
@@ -91,6 +92,11 @@ EXPERIMENTS = {
         lambda: one_token.one_token(1000, math.inf),
     ),
     "attacks": Experiment(attacks.attack, lambda: attacks.attack(attacks.IN_SHORT, short=True)),
+    "watch-cuts": Experiment(
+        lambda: verifiers.cut_streams(1000, 40),
+        lambda: verifiers.cut_streams(1000, 30),
+        lambda: verifiers.cut_streams(1000, math.inf),
+    ),
     "watchers": Experiment(lambda: watchers.lost_replica(500, 20_000, resume=False)),
     "watchers-million": Experiment(lambda: watchers.lost_replica(500, 1_000_000, resume=True)),
 }

@@ -19,12 +19,19 @@ class Link:
         """How many pieces of data were late."""
         self.held = 0
         """How many pieces of data had to wait while the link hung."""
+        self.sizes: list[int] = []
+        """How many bytes each connection that has ended brought to its client."""
         self._passing = asyncio.Event()
         self._passing.set()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._clients: dict[asyncio.StreamWriter, int] = {}  # and how many bytes it was sent
         self._half_closed: set[asyncio.StreamWriter] = set()
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are."""
+        return len(self._tasks)
 
     async def open(self) -> None:
         """Listen, on the same port as before if there was one."""
@@ -71,7 +78,7 @@ class Link:
 
     async def drop(self) -> int:
         """Reset all connections, and take new ones; return how many there were."""
-        count = len(self._tasks)
+        count = self.connections
         await self._reset()
         return count
 
@@ -84,7 +91,7 @@ class Link:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self._clients.add(writer)
+        self._clients[writer] = 0
         there: asyncio.StreamWriter | None = None
         try:
             await self._passing.wait()
@@ -100,7 +107,7 @@ class Link:
             for each in filter(None, (writer, there)):
                 each.transport.abort()
             self._tasks.discard(task)
-            self._clients.discard(writer)
+            self.sizes.append(self._clients.pop(writer))
             self._half_closed.discard(writer)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -112,6 +119,8 @@ class Link:
                 await asyncio.sleep(self.delay)
             if writer in self._half_closed:
                 continue
+            if writer in self._clients:
+                self._clients[writer] += len(data)
             writer.write(data)
             await writer.drain()
         if writer not in self._half_closed:

@@ -24,7 +24,7 @@ from tests.chaos.kills import audited
 from tests.chaos.model import Model, OwnSession
 from tests.chaos.row import Row
 
-__all__ = ["lost_replica"]
+__all__ = ["fill", "lost_replica"]
 
 A_CONNECTION = 50  # streams
 SECONDS = 90.0  # for all streams to be there
@@ -69,7 +69,7 @@ async def lost_replica(streams: int, revocations: int, *, resume: bool) -> Row:
         f"{streams} Watch streams lose their replica, {revocations:,} live revocations, {how}"
     )
     async with open_fleet() as fleet:
-        await _fill(fleet.database.direct_url, revocations)
+        await fill(fleet.database.direct_url, revocations)
         for number in (0, 1):  # they take the rows in at their start
             await fleet.kill(number)
         async with audited(row, fleet) as model:
@@ -102,7 +102,8 @@ async def lost_replica(streams: int, revocations: int, *, resume: bool) -> Row:
     return row
 
 
-async def _fill(url: str, revocations: int) -> None:
+async def fill(url: str, revocations: int) -> None:
+    """Make revocations of sessions that nobody has, live for 30 minutes and more."""
     connection = await asyncpg.connect(url)
     await connection.execute(FILL, revocations, datetime.now(UTC) + timedelta(minutes=30))
     await connection.close()
