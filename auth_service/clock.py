@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-__all__ = ["Clock", "DatabaseClock", "seconds", "steady_seconds", "utc_now"]
+__all__ = ["Clock", "DatabaseClock", "seconds", "steady", "steady_seconds", "utc_now"]
 
 Clock = Callable[[], datetime]
 
@@ -40,7 +40,7 @@ class DatabaseClock:
     ) -> None:
         """Start from a first reading, see `adjust`."""
         self._wall = wall
-        self._steady = steady
+        self.steady = steady
         self._offset = read.timestamp() - (sent + received) / 2
 
     def __call__(self) -> datetime:
@@ -49,7 +49,7 @@ class DatabaseClock:
 
     def seconds(self) -> float:
         """Return the time in seconds since the epoch."""
-        return self._steady() + self._offset
+        return self.steady() + self._offset
 
     def adjust(self, read: datetime, sent: float, received: float) -> None:
         """Take in a reading of the database's clock.
@@ -71,3 +71,8 @@ def seconds(clock: Clock) -> Callable[[], float]:
     if isinstance(clock, DatabaseClock):
         return clock.seconds
     return time.time if clock is utc_now else lambda: clock().timestamp()
+
+
+def steady(clock: Clock) -> Callable[[], float]:
+    """Return seconds for differences of one clock, which no correction of it moves."""
+    return clock.steady if isinstance(clock, DatabaseClock) else seconds(clock)

@@ -5,12 +5,12 @@ import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import structlog
 
-from auth_service.clock import Clock
+from auth_service.clock import Clock, steady
 from auth_service.core import fields
 from auth_service.core.credentials import Credentials
 from auth_service.core.revocation import Revocations
@@ -52,6 +52,7 @@ class Sessions:
         self._policy = policy
         self._shielded = shielded
         self._clock = clock
+        self._steady = steady(clock)
 
     # Login
 
@@ -155,7 +156,8 @@ class Sessions:
         """
         wanted, request = fields.scope(scope), fields.request_id(request_id)
         claims = self._tokens.read_refresh_token(refresh_token)
-        call = _Call(claims, wanted, _request_hash(claims, request), self._clock(), coalesce)
+        hashed = _request_hash(claims, request)
+        call = _Call(claims, wanted, hashed, self._clock(), self._steady(), coalesce)
         if call.expired and not self._may_be_a_retry(call):
             raise InvalidGrant
         if client_id is not None and await self._client_of(claims) != client_id:
@@ -196,7 +198,7 @@ class Sessions:
             if not set(call.scope) <= set(session.scope):
                 raise InvalidScope("scope exceeds what the session was granted")
             # By the database's clock, and never later than it was.
-            arrived_at = found.read_at - (self._clock() - call.arrived_at)
+            arrived_at = found.read_at - timedelta(seconds=self._steady() - call.steady_arrival)
             if self._is_retry(call, session, arrived_at):
                 if session.refresh_expires_at <= found.read_at:
                     raise InvalidGrant
@@ -258,6 +260,7 @@ class _Call:
     scope: tuple[str, ...]
     request_hash: bytes | None
     arrived_at: datetime
+    steady_arrival: float
     coalesce: bool
 
     @property

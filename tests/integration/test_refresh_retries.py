@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from auth_service import base64url
+from auth_service.clock import DatabaseClock
 from auth_service.db.store import Store
 from auth_service.errors import InvalidArgument, InvalidGrant
 from auth_service.tokens.refresh import token_id
@@ -269,6 +270,30 @@ class TestSlowDatabase:
             await core.sessions.refresh(first.refresh_token)
         await assert_ended(core, pool, third)
         assert await audited(pool, "session.reuse_detected") == 1
+
+    async def test_a_correction_of_the_clock_makes_no_late_call_a_reuse(
+        self, store: Store, clock: FakeClock, database_url: str, pool: "Pool"
+    ) -> None:
+        """The time that a call took is counted by the steady clock."""
+        began = clock.now
+        steady = [0.0]
+        estimated = DatabaseClock(began, 0.0, 0.0, steady=lambda: steady[0])
+        core = make_core(store, estimated)
+        await core.user()
+        first = await core.login()
+        async with held(database_url, "SELECT FROM sessions FOR UPDATE") as lock:
+            late = asyncio.create_task(core.sessions.refresh(first.refresh_token))
+            await lock.waited_for_by(1)
+            await lock.connection.execute(
+                "UPDATE sessions SET generation = 2, refreshed_at = $1", began + SECOND
+            )
+            clock.advance(2 * SECOND)
+            steady[0] += 2
+            estimated.adjust(began, steady[0], steady[0])  # as if no time had passed
+        with pytest.raises(InvalidGrant):
+            await late
+        assert await audited(pool, "session.reuse_detected") == 0
+        core.hasher.close()
 
     async def test_a_late_call_one_step_behind_gets_its_successor(
         self, core: Core, clock: FakeClock, database_url: str, pool: "Pool"
