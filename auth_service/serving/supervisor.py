@@ -48,6 +48,14 @@ class WorkerFailed(Exception):
         self.code = code
 
 
+class _WorkerKilled(WorkerFailed):
+    """A signal killed it, as when the machine is out of memory; another may start."""
+
+    def __init__(self, code: int, pid: int) -> None:
+        super().__init__(code)
+        self.pid = pid
+
+
 class _Worker:
     """One process; `ended` returns its exit code, and `successor` replaces it in a restart."""
 
@@ -109,7 +117,8 @@ class Supervisor:
         """Serve until `stop` is called; return whether every worker exited with 0.
 
         `on_serving` is awaited when all workers serve. Raises ConfigError for wrong settings, and
-        WorkerFailed if a worker does not start; that worker has logged the cause.
+        WorkerFailed if a worker exits before that; it has logged the cause. One that a signal kills
+        is replaced.
         """
         configure_logging(self._settings.log_level, self._settings.log_format)
         self._require_own_ports()
@@ -174,11 +183,24 @@ class Supervisor:
 
     async def _serve(self, on_serving: Callable[[], Awaitable[None]]) -> None:
         # The first one alone, so that an error that all would have is reported once.
-        workers = [await self._launch()]
+        workers = [await self._start()]
         others = range(1, self._settings.workers)
-        workers += await asyncio.gather(*(self._launch() for _ in others))
+        try:
+            async with asyncio.TaskGroup() as group:  # a failure ends the other starts
+                starts = [group.create_task(self._start()) for _ in others]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        workers += [start.result() for start in starts]
         await on_serving()
         await asyncio.gather(self._restarts(), *map(self._keep, workers))
+
+    async def _start(self) -> _Worker:
+        """Launch a worker, and others while signals kill them. Raises WorkerFailed."""
+        try:
+            return await self._launch()
+        except _WorkerKilled as killed:
+            worker, _ = await self._replace(killed.pid, FIRST_DELAY, despite=_WorkerKilled)
+            return worker
 
     async def _launch(self) -> _Worker:
         """Start a worker and return it when it serves. Raises WorkerFailed."""
@@ -195,7 +217,8 @@ class Supervisor:
         worker.ended = asyncio.create_task(self._reap(worker))
         log.info("worker_started", pid=worker.process.pid)
         if not await worker.line():
-            raise WorkerFailed(await asyncio.shield(worker.ended))
+            code = await asyncio.shield(worker.ended)
+            raise _WorkerKilled(code, worker.process.pid) if code < 0 else WorkerFailed(code)
         worker.served_at = _now()
         return worker
 
@@ -238,18 +261,23 @@ class Supervisor:
                 continue
             steady = _now() - (worker.served_at or 0) >= STEADY
             delay = FIRST_DELAY if steady else delay
-            worker, delay = await self._replace(worker, delay)
+            worker, delay = await self._replace(worker.process.pid, delay)
 
-    async def _replace(self, crashed: _Worker, delay: float) -> tuple[_Worker, float]:
-        """Start workers until one serves; return it, and the delay before the next replacement."""
+    async def _replace(
+        self, pid: int, delay: float, *, despite: type[WorkerFailed] = WorkerFailed
+    ) -> tuple[_Worker, float]:
+        """Start workers until one serves; return it, and the delay before the next replacement.
+
+        Raises WorkerFailed if one fails in another way than `despite`.
+        """
         while True:
             await asyncio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
             try:
                 worker = await self._launch()
-            except WorkerFailed:
+            except despite:
                 continue
-            log.info("worker_replaced", pid=crashed.process.pid, by=worker.process.pid)
+            log.info("worker_replaced", pid=pid, by=worker.process.pid)
             return worker, delay
 
     async def _restarts(self) -> None:

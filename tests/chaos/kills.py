@@ -19,8 +19,6 @@ from tests.chaos.row import Row
 __all__ = ["audited", "kill_replicas", "kill_workers"]
 
 START_SECONDS = 60.0
-SUPERVISED_SECONDS = 2.0
-"""A worker that dies before its supervisor has heard of all of them ends the start, and so all."""
 BETWEEN = 0.2  # seconds at least in which all are up
 
 
@@ -56,7 +54,6 @@ async def kill_workers(times: int, seconds: float) -> Row:
         async with asyncio.timeout(START_SECONDS):
             while len(_logged(server, "serving")) < 4:
                 await asyncio.sleep(0.1)
-        await asyncio.sleep(SUPERVISED_SECONDS)
         deadline = time.monotonic() + seconds
         while row.times < times and time.monotonic() < deadline:
             if len(_logged(server, "serving")) < 3 + len(killed):  # too few are replaced so far

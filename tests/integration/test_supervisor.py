@@ -19,7 +19,7 @@ from tests.acceptance.servers import eventually
 from tests.ports import free_address
 
 WORKER = """
-import asyncio, os, pathlib, signal, sys
+import asyncio, os, pathlib, signal, sys, time
 from datetime import timedelta
 from auth_service.serving.worker import report_serving
 
@@ -39,7 +39,16 @@ if mode == "deaf":
     os.write(int(sys.argv[-1]), b"serving\\n")
     while True:
         signal.pause()
-(directory / f"{os.getpid()}.{os.environ['AUTH_WORKER_SLOT']}").touch()
+slot = os.environ["AUTH_WORKER_SLOT"]
+(directory / f"{os.getpid()}.{slot}").touch()
+if mode == f"killed {served}":
+    os.kill(os.getpid(), signal.SIGKILL)
+if mode == "second" and slot != "0":
+    while len(list(directory.iterdir())) < 3:
+        time.sleep(0.01)
+    if slot == "2":
+        os.read(int(sys.argv[-1]), 1)
+    sys.exit(7)
 asyncio.run(main())
 """
 
@@ -151,6 +160,38 @@ async def test_a_worker_that_fails_at_the_first_start_stops_everything(
         await supervise("never").task
     assert failed.value.code == 7
     assert capsys.readouterr().err.count("worker_started") == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "slots"), [("killed 0", ["0", "0", "1"]), ("killed 1", ["0", "1", "1"])]
+)
+async def test_a_worker_that_is_killed_at_the_first_start_is_replaced(
+    supervise: Supervise, capsys: pytest.CaptureFixture[str], mode: str, slots: list[str]
+) -> None:
+    """The service starts although the system has killed a worker before it served."""
+    run = supervise(mode)
+    await run.started()
+    log = capsys.readouterr().err
+    assert log.count("worker_exited") == log.count("code=-9") == 1
+    assert log.count("worker_replaced") == 1
+    assert run.slots() == slots
+    assert await run.stop()
+
+
+async def test_a_worker_that_fails_ends_the_starts_of_the_others(
+    supervise: Supervise, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The worker that is stopped while it starts, by a signal, is not replaced."""
+    tasks = asyncio.all_tasks()
+    run = supervise("second", workers=3)
+    with pytest.raises(WorkerFailed) as failed:
+        await run.task
+    assert failed.value.code == 7
+    assert all(map(gone, run.pids()))
+    assert not asyncio.all_tasks() - tasks - {run.task}
+    log = capsys.readouterr().err
+    assert log.count("worker_started") == 3
+    assert log.count("code=-15") == 1
 
 
 async def test_a_replacement_that_does_not_start_is_retried(supervise: Supervise) -> None:
