@@ -218,7 +218,7 @@ async def test_revoke_of_all_sessions_needs_a_token_for_this_service(api: Api) -
         assert refused.reason == "INVALID_TOKEN"
 
 
-async def test_a_token_is_its_own_authority_to_be_revoked(api: Api) -> None:
+async def test_a_token_authorises_its_own_revocation(api: Api) -> None:
     """A token for another audience still ends itself (RFC 7009 section 2.1)."""
     token = await api.token("orders")
     assert (await api.client.validate(token)).active

@@ -192,7 +192,7 @@ async def test_stale_revocations_fail_closed(token: Token) -> None:
     assert response.headers["retry-after"] == "2"
 
 
-async def test_an_accident_of_the_verifier_lets_nobody_in(
+async def test_an_error_of_the_verifier_denies_access(
     token: Token, caplog: pytest.LogCaptureFixture
 ) -> None:
     """500 with a constant text; the log has the cause."""

@@ -608,7 +608,7 @@ async def test_stale_revocations_fail_closed(kind: str, issuer: Issuer, shape: s
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("outcome", [RuntimeError("the key is hunter2"), None, True])
-async def test_an_accident_of_the_verifier_lets_nobody_in(
+async def test_an_error_of_the_verifier_denies_access(
     kind: str, issuer: Issuer, caplog: pytest.LogCaptureFixture, shape: str, outcome: Any
 ) -> None:
     """Neither an exception nor a wrong kind of result is accepted; the log has the cause."""
@@ -698,7 +698,7 @@ async def test_an_iterator_without_close_is_served(served: Served, issuer: Issue
         (RevocationsStale("not known"), "UNAVAILABLE", "REVOCATIONS_STALE"),
     ],
 )
-async def test_a_stream_ends_when_its_token_can_be_looked_at_no_more(
+async def test_a_stream_ends_when_its_token_can_no_longer_be_checked(
     kind: str, issuer: Issuer, shape: str, outcome: Exception, code: str, reason: str
 ) -> None:
     """It fails closed, in the middle of a stream as at its beginning."""
@@ -819,7 +819,7 @@ class KeepingSync(grpc.ServerInterceptor):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_handler_that_another_interceptor_keeps_lets_nobody_else_in(
+async def test_a_handler_that_another_interceptor_keeps_admits_no_other_call(
     kind: str, issuer: Issuer, shape: str
 ) -> None:
     """The first caller does not decide for later callers."""

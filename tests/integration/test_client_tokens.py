@@ -190,7 +190,7 @@ async def test_the_old_token_is_used_while_the_service_is_away(
     assert len(session.saved) == 2
 
 
-async def test_nobody_waits_for_a_service_that_was_away_a_moment_ago(
+async def test_calls_do_not_wait_for_a_service_that_was_just_unavailable(
     service: Service, session: Session, clock: FakeClock
 ) -> None:
     """After a failed renewal, the next one runs in the background for callers with an old token."""

@@ -260,7 +260,7 @@ async def test_a_challenge_arrives(call: Call, shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_what_cannot_be_parsed_is_an_invalid_argument(call: Call, shape: str) -> None:
+async def test_an_unparsable_message_is_an_invalid_argument(call: Call, shape: str) -> None:
     """An unreadable request is the client's error; the parser's text does not reach it."""
     error = await refusal(call, shape, b"garbage " + SECRET.encode())
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT

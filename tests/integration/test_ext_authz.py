@@ -344,7 +344,7 @@ async def test_a_token_that_lacks_scope_or_role_is_forbidden(
         ({"public": "true", "roles": "staff"}, "public"),
     ],
 )
-async def test_a_route_with_a_slip_in_its_rule_lets_nobody_in(
+async def test_a_route_with_an_invalid_rule_denies_access(
     envoy: Envoy, token: Callable[..., str], extensions: Extensions, key: str
 ) -> None:
     """The log names the key every time; the client does not see it."""
@@ -445,7 +445,7 @@ async def test_two_authorization_headers_are_refused(
     assert (await envoy.check_raw([raw[0], raw[0]])).status == 401
 
 
-async def test_two_authorization_headers_make_nobody_known_on_a_public_route(
+async def test_two_authorization_headers_make_the_caller_anonymous_on_a_public_route(
     envoy: Envoy, token: Callable[..., str]
 ) -> None:
     """It refuses nobody; joined, they cannot be told from one of another scheme with commas."""
@@ -590,7 +590,7 @@ class BrokenVerifier:
         raise ZeroDivisionError("secret plan")
 
 
-async def test_a_verifier_that_fails_lets_nobody_in(
+async def test_a_verifier_that_fails_denies_access(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Fail closed: 500, and the cause in the log alone."""

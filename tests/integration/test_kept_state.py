@@ -184,7 +184,7 @@ async def test_a_file_that_is_not_ours_is_not_used(
     assert "the kept state in" in caplog.text
 
 
-async def test_a_file_that_cannot_be_used_stops_nobody(
+async def test_an_unusable_file_does_not_prevent_the_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither to read nor to write it: the stream is what counts."""

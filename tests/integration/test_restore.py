@@ -159,7 +159,7 @@ async def test_a_replica_that_read_of_the_enabling_does_not_disable_again(
     assert len(await xids(pool)) == 1
 
 
-async def test_revocations_of_nobody_here_are_written_as_they_are(
+async def test_revocations_of_unknown_users_are_written_unchanged(
     pool: "Pool", clock: FakeClock
 ) -> None:
     """Of a service account, of a user whose making was lost, of all tokens."""

@@ -779,9 +779,7 @@ async def test_revoke_of_nothing_names_what_is_missing(
     assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
 
 
-async def test_a_session_id_that_is_none_names_the_field(
-    client: Client, tokens: pb.TokenPair
-) -> None:
+async def test_a_malformed_session_id_names_the_field(client: Client, tokens: pb.TokenPair) -> None:
     """A text that is not a UUID is refused before the database."""
     request = pb.RevokeRequest(session_id="1 OR 1=1")
     seen = await refusal(client.auth.Revoke(request, metadata=bearer(tokens.access_token)))

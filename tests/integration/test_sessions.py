@@ -686,7 +686,7 @@ class TestClients:
                 await core.credentials.authenticate_client(client_id, given)
 
     @pytest.mark.parametrize("client_id", ["", "\0", "\ud800", "a" * 255])
-    async def test_a_client_id_that_cannot_be_one_is_bad_input(
+    async def test_an_impossible_client_id_is_an_invalid_argument(
         self, core: Core, client_id: str
     ) -> None:
         """Text that PostgreSQL cannot store never reaches it."""

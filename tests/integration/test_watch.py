@@ -755,7 +755,7 @@ async def test_a_service_account_with_the_role_gets_the_shared_key(database_url:
         bearer("a") + bearer("b"),
     ],
 )
-async def test_a_token_that_is_no_good_is_told_at_once(database_url: str, metadata: Any) -> None:
+async def test_an_invalid_token_is_reported_at_once(database_url: str, metadata: Any) -> None:
     """UNAUTHENTICATED, and not one event: it is no anonymous caller."""
     async with running(make_settings(database_url)) as server:
         client = await Client(address(server)).ready()

@@ -204,7 +204,7 @@ async def test_the_cookie_is_read_only_where_it_is_on(database_url: str) -> None
         ("roles=hunter2%00", "roles: must not have"),
     ],
 )
-async def test_a_rule_that_is_not_understood_lets_nobody_in(
+async def test_an_unreadable_rule_denies_access(
     shared: Edge, token: str, query: str, problem: str
 ) -> None:
     """A fault of the gateway's configuration: the operator's log says which, without the query."""

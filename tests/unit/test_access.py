@@ -269,7 +269,7 @@ def test_the_skew_of_clocks_is_a_setting() -> None:
     assert refusal(exact.verify, early) is InactiveReason.NOT_YET_VALID
 
 
-def test_a_token_comes_to_be_valid(clock: FakeClock, verifier: TokenVerifier) -> None:
+def test_a_token_becomes_valid(clock: FakeClock, verifier: TokenVerifier) -> None:
     """A token that was refused as too early is accepted later."""
     token = ours(GOOD | {"nbf": EPOCH + 60})
     assert refusal(verifier.verify, token) is InactiveReason.NOT_YET_VALID

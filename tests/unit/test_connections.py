@@ -23,7 +23,7 @@ class Crowd:
         return place
 
 
-def test_below_the_limits_nobody_gives_way() -> None:
+def test_below_the_limits_no_connection_is_closed() -> None:
     """Up to the last place."""
     crowd = Crowd(connections=3, per_source=3)
     for _ in range(3):

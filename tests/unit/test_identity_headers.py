@@ -45,7 +45,7 @@ def test_plain_claims_are_written_as_they_are() -> None:
     }
 
 
-def test_a_stranger_has_none_of_the_headers() -> None:
+def test_an_anonymous_caller_has_none_of_the_headers() -> None:
     """Each header has an empty value, so that the proxy removes it."""
     assert identity_headers(None) == dict.fromkeys(NAMES, "")
 

@@ -45,7 +45,7 @@ def test_composed_and_decomposed_are_one_password() -> None:
 
 
 @pytest.mark.parametrize("password", ["x" * 1025, "é" * 513, "a\ud800"])
-def test_a_password_that_cannot_be_is_refused(password: str) -> None:
+def test_an_impossible_password_is_refused(password: str) -> None:
     """Too long in UTF-8, or not Unicode text: the error names the field, not the password."""
     with pytest.raises(InvalidArgument, match=r"^secret: ") as caught:
         check_policy(password, 1, "secret")

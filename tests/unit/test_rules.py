@@ -66,7 +66,7 @@ def test_an_unknown_name_is_refused_with_those_that_are_known(name: str) -> None
     assert repr(name) in str(raised.value)
 
 
-def test_a_name_of_strangers_is_quoted_as_far_as_a_line_of_a_log_goes() -> None:
+def test_a_name_from_outside_is_truncated_in_the_log() -> None:
     """The error stays on one line and is bounded in length."""
     with pytest.raises(ValueError, match="is unknown") as raised:
         parse_rule([("a\nb" * 1000, "true")])

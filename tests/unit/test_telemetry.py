@@ -116,7 +116,7 @@ def test_console_tells_an_exception(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ValueError: no such column" in capsys.readouterr().err
 
 
-def test_console_has_no_colours_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_has_no_colours_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """A log in a file has no control characters."""
     configure_logging("info", "console")
     structlog.get_logger().info("serving", port=50051)
