@@ -14,6 +14,7 @@ from auth_service.cli.settings import config_option, settings_of
 from auth_service.cli.terminal import Exit, examples, fail
 from auth_service.config.loading import Settings, load_settings
 from auth_service.db import migrate as migrations
+from auth_service.serving.memory import share_arenas
 from auth_service.serving.shared_port import prefer_newest
 from auth_service.serving.supervisor import Supervisor, WorkerFailed
 from auth_service.serving.wiring import database_url
@@ -93,6 +94,7 @@ async def _started(settings: Settings) -> "Server":
     # Imported here because a supervisor needs no gRPC.
     from auth_service.serving.server import Server  # noqa: PLC0415
 
+    share_arenas()
     server = Server(settings)
     server.handle_signals()
     await server.start()

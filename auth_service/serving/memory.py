@@ -6,23 +6,30 @@ only the end of each. Does nothing with another C library.
 
 import asyncio
 import ctypes
-from collections.abc import Callable
 
-__all__ = ["release_memory"]
+__all__ = ["release_memory", "share_arenas"]
 
-
-def _malloc_trim() -> Callable[[int], int] | None:
-    try:
-        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):
-        return None
-    return trim
+M_ARENA_MAX = -8  # mallopt(3)
+ARENAS = 2
 
 
-_TRIM = _malloc_trim()
+def share_arenas() -> None:
+    """Let the threads started from now on share ARENAS arenas (mallopt(3)).
+
+    What a flood leaves in use lies scattered over the arenas, and each keeps its pages. By default
+    each of gRPC's threads has an arena of its own.
+    """
+    _glibc("mallopt", M_ARENA_MAX, ARENAS)
 
 
 async def release_memory() -> None:
     """Return free memory; a thread does so, because it takes some milliseconds (malloc_trim(3))."""
-    if _TRIM is not None:
-        await asyncio.to_thread(_TRIM, 0)
+    await asyncio.to_thread(_glibc, "malloc_trim", 0)
+
+
+def _glibc(name: str, *arguments: int) -> None:
+    try:
+        function = getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):
+        return
+    function(*arguments)

@@ -18,6 +18,7 @@ from tests.chaos.slow_clients import Prober, half_open, http_flood, request
 from tests.ports import free_port
 
 TLS_RECORD = b"\x16\x03\x01"
+ARENA_SIZE = 64 * 1024 * 1024  # bytes; glibc aligns its arenas to it
 
 
 class Target:
@@ -63,6 +64,14 @@ async def test_without_a_file_descriptor_left_waiting_connections_give_way(
         await prober.probe()
     assert prober.answers == {"200": 1}
     assert 1 <= target.process.output().count("http_accept_failed") <= 30
+
+
+async def test_the_threads_of_a_server_share_arenas(target: Target) -> None:
+    """What a flood leaves in use keeps pages in each of them; the first lies in the heap."""
+    lines = Path(f"/proc/{target.pid}/maps").read_text().splitlines()
+    anonymous = [line for line in lines if len(line.split()) == 5 and " rw-p " in line]
+    starts = [int(line.partition("-")[0], 16) for line in anonymous]
+    assert sum(start % ARENA_SIZE == 0 for start in starts) == 1
 
 
 async def test_a_flood_of_requests_does_not_flood_the_log(target: Target) -> None:

@@ -33,3 +33,38 @@ def test_free_memory_is_returned() -> None:
     kept, returned = map(int, run.stdout.split())
     assert kept > 32 * MIB
     assert returned > 32 * MIB
+
+
+ARENAS = """
+import ctypes
+import threading
+
+from auth_service.serving.memory import share_arenas
+
+share_arenas()
+libc = ctypes.CDLL(None)
+allocated = threading.Barrier(9)
+counted = threading.Event()
+
+
+def allocate():
+    libc.malloc(2000)
+    allocated.wait()
+    counted.wait()
+
+
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads:
+    thread.start()
+allocated.wait()
+libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
+libc.fflush(None)
+counted.set()
+"""
+
+
+def test_threads_share_two_arenas() -> None:
+    """Without it, each of a few threads has an arena of its own."""
+    command = [sys.executable, "-c", ARENAS]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.count("<heap nr=") == 2
