@@ -41,9 +41,14 @@ class Readiness:
     def jobs(self) -> list[Job]:
         """Return the jobs that check what readiness depends on."""
         return [
-            Job("check_health", _HEALTH_INTERVAL, self._check_health),
+            Job("check_health", _HEALTH_INTERVAL, self.check_health),
             Job("check_writes", _WRITES_INTERVAL, self._check_writes),
         ]
+
+    async def check_health(self) -> None:
+        """Report SERVING if Validate would answer and the clock of the machine is right."""
+        fresh = self._database.clock() - self._revocations_as_of() <= self._freshness_limit
+        self._health.set_serving(self._clock_watch.agrees() and fresh)
 
     def is_ready(self) -> bool:
         """Return whether all calls are answered, reads and writes.
@@ -53,11 +58,6 @@ class Readiness:
         unwritten = time.monotonic() - self._written_at
         limit = self._freshness_limit.total_seconds()
         return self._health.serving and unwritten <= limit + _WRITES_INTERVAL
-
-    async def _check_health(self) -> None:
-        """Report SERVING if Validate would answer and the clock of the machine is right."""
-        fresh = self._database.clock() - self._revocations_as_of() <= self._freshness_limit
-        self._health.set_serving(self._clock_watch.agrees() and fresh)
 
     async def _check_writes(self) -> None:
         if await self._database.store.takes_writes():

@@ -145,7 +145,7 @@ class Server:
         http.start()
         await server.start()
         self._stack.push_async_callback(self._drain, server, http, core.shielded)
-        self._health.set_serving(True)
+        await readiness.check_health()
         log.info(
             "serving",
             address=settings.grpc_address,

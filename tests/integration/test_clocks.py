@@ -6,10 +6,23 @@ import httpx
 import pytest
 
 from auth_service.clock import utc_now
+from auth_service.serving.server import Server
 from tests.acceptance.servers import Client, eventually, make_user
 from tests.databases import set_clock
 from tests.integration.core import payload
 from tests.integration.serving import address, make_settings, query, running
+
+
+async def test_a_server_on_a_machine_with_a_wrong_clock_never_says_that_it_serves(
+    database_url: str,
+) -> None:
+    """Not even until the first of the periodic checks: none has run when `start` returns."""
+    await set_clock(database_url, utc_now() - timedelta(seconds=30))
+    server = Server(make_settings(database_url))
+    await server.start()
+    serving = server._health.serving
+    await server.stop()
+    assert not serving
 
 
 @pytest.mark.parametrize("off", [timedelta(seconds=30), timedelta(hours=-1)])
