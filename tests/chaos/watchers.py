@@ -2,31 +2,27 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import math
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
-import grpc
 from authn.v1 import auth_service_pb2 as auth
-from authn.v1 import verifier_service_pb2 as pb
-from authn.v1 import verifier_service_pb2_grpc as rpc
 
 from tests.acceptance.servers import PASSWORD
-from tests.channels import RECONNECT
 from tests.chaos.fleet import USERS, open_fleet
 from tests.chaos.kills import audited
 from tests.chaos.model import Model, OwnSession
 from tests.chaos.row import Row
+from tests.chaos.watch_streams import WatchStreams
 
 __all__ = ["fill", "lost_replica"]
 
-A_CONNECTION = 50  # streams
 SECONDS = 90.0  # for all streams to be there
 FILL = """
     INSERT INTO revocations (kind, target, expires_at, created_at)
@@ -36,68 +32,44 @@ FILL = """
 """
 
 
-class _Stream:
-    """One Watch stream, as a verifier holds it."""
-
-    def __init__(self, stub: Any, cursor: str) -> None:
-        self._call = stub.Watch(pb.WatchRequest(cursor=cursor, accept_segments=True))
-        self.cursor = cursor
-        self.current = asyncio.Event()
-        """Set once the stream has sent what was missing."""
-        self.revoked: asyncio.Queue[str | None] = asyncio.Queue()
-        self.task = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        try:
-            async for event in self._call:
-                self.cursor = event.cursor or self.cursor
-                kind = event.WhichOneof("event")
-                if kind == "revocation":
-                    self.revoked.put_nowait(event.revocation.token_id)
-                if kind == "heartbeat" and event.HasField("as_of"):  # others are signs of life
-                    self.current.set()
-        except grpc.aio.AioRpcError as error:
-            if error.code().name in {"INTERNAL", "UNKNOWN"}:
-                raise
-        self.revoked.put_nowait(None)  # the end
-
-
-async def lost_replica(streams: int, revocations: int, *, resume: bool) -> Row:
-    """Kill the replica of all streams, which then connect to the other one."""
+async def lost_replica(
+    streams: int, revocations: int, *, resume: bool, within: float = SECONDS
+) -> Row:
+    """Kill the replica of all streams, which then connect to the other one, in so many seconds."""
     how = "resumed by cursor" if resume else "without a cursor"
     row = Row(
         f"{streams} Watch streams lose their replica, {revocations:,} live revocations, {how}"
     )
-    async with open_fleet() as fleet:
+    async with open_fleet() as fleet, WatchStreams.running() as watching:
         await fill(fleet.database.direct_url, revocations)
         for number in (0, 1):  # they take the rows in at their start
             await fleet.kill(number)
+        gone, stays = fleet.addresses
         async with audited(row, fleet) as model:
-            quiet = await _slowest(model, 1.0)
-            async with _streams(fleet.addresses[0], 1) as (first,):
-                async with asyncio.timeout(SECONDS):
-                    await first.current.wait()
-                cursor = first.cursor
-            assert cursor, "the stream gave no cursor"
-            async with _streams(fleet.addresses[0], streams, cursor) as held:
-                await _all_current(held)
-                fleet.replicas[0].kill()
-                async with asyncio.timeout(SECONDS):
-                    await asyncio.gather(*(each.task for each in held))
-            started = time.monotonic()
-            slowest = asyncio.create_task(_slowest(model, math.inf))
-            async with _streams(fleet.addresses[1], streams, cursor if resume else "") as held:
-                await _all_current(held)
-                seconds = time.monotonic() - started
-                slowest.cancel()
-                during = await slowest
-                reached = await _reached(model, held)
-            await asyncio.to_thread(fleet.replicas[0].start, fleet.addresses[0])
-            row.recovered(seconds)
-            row.lost += streams - reached
+            quiet = await _validate(model, 5.0)
+            memory = _peak_memory(fleet.replicas[1].process.pid)
+            first = await watching.open(gone, 1, "", within=SECONDS)
+            assert first.cursor, "the stream gave no cursor"
+            await watching.open(gone, streams, first.cursor, within=SECONDS)
+            fleet.replicas[0].kill()
+            _, lost = await watching.hear("", within=SECONDS)
+            assert lost.total() == streams, f"{lost.total()} streams lost their replica"
+            validating = asyncio.create_task(_validate(model, math.inf))
+            cursor = first.cursor if resume else ""
+            current = await watching.open(stays, streams, cursor, within=within)
+            validating.cancel()
+            during = await validating
+            memory = _peak_memory(fleet.replicas[1].process.pid) - memory
+            reached, ended = await _reached(model, watching)
+            await asyncio.to_thread(fleet.replicas[0].start, gone)
+    row.recovered(current.seconds)
+    row.lost += streams - reached
+    row.errors += lost + ended
+    assert resume or current.sent > streams * revocations * 16, f"{current.sent} bytes were sent"
     row.remark = (
-        f"recovery is until all streams were current; slowest Validate meanwhile "
-        f"{during * 1000:.0f} ms, before {quiet * 1000:.0f} ms"
+        f"recovery is until all streams were current, with {current.sent / 1e6:,.0f} MB; "
+        f"p50, p99 and slowest Validate meanwhile {during}, before {quiet}; "
+        f"memory at most {memory / 2**20:+.0f} MiB"
     )
     return row
 
@@ -109,60 +81,35 @@ async def fill(url: str, revocations: int) -> None:
     await connection.close()
 
 
-@asynccontextmanager
-async def _streams(address: str, count: int, cursor: str = "") -> AsyncIterator[list[_Stream]]:
-    """Yield open streams on connections of their own."""
-    channels = [
-        grpc.aio.insecure_channel(address, options=RECONNECT)
-        for _ in range(math.ceil(count / A_CONNECTION))
-    ]
-    stubs = [rpc.VerifierServiceStub(channel) for channel in channels]
-    streams = [_Stream(stubs[number // A_CONNECTION], cursor) for number in range(count)]
-    try:
-        yield streams
-    finally:
-        for stream in streams:
-            stream.task.cancel()
-        await asyncio.gather(*(stream.task for stream in streams), return_exceptions=True)
-        await asyncio.gather(*(channel.close() for channel in channels))
-
-
-async def _all_current(streams: list[_Stream]) -> None:
-    async with asyncio.timeout(SECONDS):
-        for stream in streams:
-            await stream.current.wait()
-
-
-async def _slowest(model: Model, seconds: float) -> float:
-    """Return the longest time that Validate took at the replica that stays, until cancelled."""
-    slowest, deadline = 0.0, time.monotonic() + seconds
+async def _validate(model: Model, seconds: float) -> str:
+    """Return how long Validate takes at the replica that stays; ends early if it is cancelled."""
+    took, deadline = [], time.monotonic() + seconds
     stub = model.client.stubs[1]
     request = auth.ValidateRequest(access_token=uuid4().hex)
-    try:
+    with contextlib.suppress(asyncio.CancelledError):
         while time.monotonic() < deadline:
             started = time.monotonic()
             await stub.Validate(request, timeout=60)
-            slowest = max(slowest, time.monotonic() - started)
+            took.append(time.monotonic() - started)
             await asyncio.sleep(0.01)
-    except asyncio.CancelledError:
-        pass
-    return slowest
+    took.sort()
+    figures = took[len(took) // 2], took[len(took) * 99 // 100], took[-1]
+    return ", ".join(f"{1000 * each:.0f}" for each in figures) + " ms"
 
 
-async def _reached(model: Model, streams: list[_Stream]) -> int:
-    """Return how many streams hear of a revocation that is made now."""
+async def _reached(model: Model, watching: WatchStreams) -> tuple[int, Counter[str]]:
+    """Return how many streams hear of a revocation that is made now, and how the others ended."""
     credentials = auth.PasswordCredentials(identifier=USERS[0], password=PASSWORD)
     session = OwnSession(await model.client.login(auth.LoginRequest(password=credentials)))
     token = session.tokens.access_token
     await model.client.revoke(auth.RevokeRequest(access_token=token))
     payload = token.split(".")[1]
     token_id = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["jti"]
+    return await watching.hear(token_id, within=SECONDS)
 
-    async def hears(stream: _Stream) -> bool:
-        while (heard := await stream.revoked.get()) != token_id:
-            if heard is None:
-                return False
-        return True
 
-    async with asyncio.timeout(SECONDS):
-        return sum(await asyncio.gather(*map(hears, streams)))
+def _peak_memory(pid: int) -> int:
+    """Return the most memory that a process ever held, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
