@@ -4,15 +4,17 @@ import asyncio
 import heapq
 from itertools import count
 
-__all__ = ["BYTES_PER_SECOND", "OPENING", "Turns"]
+__all__ = ["BYTES_PER_SECOND", "LEAST", "OPENING", "Turns"]
 
 BYTES_PER_SECOND = 200e6
 """Of all streams of this process together, if the event loop has nothing else to do."""
+LEAST = 20e6
+"""The same however late the event loop is: a twentieth of a core. Other work of the machine may
+make it late all the time."""
 OPENING = 400_000
 """The size that the opening of a stream counts as, in bytes: 2 ms."""
 DEFERENCE = 4
 """Seconds by which the next turn is delayed for each second that the loop was late."""
-LONGEST_PAUSE = 0.1  # seconds
 
 
 class Turns:
@@ -51,7 +53,7 @@ class Turns:
             if not turn.done():  # a stream that ended has cancelled its own
                 turn.set_result(None)
                 pause = size / BYTES_PER_SECOND + DEFERENCE * late
-                self._free_at = now + min(pause, max(LONGEST_PAUSE, size / BYTES_PER_SECOND))
+                self._free_at = now + min(pause, size / LEAST)
                 break
         if self._asking:
             self._schedule(loop)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -23,7 +24,7 @@ from auth_service.client.feed import Feed
 from auth_service.db.cursor import Cursor
 from auth_service.models import Revocation, RevocationKind
 from auth_service.rpc import revocation_log, watch
-from auth_service.rpc.turns import Turns
+from auth_service.rpc.turns import LEAST, Turns
 from auth_service.rpc.watch import MAX_EVENTS, WatchHub
 from auth_service.tokens.keys import KeyRing, SigningKey, generate_key
 from auth_service.tokens.revocation import RevocationList
@@ -589,7 +590,8 @@ async def test_a_stream_that_waits_for_its_turn_shows_that_it_lives(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By heartbeats that claim nothing; keys that change are sent at once, and close ends it."""
-    monkeypatch.setattr("auth_service.rpc.turns.BYTES_PER_SECOND", 1e-6)
+    for name in ("LEAST", "BYTES_PER_SECOND"):
+        monkeypatch.setattr(f"auth_service.rpc.turns.{name}", 1e-6)
     replica.hub._heartbeat = 0.001
     replica.read("a")
     first, second = replica.watch(), replica.watch()
@@ -634,6 +636,33 @@ async def test_the_stream_that_came_first_has_its_turns_first() -> None:
         await asyncio.wait(asked)
         await turns.ask(turns.number(), 1)
     assert given == [numbers[0], numbers[2]]
+
+
+async def test_streams_get_their_least_however_late_the_event_loop_is() -> None:
+    """The next turn is no later than the size of this one asks for at that rate."""
+    turns, loop, size = Turns(), asyncio.get_running_loop(), 1000
+    turn = turns.ask(turns.number(), size)
+    time.sleep(0.2)  # noqa: ASYNC251 - what makes the loop late
+    await turn
+    assert turns._free_at <= loop.time() + size / LEAST
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_stream_sends_several_chunks_in_a_turn(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And waits for another turn with what follows."""
+    for name in ("LEAST", "BYTES_PER_SECOND"):
+        monkeypatch.setattr(f"auth_service.rpc.turns.{name}", 1e-6)
+    monkeypatch.setattr(watch, "OPENING", 0)
+    for number in range(4 * watch.A_TURN):
+        replica.read(str(number))
+    stream = replica.watch()
+    keys, *segments = kinds(await take(stream, 1 + watch.A_TURN))
+    assert keys == "key_set"
+    assert set(segments) == {"revocation_segment"}
+    replica.hub._heartbeat = 0.001
+    assert kinds(await take(stream, 1)) == ["heartbeat"]
 
 
 # Secrets
