@@ -4,13 +4,17 @@
 
     validate    an empty method that answers a Validate with one and the same message
     refresh     an empty method around the UPDATE of a refresh, by bare asyncpg
+    watch       an empty method that streams ready messages of given sizes
+    tcp         the same bytes to each connection, without gRPC
     bare        reflection and nothing else
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +30,7 @@ from auth_service.db.statements import statements
 from benchmarks import tables
 
 DATABASE = "BENCH_DATABASE_URL"
+SIZES = "BENCH_MESSAGE_SIZES"  # in bytes, with spaces in between
 POOL = 10  # connections, as in AUTH_DATABASE_POOL_MAX
 
 
@@ -86,6 +91,47 @@ class Refresh(rpc.AuthServiceServicer):
         return self._response
 
 
+class Watch(grpc.GenericRpcHandler):
+    """A stream of ready messages, under any name."""
+
+    def __init__(self, messages: Sequence[bytes]) -> None:
+        self._messages = messages
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Return the handler of any method."""
+        return grpc.unary_stream_rpc_method_handler(self._send)
+
+    async def _send(self, request: bytes, context: Any) -> None:
+        for message in self._messages:
+            await context.write(message)
+
+
+def _messages() -> list[bytes]:
+    return [os.urandom(int(size)) for size in os.environ[SIZES].split()]
+
+
+async def _serve_tcp(address: str) -> None:
+    messages = _messages()
+
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):  # a probe of the port reads nothing
+            for message in messages:
+                writer.write(message)
+                await writer.drain()
+        writer.close()
+
+    host, port = address.rsplit(":", 1)
+    async with await asyncio.start_server(send, host, int(port)):
+        await _stopped()
+
+
+async def _stopped() -> None:
+    """Return at SIGTERM."""
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    await stopped.wait()
+
+
 async def _no_reset(connection: Any) -> None:
     pass
 
@@ -101,17 +147,19 @@ async def _serve(name: str, address: str) -> None:
             )
             statement = statements()["rotate_session"]
             rpc.add_AuthServiceServicer_to_server(Refresh(pool, statement), server)
+        case "watch":
+            server.add_generic_rpc_handlers((Watch(_messages()),))
         case "bare":
             reflection.enable_server_reflection([reflection.SERVICE_NAME], server)
         case _:
-            sys.exit(f"no floor {name!r}; there are validate, refresh and bare")
+            sys.exit(f"no floor {name!r}; there are validate, refresh, watch, tcp, bare")
     server.add_insecure_port(address)
     await server.start()
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    await stopped.wait()
+    await _stopped()
     await server.stop(1)
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(sys.argv[1], sys.argv[2]))
+    uvloop.run(
+        _serve_tcp(sys.argv[2]) if sys.argv[1] == "tcp" else _serve(sys.argv[1], sys.argv[2])
+    )

@@ -1,8 +1,9 @@
 """A million live revocations and 500 services that connect at once to hear of them.
 
-What the first costs and each after it, on the wire and in CPU time of the server; what it does to
-Validate, with the same calls from the same number of idle connections beside them; and how long the
-loops of the server and of one local verifier stand still.
+What the first costs and each after it, on the wire and in CPU time of the server, beside the bare
+sending of the same bytes; what it does to Validate, with the same calls from the same number of
+idle connections beside them; and how long the loops of the server and of one local verifier stand
+still.
 
 BENCH_REVOCATIONS=20000 asks the same of fewer.
 """
@@ -14,7 +15,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from authn.v1 import verifier_service_pb2 as pb
 from auth_service import base64url
 from auth_service.client import LocalVerifier
 from auth_service.client.watch import FIRST_BACKOFF
+from benchmarks import floor
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
 from benchmarks.jobs import Job
 from benchmarks.load import Generator
@@ -96,40 +98,95 @@ def _watch(channel: grpc.aio.Channel, cursor: str = "") -> Any:
     return open_stream(pb.WatchRequest(cursor=cursor, accept_segments=True).SerializeToString())
 
 
-async def _read_all(channel: grpc.aio.Channel) -> tuple[int, int]:
-    """Open a stream and read until everything is there; return its bytes, and revocations."""
+async def _read_all(channel: grpc.aio.Channel) -> tuple[list[int], int]:
+    """Open a stream and read until all is there; return the messages' sizes, and revocations."""
     call = _watch(channel)
-    size, revocations = 0, 0
+    sizes, revocations = [], 0
     async for message in call:
-        size += len(message)
+        sizes.append(len(message))
         event = pb.WatchResponse.FromString(message)
         for group in event.revocation_segment.packed:
             revocations += (len(group.session_ids) + len(group.token_ids)) // 16
         if event.HasField("revocation_snapshot"):
             break
     call.cancel()
-    return size, revocations
+    return sizes, revocations
 
 
 async def _one_after_another(server: Serving) -> list[Verdict]:
-    sizes, cpu = [], []
+    cpu = []
     for _ in range(1 + ONE_AFTER_ANOTHER):
         async with grpc.aio.insecure_channel(server.address, _OPTIONS) as channel:
             await channel.channel_ready()
             before = server.cpu_seconds()
-            size, revocations = await _read_all(channel)
+            sizes, revocations = await _read_all(channel)
             cpu.append(server.cpu_seconds() - before)
             require(revocations == REVOCATIONS, f"{revocations} revocations are live")
-            sizes.append(size / 1e6)
     first, *later = cpu
     resumed = await _resumed(server)
     print(f"  CPU of the server: first {first * 1000:.1f} ms, later {median(later) * 1000:.1f} ms")
     return [
-        Verdict(f"{REVOCATIONS:,} live revocations on the wire", sizes, at_most=20, unit="MB"),
+        Verdict(
+            f"{REVOCATIONS:,} live revocations on the wire", [sum(sizes) / 1e6],
+            at_most=20, unit="MB",
+        ),
         Verdict("CPU of the server for the first watcher", [first], at_most=0.2, unit="s"),
         Verdict("CPU of the server for each after it", later, at_most=0.002, unit="s"),
         Verdict("CPU of the server for each that resumes", resumed, at_most=0.002, unit="s"),
-    ]
+        await _against_floors(server, sizes[:-1]),  # the end of the snapshot varies in length
+    ]  # fmt: skip
+
+
+async def _against_floors(server: Serving, sizes: list[int]) -> Verdict:
+    """Compare the CPU for a whole stream to what gRPC and TCP need for messages of these sizes."""
+    settings = {floor.SIZES: " ".join(map(str, sizes))}
+    async with AsyncExitStack() as stack:
+
+        async def start(name: str) -> Serving:
+            address = free_address()
+            command = [sys.executable, "-m", "benchmarks.floor", name, address]
+            return await stack.enter_async_context(served(command, address, settings))
+
+        async def used(by: Serving, read: Callable[[Serving, int], Awaitable[None]]) -> float:
+            before = by.cpu_seconds()
+            await read(by, sum(sizes))
+            return (by.cpu_seconds() - before) * 1000
+
+        bare, tcp = await start("watch"), await start("tcp")
+        cpu = await in_turn(
+            {
+                "a Watch stream": lambda: used(server, _read_grpc),
+                "a bare stream of gRPC": lambda: used(bare, _read_grpc),
+                "a bare TCP connection": lambda: used(tcp, _read_tcp),
+            },
+            4 * ROUNDS,
+        )
+    show(cpu, "ms", 1)
+    ours, of_grpc, _ = cpu.values()
+    return Verdict(
+        "CPU of the server for each after it, of a bare stream of gRPC",
+        ratios(ours, of_grpc), at_most=1.5, sides=medians(cpu),
+    )  # fmt: skip
+
+
+async def _read_grpc(server: Serving, size: int) -> None:
+    """Read a stream up to so many bytes."""
+    async with grpc.aio.insecure_channel(server.address, _OPTIONS) as channel:
+        await channel.channel_ready()
+        call = _watch(channel)
+        while size > 0:
+            size -= len(await call.read())
+        call.cancel()
+
+
+async def _read_tcp(server: Serving, size: int) -> None:
+    """Read a connection to its end, after so many bytes."""
+    host, port = server.address.rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host, int(port), limit=2**20)
+    while data := await reader.read(2**20):
+        size -= len(data)
+    writer.close()
+    require(size == 0, "each side sends the same bytes")
 
 
 async def _resumed(server: Serving) -> list[float]:
