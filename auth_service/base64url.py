@@ -4,7 +4,6 @@ The encoding is that of RFC 4648 section 5 and RFC 7515 section 2. A secret for 
 bits or more (RFC 7518 section 3.2).
 """
 
-import base64
 import binascii
 
 __all__ = ["MAKE_A_SECRET", "SECRET_BYTES", "check_secret", "decode", "decode_secret", "encode"]
@@ -15,6 +14,7 @@ MAKE_A_SECRET = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'" 
 _FEWEST_DISTINCT_BYTES = 16  # 32 random bytes have about 30 distinct ones
 _LONGEST_PATTERN = 64  # bytes
 
+_FROM_STANDARD = bytes.maketrans(b"+/", b"-_")
 _TO_STANDARD = bytes.maketrans(b"-_+/=", b"+/---")  # what is not base64url becomes invalid
 _PADDING = (b"", b"=", b"==", b"=")
 _NOT_CANONICAL = "is not base64url in its canonical form (A-Z a-z 0-9 - _)"
@@ -24,7 +24,7 @@ _LAST = ("", "", "AQgw", "AEIMQUYcgkosw048")
 
 def encode(raw: bytes) -> str:
     """Return the text of these bytes, without padding."""
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return binascii.b2a_base64(raw, newline=False).translate(_FROM_STANDARD, b"=").decode()
 
 
 def decode(text: str) -> bytes:

@@ -4,6 +4,7 @@ Owns what a key is and which key signs. Knows neither the database nor tokens.
 """
 
 import hashlib
+import hmac
 import json
 import secrets
 from collections.abc import Iterable, Iterator
@@ -45,15 +46,29 @@ class SigningKey:
     """Verifies: an object of the `cryptography` package."""
     secret: bytes = field(default=b"", repr=False)
     """Signs and verifies (RFC 2104)."""
+    _mac: hmac.HMAC | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.is_secret != bool(self.secret):  # an empty secret would verify any forgery
             raise ValueError("an HS256 key has a secret, and no other key has one")
+        if self.secret:
+            object.__setattr__(self, "_mac", hmac.new(self.secret, digestmod="sha256"))
 
     @property
     def is_secret(self) -> bool:
         """Whether the key that verifies also signs."""
         return self.algorithm == "HS256"
+
+    def mac(self, message: bytes) -> bytes:
+        """Return the HMAC-SHA256 of a message. Raises ValueError if the key has no secret.
+
+        A copy of an HMAC that has the secret already takes half the time of a new one.
+        """
+        if self._mac is None:
+            raise ValueError("this key has no secret")
+        mac = self._mac.copy()
+        mac.update(message)
+        return mac.digest()
 
     def public_jwk(self) -> dict[str, Any]:
         """Return the public key as a JWK (RFC 7517). Raises ValueError for a shared secret."""

@@ -1,6 +1,7 @@
 """Signing keys: generated, read, published without secrets, encrypted at rest, selected."""
 
 import hashlib
+import hmac
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -92,6 +93,20 @@ def test_nothing_shows_a_secret() -> None:
     key = shared_key(secret)
     assert "quick" not in repr(key)
     assert "encrypted_secret" not in repr(stored(key))
+
+
+@given(secret=st.binary(min_size=1, max_size=200), messages=st.lists(st.binary(), max_size=3))
+def test_a_mac_is_that_of_rfc_2104(secret: bytes, messages: list[bytes]) -> None:
+    """With a secret of any length, for one message after the other."""
+    key = SigningKey("kid", "HS256", secret=secret)
+    for message in messages:
+        assert key.mac(message) == hmac.digest(secret, message, "sha256")
+
+
+def test_a_key_without_a_secret_makes_no_mac() -> None:
+    """An empty secret would let anybody forge one."""
+    with pytest.raises(ValueError, match="no secret"):
+        generate_key("EdDSA").mac(b"message")
 
 
 @pytest.mark.parametrize("length", [0, 16, 31])
