@@ -34,6 +34,8 @@ class Validation:
         self._revocations_as_of = revocations_as_of
         self._limit = freshness_limit.total_seconds()
         self._now = seconds(clock)
+        self._as_of: datetime | None = None
+        self._as_of_seconds = 0.0
 
     def validate(
         self,
@@ -86,10 +88,12 @@ class Validation:
 
     def _require_fresh(self, max_staleness: timedelta | None) -> datetime:
         as_of = self._revocations_as_of()
+        if as_of is not self._as_of:  # converted once for each poll, not in each call
+            self._as_of, self._as_of_seconds = as_of, as_of.timestamp()
         limit = self._limit
         if max_staleness is not None:
             limit = min(limit, max_staleness.total_seconds())
-        if self._now() - as_of.timestamp() > limit:
+        if self._now() - self._as_of_seconds > limit:
             raise RevocationsStale(
                 "this replica has not heard of revocations for longer than allowed; try another"
             )

@@ -122,15 +122,16 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         token = request.access_token
         if not token:
             raise InvalidArgument(f"{path}access_token", "is required")
+        max_staleness = _max_staleness(request, path)
         verdict = self._validation.validate(
             token,
             audience=request.audience,
             required_scope=request.required_scope,
             required_roles=request.required_roles,
-            max_staleness=_max_staleness(request, path),
+            max_staleness=max_staleness,
         )
         # The answer to a request with a bound of its own depends on the time at which it is asked.
-        repeatable = b"" if request.HasField("max_staleness") else data
+        repeatable = data if max_staleness is None else b""
         return self._verdicts.response(verdict, token, repeatable)
 
 

@@ -88,8 +88,10 @@ def _active(claims: AccessClaims) -> bytes:
     message.token_id = claims.token_id
     message.session_id = claims.session_id
     message.client_id = claims.client_id
-    message.scope.extend(claims.scope)
-    message.roles.extend(claims.roles)
+    if claims.scope:  # to extend by nothing takes as long as by one
+        message.scope.extend(claims.scope)
+    if claims.roles:
+        message.roles.extend(claims.roles)
     message.auth_time.seconds = claims.auth_time
     message.authentication_methods.extend(claims.amr)
     return response.SerializeToString()
