@@ -4,7 +4,6 @@
 
 PYTHON ?= python3
 TESTS ?=
-COVERAGE ?=
 PYTEST_WORKERS ?= 3
 POSTGRES_BIN ?= /usr/lib/postgresql/15/bin
 FIRST_USER ?= demo@example.com
@@ -37,7 +36,8 @@ test: $(STAMP) ## Run the tests (TESTS=path for some, COVERAGE=1 with branch cov
 	@$(PYTEST)
 
 .PHONY: test-postgres-15
-test-postgres-15: $(STAMP) ## Do the same on PostgreSQL 15 (Debian's postgresql-15; POSTGRES_BIN=its binaries)
+test-postgres-15: COVERAGE ?= 1
+test-postgres-15: $(STAMP) ## Run them on PostgreSQL 15 (Debian's postgresql-15; POSTGRES_BIN=its binaries), with coverage
 	@"$(POSTGRES_BIN)/postgres" --version
 	@AUTH_TEST_POSTGRES_BIN="$(POSTGRES_BIN)" $(PYTEST)
 
@@ -45,9 +45,7 @@ test-postgres-15: $(STAMP) ## Do the same on PostgreSQL 15 (Debian's postgresql-
 check: lint types imports protos generated ## Run every static check (lint, types, imports, protos, generated code)
 
 .PHONY: ci
-ci: test check compat ## Run everything that CI runs
-	@$(MAKE) --no-print-directory test-postgres-15 COVERAGE=1
-	@$(MAKE) --no-print-directory interop
+ci: test check compat test-postgres-15 interop ## Run everything that CI runs
 	@$(MAKE) --no-print-directory chaos SHORT=1
 
 .PHONY: lint

@@ -6,6 +6,7 @@ only the end of each. Does nothing with another C library.
 
 import asyncio
 import ctypes
+import os
 
 __all__ = ["release_memory", "share_arenas"]
 
@@ -17,8 +18,10 @@ def share_arenas() -> None:
     """Let the threads started from now on share ARENAS arenas (mallopt(3)).
 
     What a flood leaves in use lies scattered over the arenas, and each keeps its pages. By default
-    each of gRPC's threads has an arena of its own.
+    each of gRPC's threads has an arena of its own. A number set in the environment stays.
     """
+    if "MALLOC_ARENA_MAX" in os.environ or "arena_max" in os.environ.get("GLIBC_TUNABLES", ""):
+        return
     _glibc("mallopt", M_ARENA_MAX, ARENAS)
 
 

@@ -71,7 +71,8 @@ async def test_the_threads_of_a_server_share_arenas(target: Target) -> None:
     lines = Path(f"/proc/{target.pid}/maps").read_text().splitlines()
     anonymous = [line for line in lines if len(line.split()) == 5 and " rw-p " in line]
     starts = [int(line.partition("-")[0], 16) for line in anonymous]
-    assert sum(start % ARENA_SIZE == 0 for start in starts) == 1
+    # One arena besides the heap; it has several parts once it is larger than 64 MiB.
+    assert 1 <= sum(start % ARENA_SIZE == 0 for start in starts) <= 3
 
 
 async def test_a_flood_of_requests_does_not_flood_the_log(target: Target) -> None:
