@@ -37,14 +37,12 @@ class VerifierServicer(verifier_service_pb2_grpc.VerifierServiceServicer):
         return pb.GetJwksResponse(jwks_json=self._ring.jwks())
 
     @encodes
-    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[bytes]:
+    def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[bytes]:
         """Send the keys and the revocations, from where the cursor left off."""
         self._callers.find(context)  # refuses an invalid token before the first event
-        messages = self._hub.watch(
+        return self._hub.watch(
             request.cursor, lambda: self._is_verifier(context), segments=request.accept_segments
         )
-        async for message in messages:
-            yield message
 
     def _is_verifier(self, context: Context) -> bool:
         if not self._certificates.isdisjoint(certificate_names(context)):

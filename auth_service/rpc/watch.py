@@ -141,7 +141,7 @@ class WatchHub:
         for at in range(0, len(chunks), size):
             async for message in self._in_turn(stream, chunks[at : at + size]):
                 yield message
-        async for message in self._keys(stream):
+        for message in self._keys(stream):
             yield message
         # If revocations arrived while the chunks were sent, the end states the time before them.
         for message in ends if stream.offset < self._log.end else self._ends(fresh):
@@ -156,7 +156,7 @@ class WatchHub:
 
     async def _follow(self, stream: "_Stream") -> AsyncIterator[bytes]:
         """Yield what has happened, or a heartbeat if nothing does for a while."""
-        async for message in self._keys(stream):
+        for message in self._keys(stream):
             yield message
         offset, end = stream.offset, self._log.end
         events = self._log.events_since(offset) if end - offset <= MAX_EVENTS else None
@@ -183,7 +183,7 @@ class WatchHub:
         async for sign in self._until_turn(stream, sum(map(len, messages))):
             yield sign
         for message in messages:
-            async for keys in self._keys(stream):
+            for keys in self._keys(stream):
                 yield keys
             if not self._closed:
                 yield message
@@ -196,19 +196,20 @@ class WatchHub:
                 done, _ = await asyncio.wait([turn], timeout=self._heartbeat)
                 if done:
                     return
-                async for keys in self._keys(stream):
+                for keys in self._keys(stream):
                     yield keys
                 yield _ALIVE
         finally:
             turn.cancel()
 
-    async def _keys(self, stream: "_Stream") -> AsyncIterator[bytes]:
-        """Yield the set of keys if the stream does not have the present one yet."""
-        if stream.needs_keys and not self._closed:
-            stream.needs_keys = False
-            secret = any(key.is_secret for key in self._ring) and stream.may_have_secrets()
-            keys = [_key(key) for key in self._ring if secret or not key.is_secret]
-            yield _encode(pb.WatchResponse(key_set=pb.KeySet(keys=keys)))
+    def _keys(self, stream: "_Stream") -> list[bytes]:
+        """Return the set of keys if the stream does not have the present one yet."""
+        if self._closed or not stream.needs_keys:
+            return []
+        stream.needs_keys = False
+        secret = any(key.is_secret for key in self._ring) and stream.may_have_secrets()
+        keys = [_key(key) for key in self._ring if secret or not key.is_secret]
+        return [_encode(pb.WatchResponse(key_set=pb.KeySet(keys=keys)))]
 
     async def _plain(self, chunk: Chunk) -> list[bytes]:
         """Return a chunk in the older form, made once for all streams, in slices."""
