@@ -224,7 +224,7 @@ async def test_while_nothing_can_be_written_readyz_says_so_and_validate_goes_on(
 ) -> None:
     """A database that was set read-only; once it takes writes again, so does the server."""
     name = urlsplit(database_url).path.lstrip("/")
-    settings = make_settings(database_url, freshness_limit="500ms", feed_poll_interval="50ms")
+    settings = make_settings(database_url, freshness_limit="3s", feed_poll_interval="50ms")
     async with running(settings) as server, httpx.AsyncClient(trust_env=False) as http:
         client = await Client(address(server)).ready()
 
