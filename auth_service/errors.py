@@ -11,6 +11,7 @@ AuthError
 ├── PermissionDenied         the caller is known, but not allowed
 ├── NotFound                 the named object does not exist
 ├── AlreadyExists            the object exists already
+├── TooManySecrets           the service account has as many live secrets as it may have
 ├── Retryable                the same call may succeed later; carries `retry_after`
 │   ├── RateLimited          too many attempts or too much load
 │   └── Unavailable          a dependency is not available
@@ -138,6 +139,12 @@ class AlreadyExists(AuthError):
     """The object to be created exists already."""
 
     reason: ClassVar[str] = "ALREADY_EXISTS"
+
+
+class TooManySecrets(AuthError):
+    """The service account has as many live secrets as it may have."""
+
+    reason: ClassVar[str] = "TOO_MANY_SECRETS"
 
 
 class Retryable(AuthError):

@@ -22,15 +22,32 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientSecret:
+    """A secret of a service account, as it is kept."""
+
+    id: UUID
+    secret_hash: str = field(repr=False)
+    created_at: datetime
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+    """When it was last used, at most a minute too early; None if it never was."""
+    live: bool = True
+    """Whether it had not expired, by the database's clock, when it was read."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceAccount:
     """The account of a service. It logs in with an id and a secret, and has no session."""
 
     client_id: str
-    secret_hash: str = field(repr=False)
+    secrets: tuple[ClientSecret, ...]
+    """Oldest first."""
     roles: tuple[str, ...]
     scope: tuple[str, ...]
     disabled: bool
     created_at: datetime
+    revoked_before: datetime | None = None
+    """Tokens issued before this whole second are revoked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +116,7 @@ class Revocation:
     xid: int = field(default=0, compare=False, repr=False)
     """The transaction that wrote it; 0 if unknown."""
     disables: bool = field(default=False, compare=False, repr=False)
-    """Whether the user (kind USER) is disabled since then, and not only signed out."""
+    """Whether the account (kind USER) is disabled since then, and not only signed out."""
 
 
 class KeyState(StrEnum):

@@ -18,7 +18,7 @@ _COMMANDS = {
     "serve": "serve:serve",
     "migrate": "serve:migrate",
     "users": "users:users",
-    "service-accounts": "users:service_accounts",
+    "service-accounts": "service_accounts:service_accounts",
     "sessions": "sessions:sessions",
     "keys": "keys:keys",
     "config": "configuration:config",

@@ -5,15 +5,13 @@ import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import click
 
 from auth_service import base64url
 from auth_service.cli.database import Backend, run
 from auth_service.cli.settings import config_option
-from auth_service.cli.terminal import Exit, examples, fail, json_option, show, table
-from auth_service.config.durations import parse_duration
+from auth_service.cli.terminal import Exit, duration, examples, fail, json_option, show, table
 from auth_service.config.key_files import read_key as read_key_file
 from auth_service.core.root_key import replace_master_key
 from auth_service.core.signing_keys import SigningKeys
@@ -24,16 +22,9 @@ from auth_service.tokens.keys import ALGORITHMS, MasterKey, SigningKey, read_key
 __all__ = ["keys"]
 
 
-def _duration(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:
-    try:
-        return None if text is None else parse_duration(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} {error}, for example 30m") from error
-
-
 activate_in_option = click.option(
     "--activate-in",
-    callback=_duration,
+    callback=duration,
     help="Time until the key signs (default: AUTH_KEY_PUBLISH_LEAD); 0s: at once.",
 )
 

@@ -10,7 +10,19 @@ from uuid import UUID
 
 import click
 
-__all__ = ["EXIT_CODES", "Exit", "Failure", "examples", "fail", "json_option", "show", "table"]
+from auth_service.config.durations import parse_duration
+
+__all__ = [
+    "EXIT_CODES",
+    "Exit",
+    "Failure",
+    "duration",
+    "examples",
+    "fail",
+    "json_option",
+    "show",
+    "table",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -56,6 +68,14 @@ def examples(*lines: str) -> str:
     return "\n\n".join(["\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines), EXIT_CODES])
 
 
+def duration(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:
+    """Return the value of an option as a timedelta; the callback of the option."""
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} {error}, for example 30m") from error
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
@@ -89,6 +109,8 @@ def plain(value: object) -> object:
             return str(value)
         case tuple() | list():
             return [plain(item) for item in value]
+        case dict():
+            return {name: plain(item) for name, item in value.items()}
         case _:
             return value
 

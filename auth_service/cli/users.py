@@ -1,4 +1,4 @@
-"""users and service-accounts: the commands that manage accounts."""
+"""users: the commands that manage the accounts of people."""
 
 import secrets
 from collections.abc import Awaitable, Callable
@@ -10,9 +10,9 @@ import click
 from auth_service.cli.database import Backend, run
 from auth_service.cli.settings import config_option
 from auth_service.cli.terminal import examples, json_option, read_secret, show, table
-from auth_service.models import ServiceAccount, User
+from auth_service.models import User
 
-__all__ = ["generate_password", "service_accounts", "users"]
+__all__ = ["generate_password", "roles_option", "scope_option", "users"]
 
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 characters, without those that look alike
 _PAGE = 500
@@ -146,60 +146,6 @@ def set_password(user: str, generate: bool, config_file: Path | None) -> None:
         click.echo(password)
 
 
-@click.group(
-    "service-accounts",
-    epilog=examples("auth-service service-accounts create orders --role verifier"),
-)
-def service_accounts() -> None:
-    """Create and list service accounts.
-
-    A service account logs in with an id and a secret.
-    """
-
-
-@service_accounts.command(
-    "create",
-    epilog=examples(
-        "auth-service service-accounts create orders --role verifier",
-        "auth-service service-accounts create orders --json | …",
-    ),
-)
-@click.argument("client_id")
-@roles_option
-@scope_option
-@json_option
-@config_option
-def create_service_account(
-    client_id: str,
-    roles: tuple[str, ...],
-    scope: tuple[str, ...],
-    as_json: bool,
-    config_file: Path | None,
-) -> None:
-    """Create a service account and print its secret.
-
-    The secret cannot be shown again.
-    """
-
-    async def work(backend: Backend) -> str:
-        return await backend.accounts.create_service_account(client_id, roles=roles, scope=scope)
-
-    secret = run(config_file, work)
-    show({"client_id": client_id, "client_secret": secret}, as_json=as_json)
-
-
-@service_accounts.command("list", epilog=examples("auth-service service-accounts list --json"))
-@json_option
-@config_option
-def list_service_accounts(as_json: bool, config_file: Path | None) -> None:
-    """List all service accounts, without their secrets."""
-
-    async def work(backend: Backend) -> list[ServiceAccount]:
-        return await backend.database.store.list_service_accounts()
-
-    table([_service_record(account) for account in run(config_file, work)], as_json=as_json)
-
-
 def _password(generate: bool) -> str:
     return generate_password() if generate else read_secret("Password", confirm=True)
 
@@ -221,14 +167,4 @@ def _record(user: User) -> dict[str, object]:
         "scope": user.scope,
         "disabled": user.disabled,
         "created_at": user.created_at,
-    }
-
-
-def _service_record(account: ServiceAccount) -> dict[str, object]:
-    return {
-        "client_id": account.client_id,
-        "roles": account.roles,
-        "scope": account.scope,
-        "disabled": account.disabled,
-        "created_at": account.created_at,
     }

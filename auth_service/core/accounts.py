@@ -1,31 +1,33 @@
-"""The rules of accounts: create, disable, change the password; users and service accounts.
+"""The rules of users' accounts: create, disable, change the password, end the sessions.
 
 Also owns who may do what: a caller is a user, for its own account, or holds the admin role.
 """
 
-import secrets
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 from auth_service.clock import Clock
 from auth_service.core import fields
-from auth_service.core.credentials import Credentials, secret_hash
+from auth_service.core.credentials import Credentials
 from auth_service.core.passwords import PasswordHasher, check_policy, normalise_password
 from auth_service.core.revocation import ADMIN_ROLE, Announce, Revocations
+from auth_service.core.service_accounts import ServiceAccounts
 from auth_service.core.session_policy import SessionPolicy
+from auth_service.core.shielded import Shielded
 from auth_service.db.store import Store
 from auth_service.errors import InvalidArgument, NotFound, PermissionDenied
-from auth_service.models import ServiceAccount, Session, User
+from auth_service.models import Session, User
 from auth_service.tokens.access import AccessClaims
 
 MAX_LISTED_SESSIONS = 1000
 """The newest of a caller's own. With the longest labels they still fit into a message of 4 MiB."""
 
-_SECRET_BYTES = 32
-
 
 class Accounts:
-    """Changes accounts. `announce` is called with each revocation once it is committed."""
+    """Changes accounts; `services` are those of services.
+
+    `announce` is called with each revocation once it is committed.
+    """
 
     def __init__(
         self,
@@ -43,8 +45,9 @@ class Accounts:
         self._announce = announce
         self._clock = clock
         self._min_length = password_min_length
-        self._credentials = Credentials(store, hasher, policy, clock)
+        self._credentials = Credentials(store, hasher, policy, Shielded(), clock)
         self._revocations = Revocations(store, policy, announce, clock)
+        self.services = ServiceAccounts(store, self._revocations, clock)
 
     async def create_user(
         self,
@@ -154,23 +157,6 @@ class Accounts:
     async def end_sessions(self, user_id: UUID) -> None:
         """End every session of a user. Raises NotFound."""
         await self._revocations.end_sessions(user_id)
-
-    async def create_service_account(
-        self, client_id: str, *, roles: Sequence[str] = (), scope: Sequence[str] = ()
-    ) -> str:
-        """Make a service account and return its secret, which cannot be read later."""
-        secret = secrets.token_urlsafe(_SECRET_BYTES)
-        await self._store.create_service_account(
-            ServiceAccount(
-                client_id=fields.identifier(client_id, "client_id"),
-                secret_hash=secret_hash(secret),
-                roles=fields.labels(roles, "roles"),
-                scope=fields.scope(scope),
-                disabled=False,
-                created_at=self._clock(),
-            )
-        )
-        return secret
 
 
 def require_admin(caller: AccessClaims) -> None:

@@ -7,28 +7,41 @@ attempt before it is hashed.
 import contextlib
 import hashlib
 import hmac
+from datetime import datetime, timedelta
+from uuid import UUID
 
 from auth_service.clock import Clock
 from auth_service.core import fields
 from auth_service.core.passwords import PasswordHasher
 from auth_service.core.session_policy import SessionPolicy
+from auth_service.core.shielded import Shielded
 from auth_service.db.store import Store
 from auth_service.errors import InvalidCredentials, RateLimited
-from auth_service.models import ServiceAccount, User
+from auth_service.models import ClientSecret, ServiceAccount, User
 
 __all__ = ["Credentials", "secret_hash"]
+
+USE_PRECISION = timedelta(minutes=1)
+"""How often the last use of a secret is written, however often the secret is used."""
 
 
 class Credentials:
     """Checks credentials against the accounts in the database."""
 
     def __init__(
-        self, store: Store, hasher: PasswordHasher, policy: SessionPolicy, clock: Clock
+        self,
+        store: Store,
+        hasher: PasswordHasher,
+        policy: SessionPolicy,
+        shielded: Shielded,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._hasher = hasher
         self._policy = policy
+        self._shielded = shielded
         self._clock = clock
+        self._noting: set[UUID] = set()
 
     async def check_password(self, identifier: str, password: str) -> User:
         """Return the user with this normalised identifier and this password.
@@ -60,11 +73,28 @@ class Credentials:
         """Return the service account with these credentials. Raises InvalidCredentials."""
         client_id = fields.identifier(client_id, "client.client_id")
         account = await self._store.find_service_account(client_id)
-        known = account.secret_hash if account else ""
-        matches = hmac.compare_digest(secret_hash(client_secret), known)
-        if account is None or not matches or account.disabled:
+        hashed = secret_hash(client_secret)
+        live = [each for each in account.secrets if each.live] if account else []
+        matching = [each for each in live if hmac.compare_digest(hashed, each.secret_hash)]
+        if account is None or not matching or account.disabled:
             raise InvalidCredentials
+        self._note_use(account.client_id, matching[0])
         return account
+
+    def _note_use(self, client_id: str, secret: ClientSecret) -> None:
+        """Write when a secret was used, at most once a minute; no login waits for it or fails."""
+        now = self._clock()
+        noted = secret.last_used_at
+        if secret.id in self._noting or (noted is not None and now - noted < USE_PRECISION):
+            return
+        self._noting.add(secret.id)
+        self._shielded.start(self._write_use(client_id, secret.id, now))
+
+    async def _write_use(self, client_id: str, secret_id: UUID, now: datetime) -> None:
+        try:
+            await self._store.note_secret_use(client_id, secret_id, now, USE_PRECISION)
+        finally:
+            self._noting.discard(secret_id)
 
     async def require_public_client(self, client_id: str) -> None:
         """Raise InvalidCredentials if the client is a service account: it must send its secret."""

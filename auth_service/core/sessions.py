@@ -20,7 +20,7 @@ from auth_service.core.token_issuer import TokenIssuer
 from auth_service.db.sessions import Rotation
 from auth_service.db.store import Store
 from auth_service.errors import InvalidArgument, InvalidGrant, InvalidScope, Unavailable
-from auth_service.models import Session, TokenPair, User
+from auth_service.models import Session, TokenPair
 from auth_service.tokens.refresh import RefreshClaims, is_genuine
 
 __all__ = ["Sessions"]
@@ -76,7 +76,7 @@ class Sessions:
         request = fields.request_id(request_id)
 
         user = await self._credentials.check_password(identifier, password)
-        now = self._issue_time(user)
+        now = _uncovered(self._clock(), user.revoked_before)
         expires_at = now + self._policy.refresh_absolute_ttl
         session = Session(
             user_id=user.id,
@@ -120,14 +120,12 @@ class Sessions:
         """Return the access token of a service account; it gets no refresh token."""
         audience = fields.labels(audience, "audience") or self._policy.default_audience
         scope = fields.scope(scope)
+        # The token is dated before the account is read: a change that the read misses ends it.
+        now = self._clock()
         account = await self._credentials.authenticate_client(client_id, client_secret)
         granted = _granted(account.scope, scope)
-        return self._tokens.for_service(account, tuple(audience), granted, self._clock())
-
-    def _issue_time(self, user: User) -> datetime:
-        """Return now, or a later moment that no earlier sign-out everywhere covers."""
-        now = self._clock()
-        return max(now, user.revoked_before) if user.revoked_before else now
+        issued_at = _uncovered(now, account.revoked_before)
+        return self._tokens.for_service(account, tuple(audience), granted, issued_at)
 
     # Refresh
 
@@ -283,6 +281,11 @@ def _is_same_request(call: _Call, session: Session) -> bool:
         and session.refresh_request_hash is not None
         and hmac.compare_digest(call.request_hash, session.refresh_request_hash)
     )
+
+
+def _uncovered(now: datetime, revoked_before: datetime | None) -> datetime:
+    """Return now, or a later moment that no earlier revocation of the account covers."""
+    return max(now, revoked_before) if revoked_before else now
 
 
 def _granted(grant: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:

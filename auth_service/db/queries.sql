@@ -59,14 +59,115 @@ WHERE id = $1
 RETURNING revoked_before
 
 -- name: create_service_account
-INSERT INTO service_accounts (client_id, secret_hash, roles, scope, disabled, created_at)
-VALUES ($1, $2, $3, $4, $5, $6)
+-- An account that had this id before may have been deleted within this second: what revoked its
+-- tokens ($1) dates those of the new account, and no longer says that the account is disabled.
+WITH created AS (
+    INSERT INTO service_accounts (
+        client_id, secret_hash, roles, scope, disabled, created_at, revoked_before
+    )
+    SELECT $1::text, $6::text, $2::text[], $3::text[], $4::boolean, $5::timestamptz,
+        (SELECT issued_before FROM revocations WHERE kind = 'user' AND target = $1)
+    RETURNING client_id, created_at
+), secret AS (
+    INSERT INTO service_account_secrets (client_id, id, secret_hash, created_at)
+    SELECT client_id, $7::uuid, $6, created_at FROM created
+), enabled AS (
+    UPDATE revocations SET disables = false, xid = pg_current_xact_id()
+    WHERE kind = 'user' AND target = (SELECT client_id FROM created) AND disables
+)
+INSERT INTO audit_log (at, event, client_id)
+SELECT created_at, 'service_account.created', client_id FROM created
 
 -- name: find_service_account
-SELECT * FROM service_accounts WHERE client_id = $1
+SELECT a.*, ARRAY(
+    SELECT ROW (
+        s.id, s.secret_hash, s.created_at, s.expires_at, s.last_used_at,
+        coalesce(s.expires_at > clock_timestamp(), true)
+    )
+    FROM service_account_secrets s WHERE s.client_id = a.client_id ORDER BY s.created_at, s.id
+) AS secrets
+FROM service_accounts a
+WHERE a.client_id = $1
 
 -- name: list_service_accounts
-SELECT * FROM service_accounts ORDER BY client_id
+SELECT a.*, ARRAY(
+    SELECT ROW (
+        s.id, s.secret_hash, s.created_at, s.expires_at, s.last_used_at,
+        coalesce(s.expires_at > clock_timestamp(), true)
+    )
+    FROM service_account_secrets s WHERE s.client_id = a.client_id ORDER BY s.created_at, s.id
+) AS secrets
+FROM service_accounts a
+WHERE $2::text IS NULL OR a.client_id > $2
+ORDER BY a.client_id
+LIMIT $1
+
+-- name: update_service_account
+WITH updated AS (
+    UPDATE service_accounts
+    SET roles = coalesce($2::text[], roles), scope = coalesce($3::text[], scope)
+    WHERE client_id = $1
+    RETURNING client_id
+)
+INSERT INTO audit_log (at, event, client_id)
+SELECT $4, 'service_account.updated', client_id FROM updated
+RETURNING client_id
+
+-- name: lock_service_account
+SELECT client_id FROM service_accounts WHERE client_id = $1 FOR NO KEY UPDATE
+
+-- name: enable_service_account
+UPDATE service_accounts SET disabled = false WHERE client_id = $1 RETURNING client_id
+
+-- name: bar_service_account
+-- If an earlier revocation lies ahead of the clock ($3), tokens may be dated by it: the next
+-- revocation is a second later. $4 also disables the account.
+UPDATE service_accounts
+SET revoked_before = GREATEST($2::timestamptz, CASE
+        WHEN revoked_before > $3::timestamptz THEN revoked_before + interval '1 second'
+        ELSE revoked_before
+    END),
+    disabled = disabled OR $4
+WHERE client_id = $1
+RETURNING revoked_before
+
+-- name: delete_service_account
+DELETE FROM service_accounts WHERE client_id = $1
+
+-- name: live_secrets
+SELECT id FROM service_account_secrets
+WHERE client_id = $1 AND (expires_at IS NULL OR expires_at > clock_timestamp())
+ORDER BY created_at, id
+
+-- name: add_secret
+-- Adds nothing if the secret would have expired. Secrets that have expired make room.
+WITH pruned AS (
+    DELETE FROM service_account_secrets WHERE client_id = $1 AND expires_at <= clock_timestamp()
+)
+INSERT INTO service_account_secrets (client_id, id, secret_hash, created_at, expires_at)
+SELECT $1, $2, $3, $4::timestamptz, $5::timestamptz
+WHERE $5 IS NULL OR $5 > clock_timestamp()
+RETURNING id
+
+-- name: delete_secret
+DELETE FROM service_account_secrets WHERE client_id = $1 AND id = $2 RETURNING id
+
+-- name: mirror_secret
+-- For replicas of the release before, which know one secret and no expiry.
+UPDATE service_accounts SET secret_hash = coalesce((
+    SELECT secret_hash FROM service_account_secrets
+    WHERE client_id = $1 AND expires_at IS NULL ORDER BY created_at, id LIMIT 1
+), '')
+WHERE client_id = $1
+
+-- name: note_secret_use
+-- A row that another replica is writing is left to it.
+UPDATE service_account_secrets SET last_used_at = $3
+WHERE client_id = $1 AND id = (
+    SELECT id FROM service_account_secrets
+    WHERE client_id = $1 AND id = $2 AND (last_used_at IS NULL OR last_used_at <= $4)
+    FOR NO KEY UPDATE SKIP LOCKED
+)
 
 -- name: reserve_login_attempt
 -- A leaky bucket: full_at is when all attempts are regained. A refused attempt writes nothing and
@@ -266,6 +367,9 @@ SELECT pg_notify('authn_feed', '')
 
 -- name: write_audit
 INSERT INTO audit_log (at, event, user_id, session_id) VALUES ($1, $2, $3, $4)
+
+-- name: write_client_audit
+INSERT INTO audit_log (at, event, client_id, secret_id) VALUES ($1, $2, $3, $4)
 
 -- name: prune_revocations
 WITH pruned AS (

@@ -2,8 +2,8 @@
 
 An asynchronous standby that is promoted lacks the last commits of its primary; a crash may lose
 those made with synchronous_commit off. Replicas still know the revocations, the ended sessions, the
-disabled users and the keys of these commits. Several may write at the same time: each writes only
-what the database lacks. Knows nothing of when a failover happened.
+disabled accounts and the keys of these commits. Several may write at the same time: each writes
+only what the database lacks. Knows nothing of when a failover happened.
 """
 
 import asyncio
@@ -18,8 +18,10 @@ import structlog
 from auth_service.db.driver_errors import translated
 from auth_service.db.key_store import KeyStore
 from auth_service.db.revocations import record_revocation
+from auth_service.db.service_accounts import end_service_tokens
 from auth_service.db.sessions import end_all_sessions
 from auth_service.db.statements import statements
+from auth_service.errors import NotFound
 from auth_service.models import Revocation, RevocationKind, StoredKey
 from auth_service.tokens.revocation import RevocationList, whole_second_after
 
@@ -52,7 +54,7 @@ class Restorer:
         self._key_store = key_store
         self._keys = keys
         self._life = life
-        self._disabled: dict[str, datetime] = {}  # user id → when the revocation expires
+        self._disabled: dict[str, datetime] = {}  # user or client id → when the revocation expires
         self._present: dict[RevocationKind, set[int]] | None = None
         """Hashes of the ids that the database has, while everything is read to compare."""
         self._sql = statements()
@@ -64,7 +66,7 @@ class Restorer:
     def note(self, found: Sequence[Revocation], *, read: bool = True) -> None:
         """Take note of revocations that were read from the database, or made here.
 
-        A row that was read says last whether a user is disabled.
+        A row that was read says last whether an account is disabled.
         """
         for kind, ids in (self._present or {}).items() if read else ():
             ids.update(hash(each.target) for each in found if each.kind is kind)
@@ -151,7 +153,7 @@ class Restorer:
         """Sign a user out again, or disable the user again."""
         user_id = _uuid(lost.target)
         if user_id is None or not await connection.fetchrow(self._sql["lock_user"], user_id):
-            await record_revocation(connection, lost, now)  # of a service account, or of nobody
+            await self._end_service(lost, connection, now)
             return
         again = replace(lost, expires_at=max(lost.expires_at, now + self._life))
         if lost.target in self._disabled:
@@ -169,6 +171,25 @@ class Restorer:
             await record_revocation(connection, replace(again, issued_before=barred), now)
             event = "user.sessions_revoked"
         await connection.execute(self._sql["write_audit"], now, event, user_id, None)
+
+    async def _end_service(self, lost: Revocation, connection: "Connection", now: datetime) -> None:
+        """Disable a service account again, or end its tokens again."""
+        event = "service_account.tokens_revoked"
+        again = lost
+        if lost.target in self._disabled:
+            event = "service_account.disabled"
+            again = replace(
+                lost,
+                expires_at=max(lost.expires_at, now + self._life),
+                issued_before=whole_second_after(now),
+                disables=True,
+            )
+        try:
+            await end_service_tokens(connection, again, now)
+        except NotFound:  # deleted, or a subject of which this service has no account
+            await record_revocation(connection, lost, now)
+            return
+        await connection.execute(self._sql["write_client_audit"], now, event, lost.target, None)
 
 
 def _uuid(text: str) -> UUID | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from auth_service.models import (
+    ClientSecret,
     Revocation,
     RevocationKind,
     ServiceAccount,
@@ -32,14 +33,15 @@ def user(row: asyncpg.Record) -> User:
 
 
 def service_account(row: asyncpg.Record) -> ServiceAccount:
-    """Read a row of service_accounts."""
+    """Read a row of service_accounts with its secrets."""
     return ServiceAccount(
         client_id=row["client_id"],
-        secret_hash=row["secret_hash"],
+        secrets=tuple(ClientSecret(*columns) for columns in row["secrets"]),
         roles=tuple(row["roles"]),
         scope=tuple(row["scope"]),
         disabled=row["disabled"],
         created_at=row["created_at"],
+        revoked_before=row["revoked_before"],
     )
 
 

@@ -1,4 +1,4 @@
-"""What the service keeps in PostgreSQL: users, sessions and revocations, over one pool.
+"""What the service keeps in PostgreSQL: accounts, sessions and revocations, over one pool.
 
 Owns the upkeep that spans them. The statements of each stand in a module of its own.
 """
@@ -6,6 +6,7 @@ Owns the upkeep that spans them. The statements of each stand in a module of its
 from datetime import datetime
 
 from auth_service.db.revocations import RevocationStore
+from auth_service.db.service_accounts import ServiceAccountStore
 from auth_service.db.sessions import SessionStore
 from auth_service.db.users import UserStore
 from auth_service.errors import Unavailable
@@ -16,7 +17,7 @@ PRUNE_BATCH = 1000
 PRUNE_ROUNDS = 100  # of a batch each; what is left waits for the next prune
 
 
-class Store(UserStore, SessionStore, RevocationStore):
+class Store(UserStore, ServiceAccountStore, SessionStore, RevocationStore):
     """The database of the service."""
 
     async def prune(self, now: datetime) -> int:

@@ -1,4 +1,4 @@
-"""Users, service accounts and login attempts: one method for each statement or transaction.
+"""Users and login attempts: one method for each statement or transaction.
 
 Owns which statements make up one change of an account. Knows no rules: the caller decides.
 """
@@ -14,7 +14,7 @@ from auth_service.db.executor import Executor
 from auth_service.db.revocations import record_revocation
 from auth_service.db.sessions import end_all_sessions, require_user
 from auth_service.errors import AlreadyExists, InvalidCredentials, NotFound
-from auth_service.models import Revocation, RevocationKind, ServiceAccount, User
+from auth_service.models import Revocation, RevocationKind, User
 
 __all__ = ["UserStore"]
 
@@ -22,7 +22,7 @@ SHORTEST_WAIT = timedelta(milliseconds=1)
 
 
 class UserStore(Executor):
-    """The accounts of users and services."""
+    """The accounts of users."""
 
     async def create_user(self, user: User) -> None:
         """Add a user. Raises AlreadyExists if an identifier is taken."""
@@ -125,25 +125,6 @@ class UserStore(Executor):
                 self._sql["write_audit"], now, "user.password_changed", user.id, session_id
             )
         return recorded
-
-    async def create_service_account(self, account: ServiceAccount) -> None:
-        """Add a service account. Raises AlreadyExists if its id is taken."""
-        try:
-            await self._execute(
-                "create_service_account", account.client_id, account.secret_hash, account.roles,
-                account.scope, account.disabled, account.created_at,
-            )  # fmt: skip
-        except asyncpg.UniqueViolationError as error:
-            raise AlreadyExists("a service account with this id exists already") from error
-
-    async def find_service_account(self, client_id: str) -> ServiceAccount | None:
-        """Return a service account by id."""
-        row = await self._row("find_service_account", client_id)
-        return rows.service_account(row) if row else None
-
-    async def list_service_accounts(self) -> list[ServiceAccount]:
-        """Return all service accounts, by id."""
-        return [rows.service_account(row) for row in await self._rows("list_service_accounts")]
 
     async def reserve_login_attempt(
         self, identifier: str, now: datetime, burst: int, refill: timedelta

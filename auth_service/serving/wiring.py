@@ -206,7 +206,7 @@ async def open_core(
     )
     store, clock, policy = database.store, database.clock, session_policy(settings)
     tokens = TokenIssuer(TokenSigner(keys.ring), RefreshTokens(root, settings.issuer), policy)
-    credentials = Credentials(store, hasher, policy, clock)
+    credentials = Credentials(store, hasher, policy, shielded, clock)
     ended = Revocations(store, policy, feed.announce, clock)
     try:
         yield Core(

@@ -278,6 +278,81 @@ def test_service_account_logs_in_with_its_secret(served: Served) -> None:
     served.ok("validate", stdin=tokens["access_token"])
 
 
+def test_a_service_account_is_managed_by_commands(served: Served) -> None:
+    """Shown, updated, disabled, enabled, revoked and deleted; each takes effect at the server."""
+    name, group = "managed", "service-accounts"
+    secret = json.loads(served.ok(group, "create", name, "--json"))["client_secret"]
+    updated = json.loads(
+        served.ok(group, "update", name, "--role", "staff", "--scope", "a", "--json")
+    )
+    assert (updated["roles"], updated["scope"]) == (["staff"], ["a"])
+    updated = json.loads(served.ok(group, "update", name, "--no-roles", "--json"))
+    assert (updated["roles"], updated["scope"]) == ([], ["a"])
+
+    def login(with_secret: str = secret) -> subprocess.CompletedProcess[str]:
+        return served.run("login", name, "--service-account", "--json", stdin=with_secret)
+
+    def token() -> str:
+        access: str = json.loads(login().stdout)["access_token"]
+        served.ok("validate", stdin=access)
+        return access
+
+    for end in ("revoke-tokens", "disable"):
+        access = token()
+        served.ok(group, end, name)
+        assert served.run("validate", stdin=access).returncode == 1
+    assert json.loads(served.ok(group, "show", name, "--json"))["disabled"]
+    assert login().returncode == 1
+    served.ok(group, "enable", name)
+    access = token()
+    served.ok(group, "delete", name)
+    assert served.run("validate", stdin=access).returncode == 1
+    assert login().returncode == 1
+    refused = served.run(group, "show", name)
+    assert (refused.returncode, refused.stderr) == (1, "error: no such service account\n")
+
+
+def test_a_secret_is_rotated_by_commands(served: Served) -> None:
+    """Two at most; each is printed once, and no list has them."""
+    group = "service-accounts"
+    first = json.loads(served.ok(group, "create", "rotated", "--json"))["client_secret"]
+    create = (group, "secrets", "create", "rotated", "--expires-in")
+    made = json.loads(served.ok(*create, "90d", "--json"))
+    assert set(made) == {"client_id", "secret_id", "client_secret", "expires_at"}
+    shown = json.loads(served.ok(group, "show", "rotated", "--json"))
+    old, new = shown["secrets"]
+    assert (new["secret_id"], new["expires_at"]) == (made["secret_id"], made["expires_at"])
+    refused = served.run(group, "secrets", "create", "rotated")
+    assert refused.returncode == 1
+    assert old["secret_id"] in refused.stderr
+    for secret in (first, made["client_secret"]):
+        served.ok("login", "rotated", "--service-account", stdin=secret)
+    served.ok(group, "secrets", "delete", "rotated", old["secret_id"])
+    assert served.run("login", "rotated", "--service-account", stdin=first).returncode == 1
+    served.ok("login", "rotated", "--service-account", stdin=made["client_secret"])
+    text = served.ok(group, "show", "rotated")
+    assert "SECRET_ID" in text
+    assert made["secret_id"] in text
+    for hidden in (first, made["client_secret"]):
+        assert hidden not in text + json.dumps(shown) + served.ok(group, "list")
+    assert served.run(*create, "9999999d").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("update", "orders"),
+        ("update", "orders", "--role", "a", "--no-roles"),
+        ("update", "orders", "--scope", "a", "--no-scope"),
+        ("secrets", "create", "orders", "--expires-in", "soon"),
+        ("secrets", "delete", "orders", "1"),
+    ],
+)
+def test_wrong_usage_of_service_accounts_reaches_no_database(arguments: tuple[str, ...]) -> None:
+    """The exit code says so."""
+    assert CliRunner().invoke(cli, ["service-accounts", *arguments]).exit_code == 2
+
+
 def test_exported_shared_key_verifies_tokens(served: Served) -> None:
     """The exported value is the key that signs access tokens."""
     rotate = ("keys", "rotate", "--algorithm", "HS256", "--activate-in", "0s", "--json")
@@ -576,12 +651,17 @@ KEYS = (
     *("list", "rotate", "import", "retire", "compromise"),
     *("replace-master-key", "export-public", "export"),
 )
+SERVICE_ACCOUNTS = (
+    *("create", "list", "show", "update", "disable", "enable", "delete", "revoke-tokens"),
+    "secrets",
+)
 GROUPS = ("users", "service-accounts", "sessions", "keys", "config", "token")
 HELP = (
     *(["serve"], ["migrate"], ["users"], ["service-accounts"], ["sessions"], ["keys"], ["config"]),
     *(["login"], ["refresh"], ["validate"], ["revoke"], ["token"], ["token", "inspect"]),
     *(["users", n] for n in ("create", "list", "show", "disable", "enable", "set-password")),
-    *(["service-accounts", n] for n in ("create", "list")),
+    *(["service-accounts", n] for n in SERVICE_ACCOUNTS),
+    *(["service-accounts", "secrets", n] for n in ("create", "delete")),
     *(["sessions", n] for n in ("list", "revoke")),
     *(["keys", n] for n in KEYS),
     *(["config", n] for n in ("show", "check", "docs")),
@@ -600,6 +680,6 @@ def test_every_help_has_examples_and_exit_codes() -> None:
 
 def test_no_help_is_cut_off() -> None:
     """Each command's line in the help of its group is complete on a terminal of 80 columns."""
-    for group in ([], *([name] for name in GROUPS)):
+    for group in ([], ["service-accounts", "secrets"], *([name] for name in GROUPS)):
         lines = CliRunner().invoke(cli, [*group, "--help"], terminal_width=80).output.splitlines()
         assert [line for line in lines[1:] if line.endswith("...")] == [], group

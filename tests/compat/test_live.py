@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -202,12 +203,23 @@ async def account_rpcs(caller: Caller, name: str) -> None:
 
 async def admin_rpcs(caller: Caller, user_id: str, admin: str) -> None:
     pb = admin_service_pb2
+    client_id = uuid4().hex
+    expiring = pb.CreateServiceAccountSecretRequest(client_id=client_id)
+    expiring.expires_at.FromDatetime(datetime.now(UTC) + timedelta(days=1))
     requests: dict[str, Any] = {
         "GetUser": pb.GetUserRequest(user_id=user_id),
         "ListUsers": pb.ListUsersRequest(page_size=1),
         "SetUserPassword": pb.SetUserPasswordRequest(user_id=user_id, password=PASSWORD),
         "SetUserDisabled": pb.SetUserDisabledRequest(user_id=user_id, disabled=True),
-        "CreateServiceAccount": pb.CreateServiceAccountRequest(client_id=uuid4().hex),
+        "CreateServiceAccount": pb.CreateServiceAccountRequest(client_id=client_id),
+        "GetServiceAccount": pb.GetServiceAccountRequest(client_id=client_id),
+        "ListServiceAccounts": pb.ListServiceAccountsRequest(page_size=1),
+        "UpdateServiceAccount": pb.UpdateServiceAccountRequest(
+            service_account=pb.ServiceAccount(client_id=client_id, roles=["staff"])
+        ),
+        "SetServiceAccountDisabled": pb.SetServiceAccountDisabledRequest(client_id=client_id),
+        "CreateServiceAccountSecret": expiring,
+        "RevokeServiceAccountTokens": pb.RevokeServiceAccountTokensRequest(client_id=client_id),
         "ListKeys": pb.ListKeysRequest(),
         "RotateKeys": pb.RotateKeysRequest(algorithm="EdDSA"),
     }
@@ -218,6 +230,14 @@ async def admin_rpcs(caller: Caller, user_id: str, admin: str) -> None:
     assert answers["GetUser"].user.user_id == user_id
     assert len(answers["ListUsers"].users) == 1
     assert answers["CreateServiceAccount"].client_secret
+    assert answers["GetServiceAccount"].service_account.client_id == client_id
+    assert list(answers["UpdateServiceAccount"].service_account.roles) == ["staff"]
+    made = answers["CreateServiceAccountSecret"].secret
+    assert made.expires_at.seconds == expiring.expires_at.seconds
+    request = pb.DeleteServiceAccountSecretRequest(client_id=client_id, secret_id=made.secret_id)
+    await caller.call("AdminService/DeleteServiceAccountSecret", request, admin)
+    delete = pb.DeleteServiceAccountRequest(client_id=client_id)
+    await caller.call("AdminService/DeleteServiceAccount", delete, admin)
     assert answers["RotateKeys"].key.algorithm == "EdDSA"
 
 

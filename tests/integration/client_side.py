@@ -97,7 +97,7 @@ class Service:
         """
         await make_user(self._database_url)
         async with open_accounts(self._database_url) as accounts:
-            self.secret = await accounts.create_service_account(ACCOUNT, scope=("read", "write"))
+            self.secret = await accounts.services.create(ACCOUNT, scope=("read", "write"))
         names = ("tls_cert_file", "tls_key_file")
         settings = Settings.model_validate(
             {

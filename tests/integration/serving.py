@@ -51,9 +51,7 @@ def address(server: Server) -> str:
 async def make_service_account(database_url: str, client_id: str = SERVICE) -> str:
     """Create a service account with the scope `read` and return its secret."""
     async with open_accounts(database_url) as accounts:
-        return await accounts.create_service_account(
-            client_id, roles=("verifier",), scope=("read",)
-        )
+        return await accounts.services.create(client_id, roles=("verifier",), scope=("read",))
 
 
 async def query(database_url: str, sql: str) -> Any:

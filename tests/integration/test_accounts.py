@@ -206,14 +206,14 @@ class TestPassword:
 class TestServiceAccounts:
     async def test_a_client_id_is_taken_once(self, core: Core) -> None:
         """The secret of the first stays valid."""
-        secret = await core.accounts.create_service_account("Billing")
+        secret = await core.accounts.services.create("Billing")
         with pytest.raises(AlreadyExists):
-            await core.accounts.create_service_account("billing")
+            await core.accounts.services.create("billing")
         assert core.active((await core.sessions.login_client("BILLING", secret)).access_token)
 
     async def test_the_secret_is_not_stored(self, core: Core, pool: Any) -> None:
         """Only its hash is."""
-        secret = await core.accounts.create_service_account("billing")
+        secret = await core.accounts.services.create("billing")
         assert len(secret) >= 43
         assert secret not in str(await pool.fetchrow("SELECT * FROM service_accounts"))
 

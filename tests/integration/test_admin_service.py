@@ -1,6 +1,7 @@
 """AdminService over the wire: users, service accounts and keys, for callers with the admin role."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
 from uuid import uuid4
@@ -16,9 +17,11 @@ from authn.v1.admin_service_pb2_grpc import AdminServiceStub
 from authn.v1.verifier_service_pb2_grpc import VerifierServiceStub
 from structlog.testing import capture_logs
 
+from auth_service.client import InvalidToken, LocalVerifier
+from auth_service.errors import InactiveReason
 from auth_service.models import User
 from auth_service.serving.server import Server
-from tests.acceptance.servers import PASSWORD, USER, Client, make_user
+from tests.acceptance.servers import PASSWORD, USER, Client, eventually, make_user
 from tests.integration.serving import (
     SHARED_KEY,
     address,
@@ -40,12 +43,27 @@ REQUESTS: dict[str, Any] = {
     "SetUserDisabled": pb.SetUserDisabledRequest(user_id=NOBODY, disabled=True),
     "SetUserPassword": pb.SetUserPasswordRequest(user_id=NOBODY, password=NEW_PASSWORD),
     "CreateServiceAccount": pb.CreateServiceAccountRequest(client_id="billing"),
+    "GetServiceAccount": pb.GetServiceAccountRequest(client_id="billing"),
+    "ListServiceAccounts": pb.ListServiceAccountsRequest(),
+    "UpdateServiceAccount": pb.UpdateServiceAccountRequest(
+        service_account=pb.ServiceAccount(client_id="billing", roles=["staff"])
+    ),
+    "SetServiceAccountDisabled": pb.SetServiceAccountDisabledRequest(
+        client_id="billing", disabled=True
+    ),
+    "DeleteServiceAccount": pb.DeleteServiceAccountRequest(client_id="billing"),
+    "CreateServiceAccountSecret": pb.CreateServiceAccountSecretRequest(client_id="billing"),
+    "DeleteServiceAccountSecret": pb.DeleteServiceAccountSecretRequest(
+        client_id="billing", secret_id=NOBODY
+    ),
+    "RevokeServiceAccountTokens": pb.RevokeServiceAccountTokensRequest(client_id="billing"),
     "ListKeys": pb.ListKeysRequest(),
     "RotateKeys": pb.RotateKeysRequest(algorithm="EdDSA"),
 }
 ROWS = """
     SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM service_accounts)
         + (SELECT count(*) FROM signing_keys) + (SELECT count(*) FROM revocations)
+        + (SELECT count(*) FROM service_account_secrets) + (SELECT count(*) FROM audit_log)
 """
 
 
@@ -219,6 +237,33 @@ async def test_an_identifier_is_taken_once(database_url: str, admin: Admin, ada:
         ("CreateServiceAccount", {"client_id": "a\0"}, "client_id"),
         ("CreateServiceAccount", {"roles": ["\0"]}, "roles[0]"),
         ("CreateServiceAccount", {"scope": ["é"]}, "scope[0]"),
+        ("GetServiceAccount", {"client_id": ""}, "client_id"),
+        ("ListServiceAccounts", {"page_size": -1}, "page_size"),
+        ("ListServiceAccounts", {"page_token": "AA"}, "page_token"),
+        ("ListServiceAccounts", {"page_token": "_w"}, "page_token"),
+        ("ListServiceAccounts", {"page_token": "é\0"}, "page_token"),
+        ("UpdateServiceAccount", {"service_account": {}}, "service_account.client_id"),
+        ("UpdateServiceAccount", {"service_account": {"client_id": "x"}}, "update_mask"),
+        ("UpdateServiceAccount", {"update_mask": {"paths": ["disabled"]}}, "update_mask"),
+        ("UpdateServiceAccount", {"update_mask": {"paths": ["roles", "*"]}}, "update_mask"),
+        (
+            "UpdateServiceAccount",
+            {"service_account": {"client_id": "x", "roles": [""]}},
+            "service_account.roles[0]",
+        ),
+        (
+            "UpdateServiceAccount",
+            {"service_account": {"client_id": "x", "scope": ["a b"]}},
+            "service_account.scope[0]",
+        ),
+        ("SetServiceAccountDisabled", {"client_id": "a\0"}, "client_id"),
+        ("DeleteServiceAccount", {"client_id": ""}, "client_id"),
+        ("CreateServiceAccountSecret", {"client_id": ""}, "client_id"),
+        ("CreateServiceAccountSecret", {"expires_at": {"seconds": 2**62}}, "expires_at"),
+        ("CreateServiceAccountSecret", {"expires_at": {"nanos": -1}}, "expires_at"),
+        ("DeleteServiceAccountSecret", {"client_id": ""}, "client_id"),
+        ("DeleteServiceAccountSecret", {"secret_id": "1"}, "secret_id"),
+        ("RevokeServiceAccountTokens", {"client_id": ""}, "client_id"),
         ("RotateKeys", {"algorithm": "none"}, "algorithm"),
         ("RotateKeys", {"algorithm": "hs256"}, "algorithm"),
     ],
@@ -337,6 +382,190 @@ async def test_a_service_account_logs_in_with_its_secret(database_url: str, admi
     assert (await admin.service_login("billing", made.client_secret)).access_token
 
 
+BILLING = "billing"
+OF_AN_ACCOUNT = [
+    "GetServiceAccount",
+    "UpdateServiceAccount",
+    "SetServiceAccountDisabled",
+    "DeleteServiceAccount",
+    "CreateServiceAccountSecret",
+    "DeleteServiceAccountSecret",
+    "RevokeServiceAccountTokens",
+]
+
+
+async def shown(admin: Admin) -> pb.ServiceAccount:
+    """Return the account `billing`."""
+    reply: pb.GetServiceAccountResponse = await admin.call("GetServiceAccount")
+    return reply.service_account
+
+
+@pytest.mark.parametrize("method", OF_AN_ACCOUNT)
+async def test_an_unknown_service_account_is_not_found(
+    database_url: str, admin: Admin, method: str
+) -> None:
+    """And nothing is done."""
+    before = await query(database_url, ROWS)
+    seen = await refusal(admin.call(method))
+    assert (seen.code, seen.reason) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+    assert await query(database_url, ROWS) == before
+
+
+async def test_an_unknown_secret_is_not_found(admin: Admin) -> None:
+    """Also of a known account."""
+    await admin.create_service(BILLING)
+    seen = await refusal(admin.call("DeleteServiceAccountSecret"))
+    assert (seen.code, seen.reason) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+
+
+async def test_a_secret_is_rotated_by_calls(admin: Admin) -> None:
+    """Create the next, use it, see it used, delete the one before."""
+    old = await admin.create_service(BILLING, roles=["verifier"], scope=["read"])
+    (first,) = (await shown(admin)).secrets
+    assert not first.HasField("expires_at")
+    request = pb.CreateServiceAccountSecretRequest(client_id=BILLING)
+    request.expires_at.seconds = first.created_at.seconds + 86_400
+    made = await admin.call("CreateServiceAccountSecret", request)
+    assert made.secret.expires_at == request.expires_at
+    for secret in (old, made.client_secret):
+        assert await admin.active((await admin.service_login(BILLING, secret)).access_token)
+
+    async def both_used() -> bool:
+        return all(each.HasField("last_used_at") for each in (await shown(admin)).secrets)
+
+    await eventually(both_used, what="the uses of both secrets to be written")
+    account = await shown(admin)
+    assert [each.secret_id for each in account.secrets] == [
+        first.secret_id,
+        made.secret.secret_id,
+    ]
+    assert (list(account.roles), list(account.scope)) == (["verifier"], ["read"])
+    assert made.client_secret not in str(account)
+
+    seen = await refusal(admin.call("CreateServiceAccountSecret"))
+    assert (seen.code, seen.reason) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "TOO_MANY_SECRETS",
+    )
+    assert first.secret_id in str(seen.text)
+    delete = pb.DeleteServiceAccountSecretRequest(client_id=BILLING, secret_id=first.secret_id)
+    await admin.call("DeleteServiceAccountSecret", delete)
+    assert (await refusal(admin.service_login(BILLING, old))).reason == "INVALID_CREDENTIALS"
+    assert (await admin.service_login(BILLING, made.client_secret)).access_token
+
+
+async def test_a_secret_that_would_have_expired_is_refused(admin: Admin) -> None:
+    """The field is named."""
+    await admin.create_service(BILLING)
+    request = pb.CreateServiceAccountSecretRequest(client_id=BILLING)
+    request.expires_at.seconds = 1
+    seen = await refusal(admin.call("CreateServiceAccountSecret", request))
+    assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["expires_at"])
+
+
+@pytest.mark.parametrize(
+    ("mask", "roles", "scope"),
+    [
+        ([], ["new"], ["read"]),
+        (["roles"], ["new"], ["read"]),
+        (["scope"], ["old"], []),
+        (["scope", "roles", "roles"], ["new"], []),
+        (["*"], ["new"], []),
+    ],
+)
+async def test_an_update_replaces_the_fields_of_its_mask(
+    admin: Admin, mask: list[str], roles: list[str], scope: list[str]
+) -> None:
+    """An empty mask stands for the fields that are given (AIP-134)."""
+    await admin.create_service(BILLING, roles=["old"], scope=["read"])
+    given = pb.ServiceAccount(client_id="Billing", roles=["new"], disabled=True)
+    request = pb.UpdateServiceAccountRequest(service_account=given)
+    request.update_mask.paths.extend(mask)
+    updated = (await admin.call("UpdateServiceAccount", request)).service_account
+    assert (list(updated.roles), list(updated.scope)) == (roles, scope)
+    assert not updated.disabled
+    assert await shown(admin) == updated
+
+
+async def test_a_disabled_service_account_has_nothing_until_enabled(admin: Admin) -> None:
+    """Its tokens end; once it is enabled, the same secret opens it."""
+    secret = await admin.create_service(BILLING)
+    token = (await admin.service_login(BILLING, secret)).access_token
+    await admin.call("SetServiceAccountDisabled")
+    assert not await admin.active(token)
+    assert (await shown(admin)).disabled
+    seen = await refusal(admin.service_login(BILLING, secret))
+    assert seen.reason == "INVALID_CREDENTIALS"
+    enable = pb.SetServiceAccountDisabledRequest(client_id=BILLING)
+    await admin.call("SetServiceAccountDisabled", enable)
+    assert await admin.active((await admin.service_login(BILLING, secret)).access_token)
+    assert not await admin.active(token)
+
+
+@pytest.mark.parametrize(
+    "method", ["SetServiceAccountDisabled", "DeleteServiceAccount", "RevokeServiceAccountTokens"]
+)
+async def test_the_tokens_of_a_service_account_end_at_every_verifier(
+    database_url: str, root: User, method: str
+) -> None:
+    """At another replica, and in a service that verifies tokens itself."""
+    settings = make_settings(database_url)
+    async with running(settings) as first, running(settings) as second:
+        one, other = await Admin(first).ready(), await Admin(second).ready()
+        one.token = (await one.login(ROOT)).access_token
+        secret = await one.create_service(BILLING)
+        token = (await one.service_login(BILLING, secret)).access_token
+        gate = await one.service_login("gate", await one.create_service("gate", roles=["verifier"]))
+        verifier = LocalVerifier(
+            issuer=settings.issuer,
+            addresses=[address(second)],
+            access_token=lambda: gate.access_token,
+        )
+        async with verifier:
+            assert verifier.verify(token, audience="internal").subject == BILLING
+            assert await other.active(token)
+            await one.call(method)
+            assert not await one.active(token)
+
+            async def ended() -> bool:
+                with contextlib.suppress(InvalidToken):
+                    verifier.verify(token, audience="internal")
+                    return False
+                return not await other.active(token)
+
+            await eventually(ended, what="the token to end at the verifiers")
+            with pytest.raises(InvalidToken) as refused:
+                verifier.verify(token, audience="internal")
+            assert refused.value.inactive_reason is InactiveReason.USER_REVOKED
+        for admin in (one, other):
+            await admin.client.channel.close()
+
+
+async def service_pages(admin: Admin, size: int) -> list[list[str]]:
+    """Return the ids of all service accounts, by the page."""
+    found, token = [], ""
+    while True:
+        request = pb.ListServiceAccountsRequest(page_size=size, page_token=token)
+        reply = await admin.call("ListServiceAccounts", request)
+        found.append([account.client_id for account in reply.service_accounts])
+        token = reply.next_page_token
+        if not token:
+            return found
+
+
+@pytest.mark.parametrize(("size", "lengths"), [(2, [2, 2, 1]), (4, [4, 1]), (5, [5]), (0, [5])])
+async def test_service_accounts_are_listed_in_pages(
+    admin: Admin, size: int, lengths: list[int]
+) -> None:
+    """By id, each once, and no page after the last."""
+    names = ["a", "b c", "billing", "é", "\u4e00"]
+    for name in names:
+        await admin.create_service(name)
+    found = await service_pages(admin, size)
+    assert [len(page) for page in found] == lengths
+    assert [name for page in found for name in page] == names
+
+
 # Keys
 
 
@@ -453,22 +682,36 @@ async def test_each_change_is_logged_with_who_made_it_and_nothing_secret(
         "GetUser": pb.GetUserRequest(user_id=str(ada.id)),
         "SetUserDisabled": pb.SetUserDisabledRequest(user_id=str(ada.id), disabled=True),
         "SetUserPassword": pb.SetUserPasswordRequest(user_id=str(ada.id), password=NEW_PASSWORD),
+        "DeleteServiceAccount": pb.DeleteServiceAccountRequest(client_id="gone"),
     }
+    for client_id in ("gone", "orders"):
+        await admin.create_service(client_id)
+    orders = await admin.call("GetServiceAccount", pb.GetServiceAccountRequest(client_id="orders"))
+    (old,) = orders.service_account.secrets
+    calls["DeleteServiceAccountSecret"] = pb.DeleteServiceAccountSecretRequest(
+        client_id="orders", secret_id=old.secret_id
+    )
     with capture_logs() as entries:
         answers = {name: await admin.call(name, request) for name, request in calls.items()}
         await refusal(admin.call("CreateUser"))
     made = [entry for entry in entries if entry["event"] == "admin"]
-    changes = ["CreateUser", "SetUserDisabled", "SetUserPassword", "CreateServiceAccount"]
-    assert [entry["call"] for entry in made] == [*changes, "RotateKeys"]
+    reads = {"GetUser", "ListUsers", "GetServiceAccount", "ListServiceAccounts", "ListKeys"}
+    assert [entry["call"] for entry in made] == [name for name in METHODS if name not in reads]
     assert {entry["by"] for entry in made} == {str(root.id)}
-    assert [entry.get("user_id") for entry in made] == [
-        answers["CreateUser"].user.user_id,
-        str(ada.id),
-        str(ada.id),
-        None,
-        None,
+    of_user = str(ada.id)
+    assert [entry.get("user_id", entry.get("client_id")) for entry in made] == [
+        *(answers["CreateUser"].user.user_id, of_user, of_user),
+        *("billing", "billing", "billing", "gone", "billing", "orders", "billing", None),
     ]
-    secret = answers.pop("CreateServiceAccount").client_secret
-    for hidden in (PASSWORD, NEW_PASSWORD, admin.token, SHARED_KEY, secret, "argon2"):
+    new = answers["CreateServiceAccountSecret"]
+    assert [entry["secret_id"] for entry in made if "secret_id" in entry] == [
+        new.secret.secret_id,
+        old.secret_id,
+    ]
+    secrets = (
+        answers.pop("CreateServiceAccount").client_secret,
+        answers.pop("CreateServiceAccountSecret").client_secret,
+    )
+    for hidden in (PASSWORD, NEW_PASSWORD, admin.token, SHARED_KEY, *secrets, "argon2"):
         assert hidden not in str(entries)
         assert hidden not in str(answers)

@@ -42,6 +42,19 @@ OWN_TOKEN: dict[str, Any] = {
     "authn.v1.AdminService.SetUserDisabled": {},
     "authn.v1.AdminService.SetUserPassword": {},
     "authn.v1.AdminService.CreateServiceAccount": {},
+    "authn.v1.AdminService.GetServiceAccount": {"client_id": "orders"},
+    "authn.v1.AdminService.ListServiceAccounts": {},
+    "authn.v1.AdminService.UpdateServiceAccount": {
+        "service_account": {"client_id": "orders", "roles": ["staff"]}
+    },
+    "authn.v1.AdminService.SetServiceAccountDisabled": {"client_id": "orders"},
+    "authn.v1.AdminService.DeleteServiceAccount": {"client_id": "orders"},
+    "authn.v1.AdminService.CreateServiceAccountSecret": {"client_id": "orders"},
+    "authn.v1.AdminService.DeleteServiceAccountSecret": {
+        "client_id": "orders",
+        "secret_id": "00000000-0000-4000-8000-000000000000",
+    },
+    "authn.v1.AdminService.RevokeServiceAccountTokens": {"client_id": "orders"},
     "authn.v1.AdminService.ListKeys": {},
     "authn.v1.AdminService.RotateKeys": {"algorithm": "EdDSA"},
     "authn.v1.AuthService.Revoke": {"session_id": "00000000-0000-4000-8000-000000000000"},

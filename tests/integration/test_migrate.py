@@ -1,16 +1,24 @@
 """Migrations: many replicas may run them at once, and a server notices if one is missing."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
+from alembic import command
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
 
+from auth_service.clock import utc_now
+from auth_service.core.credentials import secret_hash
 from auth_service.db import pool as pools
 from auth_service.db.migrate import migrate, revisions, schema_version_ok
+from auth_service.db.store import Store
 from auth_service.db.upgrade import config
 from auth_service.errors import ConfigError, Unavailable
+from tests.integration.core import make_core
 
 if TYPE_CHECKING:
     from auth_service.db.pool import Pool
@@ -61,6 +69,53 @@ async def test_failed_migration_leaves_nothing(empty_database_url: str) -> None:
     await connection.execute("DROP TABLE audit_log")
     await migrate(empty_database_url)
     await connection.close()
+
+
+async def test_a_service_account_of_the_schema_before_keeps_its_secret(
+    empty_database_url: str,
+) -> None:
+    """It opens the account after the upgrade, and has an id and the date of the account."""
+    made = datetime(2024, 5, 1, tzinfo=UTC)
+    connection = await asyncpg.connect(empty_database_url)
+    await _upgrade_to(empty_database_url, "0005")
+    await connection.execute(
+        "INSERT INTO service_accounts VALUES ('billing', $1, '{verifier}', '{read}', false, $2)",
+        secret_hash("the secret"),
+        made,
+    )
+    await migrate(empty_database_url)
+    pool = await pools.connect(empty_database_url, min_size=1)
+    core = make_core(Store(pool), utc_now)
+    pair = await core.sessions.login_client("billing", "the secret")
+    assert core.claims(pair.access_token).roles == ("verifier",)
+    (kept,) = (await core.accounts.services.get("billing")).secrets
+    assert (kept.created_at, kept.expires_at) == (made, None)
+    _, second = await core.accounts.services.create_secret("billing")
+    await core.accounts.services.delete_secret("billing", kept.id)
+    assert [each.id for each in (await core.accounts.services.get("billing")).secrets] == [
+        second.id
+    ]
+    await core.shielded.drain()
+    core.hasher.close()
+    pool.terminate()
+    await connection.close()
+
+
+async def _upgrade_to(url: str, revision: str) -> None:
+    """Apply the migrations up to a revision."""
+
+    def upgrade_to(connection: Connection) -> None:
+        settings = config()
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, revision)
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url)
+    )
+    async with engine.connect() as connection:
+        await connection.run_sync(upgrade_to)
+        await connection.commit()
+    await engine.dispose()
 
 
 async def test_unreachable_database_is_unavailable() -> None:

@@ -14,7 +14,14 @@ from auth_service.db.cursor import START
 from auth_service.db.key_store import KeyStore
 from auth_service.db.restore import BATCH, Restorer
 from auth_service.db.store import Store
-from auth_service.models import Revocation, RevocationKind, Session, StoredKey
+from auth_service.models import (
+    ClientSecret,
+    Revocation,
+    RevocationKind,
+    ServiceAccount,
+    Session,
+    StoredKey,
+)
 from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
 from tests.integration.conftest import AddSession, AddUser
@@ -157,6 +164,59 @@ async def test_a_replica_that_read_of_the_enabling_does_not_disable_again(
     assert found is not None
     assert not found.disabled
     assert len(await xids(pool)) == 1
+
+
+async def test_a_service_account_is_disabled_again_if_that_was_lost(
+    store: Store, pool: "Pool", clock: FakeClock
+) -> None:
+    """Also if its deletion was lost; one whose tokens alone had ended logs in again."""
+    names = ("disabled", "deleted", "revoked")
+    for name in names:
+        secret = ClientSecret(uuid4(), name, clock.now)
+        await store.create_service_account(
+            ServiceAccount(name, (secret,), (), (), False, clock.now)
+        )
+    ended = {name: replace(of_user(uuid4(), clock), target=name) for name in names}
+    known = [replace(ended[name], disables=name != "revoked") for name in names]
+    await Replica(pool, clock, *known).restore()
+    accounts = await store.list_service_accounts(10)
+    assert {each.client_id: each.disabled for each in accounts} == {
+        "deleted": True, "disabled": True, "revoked": False,
+    }  # fmt: skip
+    for account in accounts:
+        assert account.revoked_before is not None
+        assert account.revoked_before >= clock.now + SECOND
+    audited = await pool.fetch("SELECT event, client_id FROM audit_log ORDER BY client_id, event")
+    assert [tuple(row) for row in audited if not row["event"].endswith("created")] == [
+        ("service_account.disabled", "deleted"),
+        ("service_account.disabled", "disabled"),
+        ("service_account.tokens_revoked", "revoked"),
+    ]
+
+
+async def test_a_service_account_that_was_enabled_or_made_again_stays_enabled(
+    store: Store, pool: "Pool", clock: FakeClock
+) -> None:
+    """A replica that knew of the end before reads of the beginning after."""
+    for name in ("enabled", "remade"):
+        secret = ClientSecret(uuid4(), name, clock.now)
+        account = ServiceAccount(name, (secret,), (), (), False, clock.now)
+        await store.create_service_account(account)
+        revocation = replace(of_user(uuid4(), clock), target=name)
+        if name == "enabled":
+            known = await store.disable_service_account(revocation, clock.now)
+            replica = Replica(pool, clock, known)
+            await store.enable_service_account(name, clock.now)
+        else:
+            known = await store.delete_service_account(revocation, clock.now)
+            replica = Replica(pool, clock, known)
+            await store.create_service_account(account)
+        assert known.disables
+        await pool.execute("UPDATE revocations SET issued_before = '2000-01-01'")  # to be restored
+        await replica.restore()
+        found = await store.find_service_account(name)
+        assert found is not None
+        assert not found.disabled
 
 
 async def test_revocations_of_unknown_users_are_written_unchanged(

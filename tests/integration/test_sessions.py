@@ -603,7 +603,7 @@ class TestLogin:
         self, core: Core, clock: FakeClock, pool: Any
     ) -> None:
         """It has its secret at hand and needs neither session nor refresh token."""
-        secret = await core.accounts.create_service_account(
+        secret = await core.accounts.services.create(
             "billing", roles=["verifier"], scope=["read", "write"]
         )
         pair = await core.sessions.login_client("billing", secret, scope=["read"])
@@ -661,7 +661,7 @@ class TestClients:
     async def secret(self, core: Core) -> str:
         """The secret of the service account `billing`."""
         await core.user()
-        return await core.accounts.create_service_account("billing")
+        return await core.accounts.services.create("billing")
 
     async def login(self, core: Core, client_id: str) -> TokenPair:
         """Begin a session at a client."""
@@ -677,7 +677,7 @@ class TestClients:
         self, core: Core, secret: str, pool: Any
     ) -> None:
         """Unknown, wrong, empty, not even UTF-8 or disabled."""
-        other = await core.accounts.create_service_account("orders")
+        other = await core.accounts.services.create("orders")
         wrong = ("", secret + "x", other, "\ud800", "\0")
         tries = [("billing", each) for each in wrong] + [("nobody", secret), ("nobody", "")]
         await pool.execute("UPDATE service_accounts SET disabled = true WHERE client_id = 'orders'")
@@ -910,7 +910,7 @@ class TestRevoke:
 
     async def test_all_of_a_service_account(self, core: Core, clock: FakeClock) -> None:
         """It has no sessions, but its tokens end."""
-        secret = await core.accounts.create_service_account("billing")
+        secret = await core.accounts.services.create("billing")
         pair = await core.sessions.login_client("billing", secret)
         await core.revoker.revoke_all("", core.claims(pair.access_token))
         assert core.verdict(pair.access_token).inactive_reason is InactiveReason.USER_REVOKED

@@ -27,6 +27,7 @@ from auth_service.errors import (
     Unavailable,
 )
 from auth_service.models import (
+    ClientSecret,
     Revocation,
     RevocationKind,
     ServiceAccount,
@@ -197,7 +198,8 @@ async def test_a_login_that_proved_the_old_password_begins_no_session(
 
 async def test_service_account_is_unique(store: Store, clock: FakeClock) -> None:
     """A service account comes back as stored, and its id is taken once."""
-    account = ServiceAccount("billing", "hash", ("verifier",), ("read",), False, clock.now)
+    secret = ClientSecret(uuid4(), "hash", clock.now)
+    account = ServiceAccount("billing", (secret,), ("verifier",), ("read",), False, clock.now)
     await store.create_service_account(account)
     assert await store.find_service_account("billing") == account
     assert await store.find_service_account("other") is None

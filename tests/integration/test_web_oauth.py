@@ -522,7 +522,7 @@ async def test_introspection_on_old_knowledge_is_refused(database_url: str) -> N
     pool = await connect(database_url, min_size=1, max_size=2)
     clock = FakeClock()
     core = make_core(Store(pool), clock)
-    secret = await core.accounts.create_service_account(BILLING)
+    secret = await core.accounts.services.create(BILLING)
     token = (await core.sessions.login_client(BILLING, secret)).access_token
     as_of, limit = clock.now, timedelta(seconds=5)
     validation = Validation(core.verifier, lambda: as_of, limit, clock)

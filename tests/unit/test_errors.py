@@ -32,6 +32,7 @@ REASONS = {
     "PermissionDenied": "PERMISSION_DENIED",
     "NotFound": "NOT_FOUND",
     "AlreadyExists": "ALREADY_EXISTS",
+    "TooManySecrets": "TOO_MANY_SECRETS",
     "RateLimited": "RATE_LIMITED",
     "Unavailable": "UNAVAILABLE",
     "RevocationsStale": "REVOCATIONS_STALE",

@@ -71,6 +71,46 @@ class AdminServiceStub(object):
                 request_serializer=authn_dot_v1_dot_admin__service__pb2.CreateServiceAccountRequest.SerializeToString,
                 response_deserializer=authn_dot_v1_dot_admin__service__pb2.CreateServiceAccountResponse.FromString,
                 _registered_method=True)
+        self.GetServiceAccount = channel.unary_unary(
+                '/authn.v1.AdminService/GetServiceAccount',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.GetServiceAccountRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.GetServiceAccountResponse.FromString,
+                _registered_method=True)
+        self.ListServiceAccounts = channel.unary_unary(
+                '/authn.v1.AdminService/ListServiceAccounts',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.ListServiceAccountsRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.ListServiceAccountsResponse.FromString,
+                _registered_method=True)
+        self.UpdateServiceAccount = channel.unary_unary(
+                '/authn.v1.AdminService/UpdateServiceAccount',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.UpdateServiceAccountRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.UpdateServiceAccountResponse.FromString,
+                _registered_method=True)
+        self.SetServiceAccountDisabled = channel.unary_unary(
+                '/authn.v1.AdminService/SetServiceAccountDisabled',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.SetServiceAccountDisabledRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.SetServiceAccountDisabledResponse.FromString,
+                _registered_method=True)
+        self.DeleteServiceAccount = channel.unary_unary(
+                '/authn.v1.AdminService/DeleteServiceAccount',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountResponse.FromString,
+                _registered_method=True)
+        self.CreateServiceAccountSecret = channel.unary_unary(
+                '/authn.v1.AdminService/CreateServiceAccountSecret',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.CreateServiceAccountSecretRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.CreateServiceAccountSecretResponse.FromString,
+                _registered_method=True)
+        self.DeleteServiceAccountSecret = channel.unary_unary(
+                '/authn.v1.AdminService/DeleteServiceAccountSecret',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountSecretRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountSecretResponse.FromString,
+                _registered_method=True)
+        self.RevokeServiceAccountTokens = channel.unary_unary(
+                '/authn.v1.AdminService/RevokeServiceAccountTokens',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.RevokeServiceAccountTokensRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.RevokeServiceAccountTokensResponse.FromString,
+                _registered_method=True)
         self.ListKeys = channel.unary_unary(
                 '/authn.v1.AdminService/ListKeys',
                 request_serializer=authn_dot_v1_dot_admin__service__pb2.ListKeysRequest.SerializeToString,
@@ -130,6 +170,67 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetServiceAccount(self, request, context):
+        """GetServiceAccount returns one service account, with the dates of its secrets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListServiceAccounts(self, request, context):
+        """ListServiceAccounts returns service accounts, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateServiceAccount(self, request, context):
+        """UpdateServiceAccount replaces the roles or the scopes of a service account. Access tokens that
+        were issued before keep theirs until they expire; RevokeServiceAccountTokens ends them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetServiceAccountDisabled(self, request, context):
+        """SetServiceAccountDisabled disables or enables a service account; disabling ends its access
+        tokens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteServiceAccount(self, request, context):
+        """DeleteServiceAccount deletes a service account and its secrets, and ends its access tokens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateServiceAccountSecret(self, request, context):
+        """CreateServiceAccountSecret makes a further secret and returns it, once. Each live secret of an
+        account opens it, and it may have two: make the next one, hand it to the service, then delete
+        the one before. A third is refused with FAILED_PRECONDITION and reason TOO_MANY_SECRETS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteServiceAccountSecret(self, request, context):
+        """DeleteServiceAccountSecret deletes a secret, which opens nothing from then on. Access tokens
+        that were issued for it stay valid until they expire; RevokeServiceAccountTokens ends them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeServiceAccountTokens(self, request, context):
+        """RevokeServiceAccountTokens ends every access token of a service account. It may log in again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListKeys(self, request, context):
         """ListKeys returns the signing keys, without their secret parts.
         """
@@ -176,6 +277,46 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CreateServiceAccount,
                     request_deserializer=authn_dot_v1_dot_admin__service__pb2.CreateServiceAccountRequest.FromString,
                     response_serializer=authn_dot_v1_dot_admin__service__pb2.CreateServiceAccountResponse.SerializeToString,
+            ),
+            'GetServiceAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServiceAccount,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.GetServiceAccountRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.GetServiceAccountResponse.SerializeToString,
+            ),
+            'ListServiceAccounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListServiceAccounts,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.ListServiceAccountsRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.ListServiceAccountsResponse.SerializeToString,
+            ),
+            'UpdateServiceAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateServiceAccount,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.UpdateServiceAccountRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.UpdateServiceAccountResponse.SerializeToString,
+            ),
+            'SetServiceAccountDisabled': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetServiceAccountDisabled,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.SetServiceAccountDisabledRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.SetServiceAccountDisabledResponse.SerializeToString,
+            ),
+            'DeleteServiceAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteServiceAccount,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountResponse.SerializeToString,
+            ),
+            'CreateServiceAccountSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateServiceAccountSecret,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.CreateServiceAccountSecretRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.CreateServiceAccountSecretResponse.SerializeToString,
+            ),
+            'DeleteServiceAccountSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteServiceAccountSecret,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountSecretRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountSecretResponse.SerializeToString,
+            ),
+            'RevokeServiceAccountTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeServiceAccountTokens,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.RevokeServiceAccountTokensRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.RevokeServiceAccountTokensResponse.SerializeToString,
             ),
             'ListKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListKeys,
@@ -351,6 +492,222 @@ class AdminService(object):
             '/authn.v1.AdminService/CreateServiceAccount',
             authn_dot_v1_dot_admin__service__pb2.CreateServiceAccountRequest.SerializeToString,
             authn_dot_v1_dot_admin__service__pb2.CreateServiceAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetServiceAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/GetServiceAccount',
+            authn_dot_v1_dot_admin__service__pb2.GetServiceAccountRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.GetServiceAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListServiceAccounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/ListServiceAccounts',
+            authn_dot_v1_dot_admin__service__pb2.ListServiceAccountsRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.ListServiceAccountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateServiceAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/UpdateServiceAccount',
+            authn_dot_v1_dot_admin__service__pb2.UpdateServiceAccountRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.UpdateServiceAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetServiceAccountDisabled(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/SetServiceAccountDisabled',
+            authn_dot_v1_dot_admin__service__pb2.SetServiceAccountDisabledRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.SetServiceAccountDisabledResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteServiceAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/DeleteServiceAccount',
+            authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateServiceAccountSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/CreateServiceAccountSecret',
+            authn_dot_v1_dot_admin__service__pb2.CreateServiceAccountSecretRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.CreateServiceAccountSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteServiceAccountSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/DeleteServiceAccountSecret',
+            authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountSecretRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeServiceAccountTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/RevokeServiceAccountTokens',
+            authn_dot_v1_dot_admin__service__pb2.RevokeServiceAccountTokensRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.RevokeServiceAccountTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

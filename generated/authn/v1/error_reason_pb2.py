@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61uthn/v1/error_reason.proto\x12\x08\x61uthn.v1*\xf1\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_REASON_INVALID_ARGUMENT\x10\x01\x12$\n ERROR_REASON_INVALID_CREDENTIALS\x10\x02\x12\x1e\n\x1a\x45RROR_REASON_INVALID_GRANT\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_INVALID_TOKEN\x10\x04\x12\x1e\n\x1a\x45RROR_REASON_INVALID_SCOPE\x10\x05\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x06\x12\x1a\n\x16\x45RROR_REASON_NOT_FOUND\x10\x07\x12\x1f\n\x1b\x45RROR_REASON_ALREADY_EXISTS\x10\x08\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\t\x12\x1c\n\x18\x45RROR_REASON_UNAVAILABLE\x10\n\x12\"\n\x1e\x45RROR_REASON_REVOCATIONS_STALE\x10\x0b\x12\x1e\n\x1a\x45RROR_REASON_UNIMPLEMENTED\x10\x0c\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\r\x12\x1e\n\x1a\x45RROR_REASON_WEAK_PASSWORD\x10\x0e\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61uthn/v1/error_reason.proto\x12\x08\x61uthn.v1*\x94\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_REASON_INVALID_ARGUMENT\x10\x01\x12$\n ERROR_REASON_INVALID_CREDENTIALS\x10\x02\x12\x1e\n\x1a\x45RROR_REASON_INVALID_GRANT\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_INVALID_TOKEN\x10\x04\x12\x1e\n\x1a\x45RROR_REASON_INVALID_SCOPE\x10\x05\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x06\x12\x1a\n\x16\x45RROR_REASON_NOT_FOUND\x10\x07\x12\x1f\n\x1b\x45RROR_REASON_ALREADY_EXISTS\x10\x08\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\t\x12\x1c\n\x18\x45RROR_REASON_UNAVAILABLE\x10\n\x12\"\n\x1e\x45RROR_REASON_REVOCATIONS_STALE\x10\x0b\x12\x1e\n\x1a\x45RROR_REASON_UNIMPLEMENTED\x10\x0c\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\r\x12\x1e\n\x1a\x45RROR_REASON_WEAK_PASSWORD\x10\x0e\x12!\n\x1d\x45RROR_REASON_TOO_MANY_SECRETS\x10\x0f\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -22,5 +22,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'authn.v1.error_reason_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=42
-  _globals['_ERRORREASON']._serialized_end=539
+  _globals['_ERRORREASON']._serialized_end=574
 # @@protoc_insertion_point(module_scope)
