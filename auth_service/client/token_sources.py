@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 Ask = Callable[[Grant, float], Any]  # within seconds
+Secret = str | Callable[[], str]
 Persist = Callable[[str, str], object]  # a refresh token, and the request id of its refresh
 
 
@@ -127,14 +128,15 @@ class SessionTokens(_LoopTokens):
 class ServiceAccountTokens(_LoopTokens):
     """Logs a service account in, and again before its token expires; for one event loop.
 
-    RFC 6749 section 4.4.
+    A `client_secret` that is a function is called at each login, without waiting: it can read a
+    file whose secret is rotated. RFC 6749 section 4.4.
     """
 
     def __init__(
         self,
         channel: grpc.aio.Channel,
         client_id: str,
-        client_secret: str,
+        client_secret: Secret,
         *,
         audience: Sequence[str] = (),
         scope: Sequence[str] = (),
@@ -168,7 +170,7 @@ class SyncServiceAccountTokens(_ThreadTokens):
         self,
         channel: grpc.Channel,
         client_id: str,
-        client_secret: str,
+        client_secret: Secret,
         *,
         audience: Sequence[str] = (),
         scope: Sequence[str] = (),
@@ -191,13 +193,18 @@ def _refresh(channel: Any, scope: Sequence[str]) -> Ask:
 
 
 def _login(
-    channel: Any, client_id: str, client_secret: str, audience: Sequence[str], scope: Sequence[str]
+    channel: Any,
+    client_id: str,
+    client_secret: Secret,
+    audience: Sequence[str],
+    scope: Sequence[str],
 ) -> Ask:
     stub = rpc.AuthServiceStub(channel)
-    client = pb.ClientCredentials(client_id=client_id, client_secret=client_secret)
-    request = pb.LoginRequest(client=client, audience=audience, scope=scope)
 
     def ask(_: Grant, timeout: float) -> Any:
+        secret = client_secret() if callable(client_secret) else client_secret
+        client = pb.ClientCredentials(client_id=client_id, client_secret=secret)
+        request = pb.LoginRequest(client=client, audience=audience, scope=scope)
         return stub.Login(request, timeout=timeout)
 
     return ask

@@ -18,7 +18,7 @@ from auth_service.client.token_sources import (
     SyncSessionTokens,
 )
 from auth_service.errors import AuthError, InvalidCredentials, InvalidGrant, Unavailable
-from tests.acceptance.servers import Proxy, database_target, eventually, through
+from tests.acceptance.servers import Proxy, database_target, eventually, open_accounts, through
 from tests.clock import FakeClock
 from tests.integration.client_side import ACCOUNT, Pause, Service
 
@@ -404,6 +404,44 @@ async def test_a_service_account_logs_in_again(service: Service, clock: FakeCloc
     assert await tokens.access_token() == token
     clock.advance(DUE)
     assert await tokens.access_token() != token
+    await tokens.aclose()
+
+
+async def test_a_secret_that_is_a_function_is_read_at_each_login(
+    service: Service, clock: FakeClock, database_url: str
+) -> None:
+    """A rotation needs no new source: the next login has the next secret."""
+    secret = service.secret
+    tokens = ServiceAccountTokens(service.channel, ACCOUNT, lambda: secret, clock=clock)
+    first = await tokens.access_token()
+    async with open_accounts(database_url) as accounts:
+        (old,) = (await accounts.services.get(ACCOUNT)).secrets
+        secret, _ = await accounts.services.create_secret(ACCOUNT)
+        await accounts.services.delete_secret(ACCOUNT, old.id)
+    clock.advance(DUE)
+    second = await tokens.access_token()
+    assert second != first
+    assert await service.is_active(second)
+    await tokens.aclose()
+
+
+async def test_a_secret_that_cannot_be_read_fails_the_login_alone(
+    service: Service, clock: FakeClock
+) -> None:
+    """The token before stays usable, and a later login reads the secret again."""
+    secrets = [service.secret]
+    tokens = ServiceAccountTokens(service.channel, ACCOUNT, lambda: secrets[0], clock=clock)
+    first = await tokens.access_token()
+    clock.advance(DUE)
+    secrets.clear()
+    assert await tokens.access_token() == first
+    secrets.append(service.secret)
+    clock.advance(timedelta(seconds=5))
+
+    async def renewed() -> bool:
+        return await tokens.access_token() != first
+
+    await eventually(renewed, what="the token to be renewed")
     await tokens.aclose()
 
 
