@@ -30,6 +30,10 @@ __all__ = ["SigningKeys"]
 
 log = structlog.get_logger(__name__)
 
+CLOCKS_DIFFER = timedelta(milliseconds=500)
+"""By how much a key that signs at once is dated back. The clocks of two replicas differ by a round
+trip to the database, and the key of the one must sign by the clock of the other."""
+
 Needed = Callable[[Sequence[StoredKey], datetime], bool]
 
 
@@ -145,7 +149,7 @@ class SigningKeys:
             if not needed(present, now):
                 return []
             signs = any(row.state(now) is KeyState.ACTIVE for row in present)
-            lead = self._policy.publish_lead if signs else timedelta(0)
+            lead = self._policy.publish_lead if signs else -CLOCKS_DIFFER
             new = encrypt_key(key, self._master_key, now, now + lead)
             return self._policy.with_successor(present, new, now)
 

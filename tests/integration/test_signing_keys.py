@@ -56,6 +56,19 @@ async def states(key_store: KeyStore, now: datetime) -> list[KeyState]:
 # Start
 
 
+async def test_a_replica_whose_clock_is_behind_finds_the_key_of_another(
+    replica: Replica, key_store: KeyStore, clock: FakeClock
+) -> None:
+    """Two estimates of the database's clock differ by as much as a round trip."""
+    first = replica()
+    await first.start()
+    behind = FakeClock(clock.now - timedelta(milliseconds=400))
+    second = SigningKeys(key_store, MASTER, POLICY, behind)
+    await second.start()
+    assert second.ring.active_kid == first.ring.active_kid
+    assert len(await key_store.load()) == 1
+
+
 async def test_the_first_start_makes_one_key(replica: Replica, key_store: KeyStore) -> None:
     """It signs at once, and the next start finds it."""
     keys = replica()
