@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+from hypothesis import settings
 
 from auth_service.db import pool as pools
 from auth_service.db.store import Store
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 # Tests start PostgreSQL while gRPC threads run. The forked processes execute another program at
 # once. gRPC's support for forks is therefore not needed, and it could break them in between.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+# A busy machine may take any time over an example.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 Result = TypeVar("Result")
 

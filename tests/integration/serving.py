@@ -19,7 +19,10 @@ SERVICE = "billing"
 
 
 def make_settings(database_url: str, **changes: Any) -> Settings:
-    """Return settings with cheap hashes and both keys, any of them changed."""
+    """Return settings with cheap hashes and both keys, any of them changed.
+
+    The database has more time than by default, for a busy machine.
+    """
     values = {
         "database_url": database_url,
         "master_key": MASTER_KEY,
@@ -28,6 +31,7 @@ def make_settings(database_url: str, **changes: Any) -> Settings:
         "http_address": "127.0.0.1:0",
         "argon2_memory_kib": 7168,
         "argon2_time_cost": 1,
+        "database_statement_timeout": "30s",
     }
     return load_settings(None, **(values | changes))
 

@@ -498,7 +498,7 @@ async def test_with_stale_revocations_nobody_passes_until_they_are_known_again(
     proxy = Proxy(database_target(database_url))
     await proxy.open()
     settings = make_settings(
-        through(database_url, proxy), freshness_limit="500ms", feed_poll_interval="50ms"
+        through(database_url, proxy), freshness_limit="3s", feed_poll_interval="50ms"
     )
     async with running(settings) as server:
         client = await Client(address(server)).ready()

@@ -296,7 +296,10 @@ async def test_a_database_that_hangs_costs_each_call_one_timeout_at_most(
 ) -> None:
     """After a statement that the server did not end in time, no old connection is used again."""
     url = at(database_url, ("127.0.0.1", line.port))
-    pool = await pools.connect(url, min_size=5, connect_timeout=SOON, statement_timeout=SOON)
+    connect_timeout = timedelta(seconds=2)
+    pool = await pools.connect(
+        url, min_size=5, connect_timeout=connect_timeout, statement_timeout=SOON
+    )
     await asyncio.gather(*(pool.fetchval("SELECT 1 FROM pg_sleep(0.05)") for _ in range(5)))
     assert pool.size == 5
     line.withhold()

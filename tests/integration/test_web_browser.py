@@ -543,7 +543,11 @@ async def test_without_the_database_there_is_a_503_and_the_cookies_stay(
         assert response.status_code == 503
         assert page.cookies == kept
         await proxy.open()
-        assert (await page.refresh()).status_code == 200
+
+        async def refreshed() -> bool:
+            return (await page.refresh()).status_code == 200
+
+        await eventually(refreshed, what="the session goes on")
     await proxy.cut()
 
 

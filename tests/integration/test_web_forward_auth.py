@@ -234,7 +234,7 @@ async def test_without_knowledge_of_revocations_nobody_is_let_in(database_url: s
         token = (await made.login("web")).access_token
     proxy = Proxy(database_target(database_url))
     await proxy.open()
-    limits: dict[str, Any] = {"freshness_limit": "500ms", "feed_poll_interval": "50ms"}
+    limits: dict[str, Any] = {"freshness_limit": "3s", "feed_poll_interval": "50ms"}
     async with serving(through(database_url, proxy), **limits) as made:
 
         async def answers(status: int) -> bool:

@@ -549,7 +549,7 @@ async def test_without_the_database_no_verdict_is_guessed(database_url: str) -> 
         secrets = made.secrets
     proxy = Proxy(database_target(database_url))
     await proxy.open()
-    limits: dict[str, Any] = {"freshness_limit": "500ms", "feed_poll_interval": "50ms"}
+    limits: dict[str, Any] = {"freshness_limit": "3s", "feed_poll_interval": "50ms"}
     async with serving(through(database_url, proxy), secrets, **limits) as made:
         token = await made.service_token()
         form = {"token": token, "grant_type": "client_credentials"}

@@ -131,7 +131,6 @@ PAST = st.integers(0, EPOCH)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@settings(deadline=None)
 @given(
     claims=st.builds(
         AccessClaims,
@@ -996,7 +995,7 @@ TOKENS = {algorithm: token_of(algorithm=algorithm) for algorithm in ALGORITHMS}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     position=st.integers(0, 10_000),
     characters=st.text(ALPHABET, max_size=2) | st.text(max_size=2),
@@ -1020,7 +1019,6 @@ def test_a_token_with_one_character_changed_is_refused(
 PIECES = [*".-_=", *TOKENS["HS256"].split("."), "e30", "bnVsbA", "W10"]
 
 
-@settings(deadline=None)
 @given(
     st.text() | st.lists(st.sampled_from(PIECES)).map("".join) | st.from_regex(r"\A\w+\.\w+\.\w+\Z")
 )
@@ -1038,7 +1036,6 @@ JSON = st.recursive(
 PARTIAL = st.dictionaries(st.sampled_from([*GOOD, "nbf"]), JSON).map(lambda some: GOOD | some)
 
 
-@settings(deadline=None)
 @given(JSON | PARTIAL | st.binary())
 def test_any_signed_payload_is_good_or_refused(payload: object) -> None:
     """A holder of the shared key cannot cause an unexpected exception either."""
@@ -1050,7 +1047,6 @@ def test_any_signed_payload_is_good_or_refused(payload: object) -> None:
     assert (claims.subject, claims.expires_at) == (payload["sub"], payload["exp"])
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["typ", "alg", "kid", "crit"]), JSON)
     | st.binary()

@@ -6,7 +6,7 @@ from typing import Any
 
 import jwt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import get_default_algorithms
 
@@ -52,7 +52,6 @@ def signed(signing_input: str, key: SigningKey) -> str:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@settings(deadline=None)
 @given(claims=st.dictionaries(NAMES, JSON, max_size=4))
 def test_what_is_signed_is_read_back(algorithm: str, claims: dict[str, Any]) -> None:
     """With any claims, under every algorithm."""
@@ -350,7 +349,6 @@ def test_a_time_as_json_may_write_it_is_malformed(number: bytes) -> None:
     assert refusal(jws.seconds, claims, "exp") is InactiveReason.MALFORMED
 
 
-@settings(deadline=None)
 @given(st.text() | st.text("aZ09-_.", max_size=40))
 def test_any_text_is_split_or_refused(token: str) -> None:
     """There is never an unexpected exception, and the segments are those of the text."""
@@ -361,7 +359,6 @@ def test_any_text_is_split_or_refused(token: str) -> None:
     assert ".".join(segments) == token
 
 
-@settings(deadline=None)
 @given(st.text() | st.text("aZ09-_") | st.binary().map(segment) | JSON.map(segment))
 def test_any_segment_is_read_or_refused(value: str) -> None:
     """There is never an unexpected exception."""
@@ -374,7 +371,6 @@ def test_any_segment_is_read_or_refused(value: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@settings(deadline=None)
 @given(raw=st.binary() | st.binary(min_size=64, max_size=64))
 def test_a_random_signature_is_bad(algorithm: str, raw: bytes) -> None:
     """Of any length; there is never an unexpected exception."""

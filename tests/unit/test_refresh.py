@@ -147,7 +147,6 @@ SEEDS = st.binary(min_size=32, max_size=32)
 GENERATIONS = st.integers(0, (1 << 40) - 1)
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         replace,
@@ -170,7 +169,6 @@ def test_the_token_of_any_row_is_read_back(session: Session) -> None:
     assert claims.expires_at == int(session.refresh_expires_at.timestamp())
 
 
-@settings(deadline=None)
 @given(SEEDS, SEEDS, GENERATIONS, GENERATIONS)
 def test_token_ids_follow_from_seed_and_generation(
     seed: bytes, other_seed: bytes, generation: int, other: int
@@ -368,7 +366,7 @@ def test_an_unsigned_token_is_refused() -> None:
         refuse(signing_input + signature)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.integers(0, len(TOKEN) - 1),
     st.text("ABCDEFabcdef0123456789-_.", max_size=2) | st.text(max_size=2),
@@ -387,7 +385,6 @@ def test_no_last_character_has_a_twin() -> None:
         refuse(TOKEN[:-1] + other)
 
 
-@settings(deadline=None)
 @given(st.text() | st.lists(st.sampled_from([*TOKEN.split("."), ".", "e30", "="])).map("".join))
 def test_any_text_is_refused_as_a_grant(text: str) -> None:
     """The refusal is never an unexpected exception."""
@@ -398,7 +395,6 @@ def test_any_text_is_refused_as_a_grant(text: str) -> None:
 VALUES = st.none() | st.integers() | st.floats() | st.text(max_size=8) | st.lists(st.none())
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([*CLAIMS]), VALUES), st.binary())
 def test_any_signed_payload_is_a_grant_or_refused(some: dict[str, Any], raw: bytes) -> None:
     """The claims are those that were signed; there is no third outcome."""
