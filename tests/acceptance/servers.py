@@ -173,6 +173,13 @@ class Proxy:
         self.port = free_port()
         """The port of the proxy; after `cut`, `open` listens on it again."""
         self.withheld = b""
+        self.accepted = 0
+        """How many connections were made so far."""
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are now."""
+        return len(self._tasks)
 
     async def open(self) -> None:
         """Listen on the port, for the first time or again."""
@@ -196,6 +203,7 @@ class Proxy:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self.accepted += 1
         self._tasks.add(task)
         self._writers.add(writer)
         try:

@@ -34,6 +34,7 @@ from tests.acceptance.servers import (
     Client,
     Proxy,
     database_target,
+    eventually,
     make_user,
     through,
 )
@@ -973,10 +974,16 @@ async def test_a_start_that_fails_late_closes_what_it_has_opened(
     server: Server, database_url: str
 ) -> None:
     """No connection to the database outlives a server that could not have its port."""
-    before = await query(database_url, CONNECTIONS)
-    await start_error(make_settings(database_url, grpc_address=address(server)))
-    gone = f"SELECT ({CONNECTIONS}) <= {before}"
-    await until(database_url, gone, what="the connections of the second server are gone")
+    proxy = Proxy(database_target(database_url))
+    await proxy.open()
+    await start_error(make_settings(through(database_url, proxy), grpc_address=address(server)))
+    assert proxy.accepted > 0
+
+    async def gone() -> bool:
+        return proxy.connections == 0
+
+    await eventually(gone, what="the connections of the second server are gone")
+    await proxy.cut()
 
 
 async def test_servers_may_share_a_port_when_told_to(database_url: str, user: User) -> None:
