@@ -26,16 +26,6 @@ LONG = timedelta(seconds=30)
 INSERT = "INSERT INTO login_throttle VALUES ($1, now())"
 
 
-class CountingLine(Line):
-    """A proxy that counts the connections that it accepts."""
-
-    accepted = 0
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        await super()._accept(reader, writer)
-
-
 def at(url: str, *addresses: tuple[str, int | str]) -> str:
     """Return the URL of the same database at other addresses, in the order given."""
     parts = urlsplit(url)
@@ -55,9 +45,9 @@ def address(url: str) -> tuple[str, int | str]:
 
 
 @pytest.fixture
-async def line(database_url: str) -> AsyncIterator[CountingLine]:
+async def line(database_url: str) -> AsyncIterator[Line]:
     """A way to the database that can be cut."""
-    line = CountingLine(database_target(database_url))
+    line = Line(database_target(database_url))
     await line.open()
     yield line
     await line.cut()
@@ -264,7 +254,7 @@ async def test_behind_a_pooler_a_slow_statement_still_ends(database_url: str) ->
 # Failures
 
 
-async def test_a_database_that_returns_is_used_again(database_url: str, line: CountingLine) -> None:
+async def test_a_database_that_returns_is_used_again(database_url: str, line: Line) -> None:
     """Without a restart, and without an attempt for each call that fails meanwhile."""
     pool = await pools.connect(at(database_url, ("127.0.0.1", line.port)), connect_timeout=SOON)
     await line.cut()
@@ -292,7 +282,7 @@ async def _failed(pool: Pool) -> bool:
 
 
 async def test_a_database_that_hangs_costs_each_call_one_timeout_at_most(
-    database_url: str, line: CountingLine
+    database_url: str, line: Line
 ) -> None:
     """After a statement that the server did not end in time, no old connection is used again."""
     url = at(database_url, ("127.0.0.1", line.port))
@@ -316,7 +306,7 @@ async def test_a_database_that_hangs_costs_each_call_one_timeout_at_most(
 
 
 async def test_a_read_only_database_opens_no_storm_of_connections(
-    database_url: str, line: CountingLine
+    database_url: str, line: Line
 ) -> None:
     """Each failing write is Unavailable, few connections are opened, and writes work again."""
     url = at(database_url, ("127.0.0.1", line.port))

@@ -142,7 +142,9 @@ async def test_a_handler_that_fails_tells_nothing_of_why(name: str) -> None:
     text = assert_error(answer, status, code, reason)
     assert SECRET not in answer.text
     assert (text == INTERNAL) == (status == 500)
-    assert [entry["event"] for entry in logs] == ["http_failed"] * (status == 500) + ["http"]
+    # A sum of an earlier test's repeated entries may fall due here.
+    events = [entry["event"] for entry in logs if entry["event"] != "repeated"]
+    assert events == ["http_failed"] * (status == 500) + ["http"]
     assert ("retry-after" in answer.headers) == (status in (429, 503))
 
 
