@@ -74,5 +74,5 @@ def seconds(clock: Clock) -> Callable[[], float]:
 
 
 def steady(clock: Clock) -> Callable[[], float]:
-    """Return seconds for differences of one clock, which no correction of it moves."""
+    """Return a clock in seconds that measures durations: no correction moves it."""
     return clock.steady if isinstance(clock, DatabaseClock) else seconds(clock)

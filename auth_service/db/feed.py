@@ -38,8 +38,6 @@ FIRST_BACKOFF = 0.05  # seconds
 MAX_BACKOFF = 1.0
 SETTLE = timedelta(seconds=2)
 """How long the replicas have to write again what a failover lost: twice MAX_BACKOFF."""
-FIRST_READ_TIMEOUT = 20.0
-"""Seconds that each statement may take until the first read is complete: no call waits for it."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -228,9 +226,8 @@ class RevocationFeed:
 
     @contextlib.asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
-        first = self._as_of is None
         try:
-            async with asyncio.timeout(FIRST_READ_TIMEOUT if first else self._timeout):
+            async with asyncio.timeout(self._timeout):
                 yield
         except TimeoutError as error:
             raise Unavailable("the database does not answer in time") from error

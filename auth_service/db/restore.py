@@ -186,7 +186,7 @@ class Restorer:
             )
         try:
             await end_service_tokens(connection, again, now)
-        except NotFound:  # deleted, or a subject of which this service has no account
+        except NotFound:  # deleted, or not an account of this service
             await record_revocation(connection, lost, now)
             return
         await connection.execute(self._sql["write_client_audit"], now, event, lost.target, None)

@@ -32,7 +32,7 @@ LARGE = 16_384  # bytes; only segments are as large, and what they contain matte
 
 @dataclass(frozen=True)
 class Current:
-    """Streams of which each has been sent what it lacked."""
+    """What it took until every stream was up to date."""
 
     seconds: float
     """How long that took."""
