@@ -8,6 +8,7 @@ AuthError
 │   ├── InvalidGrant         the refresh token is invalid (RFC 6749 section 5.2)
 │   └── InvalidToken         the access token is invalid; carries an `InactiveReason`
 ├── InvalidScope             the scope is unknown, or exceeds the grant (RFC 6749 section 5.2)
+├── InvalidTarget            the audience is unknown, or not granted (RFC 8707 section 2)
 ├── PermissionDenied         the caller is known, but not allowed
 ├── NotFound                 the named object does not exist
 ├── AlreadyExists            the object exists already
@@ -121,6 +122,18 @@ class InvalidScope(AuthError):
     """The requested scope is unknown, or exceeds the grant (RFC 6749 section 5.2)."""
 
     reason: ClassVar[str] = "INVALID_SCOPE"
+
+
+class InvalidTarget(AuthError):
+    """The audience is not registered, or not granted to the account (RFC 8707 section 2).
+
+    Both look the same, so that nobody learns the names of audiences.
+    """
+
+    reason: ClassVar[str] = "INVALID_TARGET"
+
+    def __init__(self, audience: str) -> None:
+        super().__init__(f"the audience {audience} is not known, or not granted to this account")
 
 
 class PermissionDenied(AuthError):

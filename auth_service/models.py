@@ -5,6 +5,9 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+ANY_SCOPE = "*"
+"""In the scopes of an audience: every scope belongs to it."""
+
 
 @dataclass(frozen=True, slots=True)
 class User:
@@ -19,6 +22,8 @@ class User:
     created_at: datetime
     revoked_before: datetime | None = None
     """Sessions and tokens issued before this whole second are revoked."""
+    audiences: tuple[UUID, ...] = ()
+    """The ids of the restricted audiences that are granted; some may be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,36 @@ class ServiceAccount:
     created_at: datetime
     revoked_before: datetime | None = None
     """Tokens issued before this whole second are revoked."""
+    audiences: tuple[UUID, ...] = ()
+    """The ids of the restricted audiences that are granted; some may be deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActorRule:
+    """Who may exchange the tokens of others for tokens for an audience."""
+
+    client_id: str
+    """The service account that may."""
+    subject_roles: tuple[str, ...]
+    """The other one must hold at least one of these roles; any subject will do if empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Whom a token is for: one service, or several that trust each other (RFC 9068 section 3)."""
+
+    id: UUID
+    name: str
+    """What the claim `aud` says."""
+    scope: tuple[str, ...]
+    """The scopes that belong to it; ANY_SCOPE among them stands for all."""
+    open: bool
+    """Whether everybody who can log in may have tokens for it, and not only accounts with it."""
+    bound: bool
+    """Whether its tokens must be bound to the certificate of their holder (RFC 8705)."""
+    actors: tuple[ActorRule, ...]
+    """Ordered by client id."""
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

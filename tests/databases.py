@@ -1,5 +1,7 @@
 """The databases of tests: migrated, empty, and each with a name that no other test has used.
 
+The audience `internal` is registered, the default one: open to all, with any scope.
+
 Copying the template writes 8 MB for each test. So a returned database is emptied and used again
 under a new name, which nothing left from the earlier test knows. A database whose schema was
 changed is dropped instead.
@@ -41,6 +43,8 @@ EMPTY = """
         IF filled IS NOT NULL THEN
             EXECUTE 'TRUNCATE ' || filled || ' RESTART IDENTITY CASCADE';
         END IF;
+        INSERT INTO audiences (id, name, scope, open, created_at)
+        VALUES (gen_random_uuid(), 'internal', '{*}', true, '2024-01-01Z');
     END
     $$
 """

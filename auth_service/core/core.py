@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from auth_service.clock import Clock
 from auth_service.core.accounts import Accounts
+from auth_service.core.audiences import Audiences
 from auth_service.core.credentials import Credentials
 from auth_service.core.revocation import Revoker
 from auth_service.core.sessions import Sessions
@@ -28,5 +29,6 @@ class Core:
     announce_keys: Callable[[], object]
     shielded: Shielded
     clock: Clock
+    audiences: Audiences
     api_audience: str
     """Tokens of callers must be for this audience."""

@@ -169,6 +169,105 @@ WHERE client_id = $1 AND id = (
     FOR NO KEY UPDATE SKIP LOCKED
 )
 
+-- name: audiences_unless
+-- All audiences, unless their version is the known one ($1): then no row. Without any audience there
+-- is one row, of nulls but for the version.
+SELECT v.version, a.*, ARRAY(
+    SELECT ROW (r.client_id, r.subject_roles)
+    FROM audience_actors r WHERE r.audience_id = a.id ORDER BY r.client_id
+) AS actors
+FROM (SELECT) AS always
+LEFT JOIN audience_version v ON true
+LEFT JOIN audiences a ON true
+WHERE v.version IS DISTINCT FROM $1::uuid
+ORDER BY a.name
+
+-- name: find_audience
+SELECT a.*, ARRAY(
+    SELECT ROW (r.client_id, r.subject_roles)
+    FROM audience_actors r WHERE r.audience_id = a.id ORDER BY r.client_id
+) AS actors
+FROM audiences a
+WHERE a.name = $1
+
+-- name: list_audiences
+SELECT a.*, ARRAY(
+    SELECT ROW (r.client_id, r.subject_roles)
+    FROM audience_actors r WHERE r.audience_id = a.id ORDER BY r.client_id
+) AS actors
+FROM audiences a
+WHERE $2::text IS NULL OR a.name > $2
+ORDER BY a.name
+LIMIT $1
+
+-- name: create_audience
+WITH created AS (
+    INSERT INTO audiences (id, name, scope, open, bound, created_at)
+    VALUES ($1, $2, $3, $4, $5, $6)
+    RETURNING name, created_at
+)
+INSERT INTO audit_log (at, event, audience)
+SELECT created_at, 'audience.created', name FROM created
+
+-- name: update_audience
+WITH updated AS (
+    UPDATE audiences SET scope = coalesce($2::text[], scope), open = coalesce($3::boolean, open),
+        bound = coalesce($4::boolean, bound)
+    WHERE name = $1
+    RETURNING name
+)
+INSERT INTO audit_log (at, event, audience)
+SELECT $5, 'audience.updated', name FROM updated
+RETURNING audience
+
+-- name: delete_audience
+WITH deleted AS (
+    DELETE FROM audiences WHERE name = $1 RETURNING name
+)
+INSERT INTO audit_log (at, event, audience)
+SELECT $2, 'audience.deleted', name FROM deleted
+RETURNING audience
+
+-- name: lock_audience
+-- Until the end of the transaction nobody deletes it.
+SELECT id FROM audiences WHERE name = $1 FOR KEY SHARE
+
+-- name: grant_to_user
+-- Ids of audiences that are deleted leave. No row if the user has as many as it may ($3).
+UPDATE users u SET audiences = ARRAY(
+    SELECT a.id FROM audiences a WHERE a.id = ANY (u.audiences) OR a.id = $2 ORDER BY a.id
+)
+WHERE id = $1 AND $3::integer > (
+    SELECT count(*) FROM audiences a WHERE a.id = ANY (u.audiences) AND a.id <> $2
+)
+RETURNING id
+
+-- name: grant_to_service_account
+UPDATE service_accounts s SET audiences = ARRAY(
+    SELECT a.id FROM audiences a WHERE a.id = ANY (s.audiences) OR a.id = $2 ORDER BY a.id
+)
+WHERE client_id = $1 AND $3::integer > (
+    SELECT count(*) FROM audiences a WHERE a.id = ANY (s.audiences) AND a.id <> $2
+)
+RETURNING client_id
+
+-- name: withdraw_from_user
+UPDATE users SET audiences = array_remove(audiences, $2) WHERE id = $1 RETURNING id
+
+-- name: withdraw_from_service_account
+UPDATE service_accounts SET audiences = array_remove(audiences, $2)
+WHERE client_id = $1 RETURNING client_id
+
+-- name: put_actor
+INSERT INTO audience_actors (audience_id, client_id, subject_roles) VALUES ($1, $2, $3)
+ON CONFLICT (audience_id, client_id) DO UPDATE SET subject_roles = excluded.subject_roles
+
+-- name: delete_actor
+DELETE FROM audience_actors WHERE audience_id = $1 AND client_id = $2 RETURNING client_id
+
+-- name: write_audience_audit
+INSERT INTO audit_log (at, event, audience, user_id, client_id) VALUES ($1, $2, $3, $4, $5)
+
 -- name: reserve_login_attempt
 -- A leaky bucket: full_at is when all attempts are regained. A refused attempt writes nothing and
 -- reads no user. The time to wait comes from the statement's snapshot and is a hint.

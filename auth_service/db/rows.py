@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import asyncpg
 
 from auth_service.models import (
+    ActorRule,
+    Audience,
     ClientSecret,
     Revocation,
     RevocationKind,
@@ -29,6 +31,7 @@ def user(row: asyncpg.Record) -> User:
         disabled=row["disabled"],
         created_at=row["created_at"],
         revoked_before=row["revoked_before"],
+        audiences=tuple(row["audiences"]),
     )
 
 
@@ -42,6 +45,20 @@ def service_account(row: asyncpg.Record) -> ServiceAccount:
         disabled=row["disabled"],
         created_at=row["created_at"],
         revoked_before=row["revoked_before"],
+        audiences=tuple(row["audiences"]),
+    )
+
+
+def audience(row: asyncpg.Record) -> Audience:
+    """Read a row of audiences with its actors."""
+    return Audience(
+        id=row["id"],
+        name=row["name"],
+        scope=tuple(row["scope"]),
+        open=row["open"],
+        bound=row["bound"],
+        actors=tuple(ActorRule(client_id, tuple(roles)) for client_id, roles in row["actors"]),
+        created_at=row["created_at"],
     )
 
 

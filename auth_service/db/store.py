@@ -1,10 +1,11 @@
-"""What the service keeps in PostgreSQL: accounts, sessions and revocations, over one pool.
+"""What the service keeps in PostgreSQL, over one pool: accounts, audiences, sessions, revocations.
 
 Owns the upkeep that spans them. The statements of each stand in a module of its own.
 """
 
 from datetime import datetime
 
+from auth_service.db.audiences import AudienceStore
 from auth_service.db.revocations import RevocationStore
 from auth_service.db.service_accounts import ServiceAccountStore
 from auth_service.db.sessions import SessionStore
@@ -17,7 +18,7 @@ PRUNE_BATCH = 1000
 PRUNE_ROUNDS = 100  # of a batch each; what is left waits for the next prune
 
 
-class Store(UserStore, ServiceAccountStore, SessionStore, RevocationStore):
+class Store(UserStore, ServiceAccountStore, AudienceStore, SessionStore, RevocationStore):
     """The database of the service."""
 
     async def prune(self, now: datetime) -> int:

@@ -13,6 +13,7 @@ INTERNAL = errors.AuthError("internal error; the service's log has the cause")
 _CODES: dict[type[errors.AuthError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidScope: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidTarget: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,

@@ -4,11 +4,12 @@ import asyncio
 import gc
 import signal
 from contextlib import AsyncExitStack
-from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
 from auth_service.config.loading import Settings
+from auth_service.core.audiences import Audiences
 from auth_service.core.core import Core
 from auth_service.core.shielded import Shielded
 from auth_service.core.signing_keys import SigningKeys
@@ -31,6 +32,9 @@ from auth_service.serving.wiring import (
 from auth_service.telemetry.logs import configure_logging
 from auth_service.tokens.revocation import RevocationList
 from auth_service.web.routes import HttpServers, http_servers
+
+if TYPE_CHECKING:
+    from auth_service.db.pool import Connection
 
 __all__ = ["Server"]
 
@@ -87,8 +91,9 @@ class Server:
         database = await enter(open_database(settings))
         keys = await signing_keys(settings, database)
         revocations = RevocationList(database.clock)
+        audiences = Audiences(database.store, settings.own_audience())
         hub = WatchHub(keys.ring, lambda: (feed.as_of, feed.epoch, feed.cursor), database.clock)
-        feed = self._feed(database, keys, revocations, hub)
+        feed = self._feed(database, keys, audiences, revocations, hub)
         await feed.start()
         self._stack.push_async_callback(feed.stop)
 
@@ -97,7 +102,9 @@ class Server:
             hub.keys_changed()
             feed.wake()
 
-        core = await enter(open_core(settings, database, keys, revocations, feed, announce_keys))
+        core = await enter(
+            open_core(settings, database, keys, audiences, revocations, feed, announce_keys)
+        )
         readiness = Readiness(settings, self._health, database, lambda: feed.as_of)
         await self._serve(core, hub, readiness)
         self._maintain(database, core, readiness)
@@ -111,8 +118,19 @@ class Server:
         self._stack.push_async_callback(maintenance.stop)
 
     def _feed(
-        self, database: Database, keys: SigningKeys, revocations: RevocationList, hub: WatchHub
+        self,
+        database: Database,
+        keys: SigningKeys,
+        audiences: Audiences,
+        revocations: RevocationList,
+        hub: WatchHub,
     ) -> RevocationFeed:
+        """Return the feed, which also keeps keys, audiences and the clock right."""
+
+        async def on_poll(connection: "Connection") -> None:
+            await adjust_clock(database.clock, connection)
+            await audiences.follow(connection)
+
         def update_keys(changed: list[StoredKey]) -> None:
             if keys.update(changed):
                 hub.keys_changed()
@@ -130,7 +148,7 @@ class Server:
             on_revocations=hub.revoked,
             poll_interval=self._settings.feed_poll_interval,
             transaction_pooling=self._settings.database_transaction_pooling,
-            on_poll=partial(adjust_clock, database.clock),
+            on_poll=on_poll,
         )
 
     async def _serve(self, core: Core, hub: WatchHub, readiness: Readiness) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from auth_service.clock import DatabaseClock
 from auth_service.config.loading import Settings
 from auth_service.core.accounts import Accounts
+from auth_service.core.audiences import Audiences
 from auth_service.core.core import Core
 from auth_service.core.credentials import Credentials
 from auth_service.core.key_policy import KeyPolicy
@@ -189,6 +190,7 @@ async def open_core(
     settings: Settings,
     database: Database,
     keys: SigningKeys,
+    audiences: Audiences,
     revocations: RevocationList,
     feed: RevocationFeed,
     announce_keys: Callable[[], object],
@@ -219,7 +221,8 @@ async def open_core(
             announce_keys,
             shielded,
             clock,
-            settings.own_audience(),
+            audiences,
+            audiences.own,
         )
     finally:
         hasher.close()

@@ -1,8 +1,9 @@
 """Migrations: many replicas may run them at once, and a server notices if one is missing."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -98,6 +99,37 @@ async def test_a_service_account_of_the_schema_before_keeps_its_secret(
     await core.shielded.drain()
     core.hasher.close()
     pool.terminate()
+    await connection.close()
+
+
+async def test_the_audiences_of_live_sessions_are_registered(empty_database_url: str) -> None:
+    """Open to all and with any scope: nobody is logged out, and no token has fewer scopes."""
+    await _upgrade_to(empty_database_url, "0006")
+    connection = await asyncpg.connect(empty_database_url)
+    user, now = uuid4(), utc_now()
+    await connection.execute("INSERT INTO users VALUES ($1, '', '{}', '{}', false, $2)", user, now)
+    week = timedelta(days=7)
+    for audience, expires_at, revoked_at in (
+        (("internal", "orders"), now + week, None),
+        (("orders", "billing"), now + week, None),
+        (("expired",), now - week, None),
+        (("revoked",), now + week, now),
+    ):
+        await connection.execute(
+            """
+            INSERT INTO sessions (
+                user_id, id, generation, seed, client_id, device_label, audience, scope, amr,
+                auth_time, created_at, refreshed_at, refresh_expires_at, expires_at, revoked_at
+            )
+            VALUES ($1, $2, 0, '', '', '', $3, '{}', '{}', $4, $4, $4, $5, $5, $6)
+            """,
+            user, uuid4(), audience, now, expires_at, revoked_at,
+        )  # fmt: skip
+    await migrate(empty_database_url)
+    found = await connection.fetch("SELECT name, scope, open FROM audiences ORDER BY name")
+    expected = [(name, ["*"], True) for name in ("billing", "internal", "orders")]
+    assert [tuple(row) for row in found] == expected
+    assert await connection.fetchval("SELECT audiences FROM users") == []
     await connection.close()
 
 

@@ -29,6 +29,7 @@ REASONS = {
     "InvalidGrant": "INVALID_GRANT",
     "InvalidToken": "INVALID_TOKEN",
     "InvalidScope": "INVALID_SCOPE",
+    "InvalidTarget": "INVALID_TARGET",
     "PermissionDenied": "PERMISSION_DENIED",
     "NotFound": "NOT_FOUND",
     "AlreadyExists": "ALREADY_EXISTS",

@@ -33,6 +33,7 @@ EXPECTED: list[tuple[AuthError, grpc.StatusCode, str]] = [
         "INVALID_TOKEN",
     ),
     (errors.InvalidScope("too much"), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SCOPE"),
+    (errors.InvalidTarget("orders"), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_TARGET"),
     (errors.PermissionDenied("no"), grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"),
     (errors.NotFound("none"), grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
     (errors.AlreadyExists("taken"), grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS"),
@@ -153,7 +154,8 @@ def test_no_other_error_names_fields_or_a_delay(
     error: AuthError, code: grpc.StatusCode, reason: str
 ) -> None:
     """A client that retries on RetryInfo does not retry calls that cannot succeed."""
-    fields = code is grpc.StatusCode.INVALID_ARGUMENT and reason != "INVALID_SCOPE"
+    without = ("INVALID_SCOPE", "INVALID_TARGET")
+    fields = code is grpc.StatusCode.INVALID_ARGUMENT and reason not in without
     retry = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
     assert len(details(error, error_details_pb2.BadRequest)) == int(fields)
     assert len(details(error, error_details_pb2.RetryInfo)) == int(retry)

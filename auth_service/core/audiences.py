@@ -1,0 +1,101 @@
+"""The audiences that a process knows: who may have tokens for them, and with which scopes.
+
+Kept in memory, so that a login needs no query for them. Each poll of the revocation feed asks
+whether they have changed. The service's own audience is always known and open.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from auth_service.clock import steady_seconds
+from auth_service.db.store import Store
+from auth_service.errors import InvalidTarget
+from auth_service.models import ANY_SCOPE, Audience
+
+if TYPE_CHECKING:
+    from auth_service.db.pool import Connection
+
+__all__ = ["Audiences", "confined"]
+
+LOOK_INTERVAL = 1.0
+"""The least number of seconds from the end of one look at the database to the next one."""
+
+
+class Audiences:
+    """The registered audiences; `own` is the name of the service's own one.
+
+    Unless it is registered, no scope belongs to the own audience.
+    """
+
+    def __init__(
+        self, store: Store, own: str, *, steady: Callable[[], float] = steady_seconds
+    ) -> None:
+        self.own = own
+        self._steady = steady
+        self._store = store
+        self._known: dict[str, Audience] = {}
+        self._version: UUID | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._next_look = -math.inf
+
+    def find(self, name: str) -> Audience | None:
+        """Return a registered audience, as far as this process knows."""
+        return self._known.get(name)
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Return the names that are neither registered nor the own audience."""
+        return [name for name in names if name not in self._known and name != self.own]
+
+    def scope_of(self, names: Iterable[str]) -> frozenset[str]:
+        """Return the scopes that belong to any of these audiences; see ANY_SCOPE."""
+        known = (self._known[name] for name in names if name in self._known)
+        return frozenset(scope for audience in known for scope in audience.scope)
+
+    async def admit(self, names: Collection[str], granted: Collection[UUID]) -> frozenset[str]:
+        """Return the scopes of audiences for which an account wants tokens.
+
+        `granted` are the ids of the restricted audiences that it may have. To be called only once
+        the account has proved who it is: an audience that is not known is looked for in the
+        database, although at most once in LOOK_INTERVAL. Raises InvalidTarget, alike for an
+        audience that is not registered and for one that is not granted (RFC 8707 section 2).
+        """
+        if self._refused(names, granted) is not None:
+            await self._look()  # another replica may have registered or opened it just now
+        if (refused := self._refused(names, granted)) is not None:
+            raise InvalidTarget(refused)
+        return self.scope_of(names)
+
+    async def follow(self, connection: "Connection | None" = None) -> None:
+        """Take in all changes that are committed. Raises Unavailable."""
+        if (found := await self._store.all_audiences(self._version, connection)) is not None:
+            self._version = found.version
+            self._known = {audience.name: audience for audience in found.audiences}
+
+    def _refused(self, names: Iterable[str], granted: Collection[UUID]) -> str | None:
+        for name in names:
+            known = self._known.get(name)
+            if name != self.own and (known is None or not (known.open or known.id in granted)):
+                return name
+        return None
+
+    async def _look(self) -> None:
+        """Read the audiences, once for all that ask meanwhile, unless it was done just now."""
+        if self._looking is None:
+            if self._steady() < self._next_look:
+                return
+            self._looking = asyncio.create_task(self.follow(), name="look for audiences")
+            self._looking.add_done_callback(self._looked)
+        await asyncio.shield(self._looking)  # the others wait for it too
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._looking = None
+        if not task.cancelled() and task.exception() is None:
+            self._next_look = self._steady() + LOOK_INTERVAL
+
+
+def confined(scope: tuple[str, ...], within: Collection[str]) -> tuple[str, ...]:
+    """Return those of the scopes that belong to audiences with the scopes `within`."""
+    return scope if ANY_SCOPE in within else tuple(each for each in scope if each in within)
