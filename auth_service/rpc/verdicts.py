@@ -94,6 +94,10 @@ def _active(claims: AccessClaims) -> bytes:
         message.roles.extend(claims.roles)
     message.auth_time.seconds = claims.auth_time
     message.authentication_methods.extend(claims.amr)
+    bearer: Any = message
+    for link in claims.chain:
+        bearer = bearer.actor
+        bearer.subject = link.actor
     return response.SerializeToString()
 
 

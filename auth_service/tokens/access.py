@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from auth_service.clock import Clock, seconds
 from auth_service.errors import InactiveReason, InvalidArgument, InvalidToken
-from auth_service.tokens import jws
+from auth_service.tokens import delegation, jws
+from auth_service.tokens.delegation import Chain
 from auth_service.tokens.keys import KeyRing, SigningKey
 from auth_service.tokens.revocation import Marks, RevocationList, marks
 
@@ -44,6 +45,13 @@ class AccessClaims(NamedTuple):
     auth_time: int
     amr: tuple[str, ...]
     not_before: int = 0
+    chain: Chain = ()
+    """The exchanges that led to this token (RFC 8693), newest first."""
+
+    @property
+    def actors(self) -> tuple[str, ...]:
+        """The service accounts that act for the subject: who calls now, then who called it."""
+        return tuple(link.actor for link in self.chain)
 
     def as_jwt(self) -> dict[str, Any]:
         """Return the claims under their registered names (RFC 9068 section 2.2)."""
@@ -64,6 +72,8 @@ class AccessClaims(NamedTuple):
             claims["sid"] = self.session_id
         if self.not_before:
             claims["nbf"] = self.not_before
+        if self.chain:
+            claims |= delegation.as_claims(self.chain)
         return claims
 
 
@@ -147,7 +157,7 @@ class TokenVerifier:
         if required_roles and not set(claims.roles).issuperset(required_roles):
             raise InvalidToken(InactiveReason.INSUFFICIENT_ROLE)
         if known is None and memory.saw(token):
-            memory.claims[token] = claims, marks(claims.token_id, claims.session_id)
+            memory.claims[token] = claims, marks(claims)
             if len(memory.claims) > self._cache_size:
                 with contextlib.suppress(KeyError):  # another thread has emptied it
                     memory.claims.popitem(last=False)
@@ -282,4 +292,5 @@ def _access_claims(claims: dict[str, Any]) -> AccessClaims:
         auth_time,
         tuple(amr),
         not_before,
+        delegation.read_chain(claims) if "act" in claims or "parents" in claims else (),
     )

@@ -14,15 +14,19 @@ from auth_service.clock import Clock
 from auth_service.errors import InactiveReason
 from auth_service.models import Revocation, RevocationKind
 from auth_service.tokens import revoked_ids
+from auth_service.tokens.delegation import Chain
 from auth_service.tokens.revoked_ids import SEVERAL, SLICES, Key, RevokedIds
 
 LAST_SECOND = 253_402_300_799
 """The end of the year 9999, the latest time of datetime and of a protobuf Timestamp."""
+_NEVER = (0, 0)
 MOST_PRUNED = 500
 """How many revocations one call of `prune` drops: about two milliseconds of work."""
 
-Marks = tuple[int, int, int, int, Key, Key]
-"""Slot and fingerprint of a token's `jti`, those of its `sid`, and the keys of both."""
+Mark = tuple[int, int, Key]
+"""Slot and fingerprint of an id, and its key."""
+Marks = tuple[int, int, int, int, Key, Key, tuple[Mark, ...]]
+"""Slot and fingerprint of a token's `jti` and of its `sid`, both keys, and its parents' marks."""
 
 
 class RevocableClaims(Protocol):
@@ -36,13 +40,22 @@ class RevocableClaims(Protocol):
     def subject(self) -> str: ...
     @property
     def issued_at(self) -> int: ...
+    @property
+    def chain(self) -> Chain: ...
 
 
-def marks(token_id: str, session_id: str) -> Marks:
+def marks(claims: RevocableClaims) -> Marks:
     """Return what `RevocationList.check` looks up first; only this process can use it."""
-    token = revoked_ids.key_of(token_id, session=False)
-    session = revoked_ids.key_of(session_id, session=True)
-    return *revoked_ids.mark(token), *revoked_ids.mark(session), token, session
+    token = revoked_ids.key_of(claims.token_id, session=False)
+    session = revoked_ids.key_of(claims.session_id, session=True)
+    parents = [revoked_ids.key_of(link.parent_id, session=False) for link in claims.chain]
+    return (
+        *revoked_ids.mark(token),
+        *revoked_ids.mark(session),
+        token,
+        session,
+        tuple((*revoked_ids.mark(parent), parent) for parent in parents),
+    )
 
 
 def whole_second_after(moment: datetime) -> datetime:
@@ -92,10 +105,12 @@ class RevocationList:
 
         `known` are the marks of the claims, for those who check the same claims often.
         """
+        if claims.chain and (reason := self._by_chain(claims, known or marks(claims))) is not None:
+            return reason
         if not self._ids:
             return self._by_bound(claims)
-        token, token_print, session, session_print, token_key, session_key = known or marks(
-            claims.token_id, claims.session_id
+        token, token_print, session, session_print, token_key, session_key, _ = known or marks(
+            claims
         )
         slots = self._slots
         if (
@@ -177,8 +192,28 @@ class RevocationList:
         """Return all that still matters at once; of a million revocations that takes seconds."""
         return [revocation for part in self.parts() for revocation in part]
 
+    def _by_chain(self, claims: RevocableClaims, known: Marks) -> InactiveReason | None:
+        """Return why a token that was exchanged is revoked with what it came from.
+
+        "Issued before T" means the token of the login for the subject, and the actor's own token
+        for an actor. The `iat` of the exchange itself may be later than T: another replica may not
+        have heard of the revocation yet when it exchanged.
+        """
+        for slot, fingerprint, key in known[-1]:
+            if self._slots[slot] in (fingerprint, SEVERAL) and key in self._ids:
+                return InactiveReason.TOKEN_REVOKED
+        chain, users = claims.chain, self._users
+        oldest = chain[-1].parent_issued_at
+        if oldest < users.get(claims.subject, _NEVER)[0]:
+            return InactiveReason.USER_REVOKED
+        for link in chain:
+            if link.actor_issued_at < users.get(link.actor, _NEVER)[0]:
+                return InactiveReason.USER_REVOKED
+            oldest = min(oldest, link.actor_issued_at)
+        return InactiveReason.USER_REVOKED if oldest < self._all_before else None
+
     def _by_bound(self, claims: RevocableClaims) -> InactiveReason | None:
-        before = max(self._all_before, self._users.get(claims.subject, (0, 0))[0])
+        before = max(self._all_before, self._users.get(claims.subject, _NEVER)[0])
         return InactiveReason.USER_REVOKED if claims.issued_at < before else None
 
     def _add(self, revocation: Revocation, now: float) -> bool:
@@ -202,7 +237,7 @@ class RevocationList:
 
     def _add_user(self, revocation: Revocation, expires_at: int) -> bool:
         subject = revocation.target
-        known = self._users.get(subject, (0, 0))
+        known = self._users.get(subject, _NEVER)
         latest = max(known[0], _issued_before(revocation)), max(known[1], expires_at)
         self._users[subject] = latest
         if latest[1] > known[1]:

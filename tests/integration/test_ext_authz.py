@@ -24,6 +24,7 @@ from auth_service.rpc.dispatcher import Dispatcher
 from auth_service.rpc.ext_authz import add_ext_authz
 from auth_service.telemetry.metrics import Successes
 from auth_service.tokens.access import AccessClaims, TokenSigner
+from auth_service.tokens.delegation import Link
 from auth_service.tokens.keys import KeyRing, shared_key
 from tests.acceptance.servers import Client, Proxy, database_target, make_user, through
 from tests.channels import open_channel
@@ -37,10 +38,10 @@ from tests.integration.serving import (
 )
 
 METHOD = "/envoy.service.auth.v3.Authorization/Check"
-NAMES = ("x-auth-subject", "x-auth-session", "x-auth-scope", "x-auth-roles")
+NAMES = ("x-auth-subject", "x-auth-session", "x-auth-scope", "x-auth-roles", "x-auth-actor")
 LOOK_ALIKES = {
     f"x{first}auth{second}{word}"
-    for word in ("subject", "session", "scope", "roles")
+    for word in ("subject", "session", "scope", "roles", "actor")
     for first, second in itertools.product("-_", repeat=2)
 } - set(NAMES)
 KEY = shared_key(bytes(range(32, 64)))  # that of make_settings
@@ -184,7 +185,7 @@ async def test_a_good_token_passes_with_the_callers_identity(
         "x-auth-scope": "read write",
         "x-auth-roles": "staff,ops",
     }
-    assert verdict.removed == LOOK_ALIKES
+    assert verdict.removed == {"x-auth-actor", *LOOK_ALIKES}
 
 
 async def test_spoofed_identity_headers_are_overwritten(
@@ -200,7 +201,7 @@ async def test_spoofed_identity_headers_are_overwritten(
 async def test_an_anonymous_caller_passes_a_public_route_without_identity(
     envoy: Envoy, authorization: str | None
 ) -> None:
-    """All four headers are removed, so a spoofed one never reaches the upstream."""
+    """All identity headers are removed, so a spoofed one never reaches the upstream."""
     verdict = await envoy.check(authorization, {"public": "true"}, x_auth_subject="root")
     assert verdict.admitted
     assert verdict.headers == {}
@@ -231,7 +232,16 @@ async def test_a_service_account_has_no_session_header(
         "x-auth-scope": "read",
         "x-auth-roles": "verifier",
     }
-    assert verdict.removed == {"x-auth-session", *LOOK_ALIKES}
+    assert verdict.removed == {"x-auth-session", "x-auth-actor", *LOOK_ALIKES}
+
+
+async def test_the_actors_of_an_exchanged_token_are_named(
+    envoy: Envoy, token: Callable[..., str]
+) -> None:
+    """The one that calls first, then the one that called it."""
+    chain = (Link("orders", 1, "b", 1), Link("gate,way", 1, "a", 1))
+    verdict = await envoy.check(token(chain=chain), x_auth_actor="root")
+    assert verdict.headers["x-auth-actor"] == "orders,gate%2Cway"
 
 
 async def test_odd_names_arrive_percent_encoded(envoy: Envoy, token: Callable[..., str]) -> None:

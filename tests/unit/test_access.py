@@ -19,6 +19,7 @@ from auth_service.errors import InactiveReason, InvalidArgument, InvalidToken
 from auth_service.models import Revocation, RevocationKind, Session
 from auth_service.tokens import jws
 from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier, new_token_id
+from auth_service.tokens.delegation import Link
 from auth_service.tokens.keys import ALGORITHMS, KeyRing, MasterKey, SigningKey, generate_key
 from auth_service.tokens.refresh import RefreshTokens
 from auth_service.tokens.revocation import RevocationList
@@ -147,6 +148,7 @@ PAST = st.integers(0, EPOCH)
         auth_time=PAST,
         amr=LISTS,
         not_before=PAST,
+        chain=st.lists(st.builds(Link, WORDS, PAST, WORDS, PAST), max_size=5).map(tuple),
     )
 )
 def test_what_is_signed_verifies(algorithm: str, claims: AccessClaims) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from auth_service.authz.identity_headers import NAMES, identity_headers
 from auth_service.tokens.access import AccessClaims
+from auth_service.tokens.delegation import Link
 
 CLAIMS = AccessClaims(
     issuer="https://auth.test",
@@ -42,7 +43,15 @@ def test_plain_claims_are_written_as_they_are() -> None:
         "x-auth-session": "0192f0c1-7f2e-4c1b-9c57-0d7b2f1f4a10",
         "x-auth-scope": "read orders:write",
         "x-auth-roles": "user,clerk",
+        "x-auth-actor": "",
     }
+
+
+def test_the_actors_are_a_list_as_roles_are() -> None:
+    """The one that calls first; a comma in a name separates nothing."""
+    chain = (Link("orders", 1, "b", 1), Link("gate,way", 1, "a", 1))
+    headers = identity_headers(CLAIMS._replace(chain=chain))
+    assert headers["x-auth-actor"] == "orders,gate%2Cway"
 
 
 def test_an_anonymous_caller_has_none_of_the_headers() -> None:

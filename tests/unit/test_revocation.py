@@ -299,7 +299,7 @@ def test_known_marks_give_the_same_verdict() -> None:
     revocations = RevocationList(FakeClock())
     revocations.add(revocation(RevocationKind.TOKEN, TOKEN_ID, 100))
     for each in (claims(token_id=TOKEN_ID), claims(token_id="other")):
-        verdict = revocations.check(each, marks(each.token_id, each.session_id))
+        verdict = revocations.check(each, marks(each))
         assert verdict is revocations.check(each)
 
 

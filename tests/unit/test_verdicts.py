@@ -12,6 +12,7 @@ from auth_service.errors import InactiveReason, RevocationsStale
 from auth_service.models import Revocation, RevocationKind
 from auth_service.rpc.verdicts import LONGEST_REMEMBERED, Batch, Verdicts
 from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier
+from auth_service.tokens.delegation import Link
 from auth_service.tokens.keys import KeyRing, generate_key
 from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock
@@ -104,6 +105,16 @@ def test_an_active_token_is_answered_with_its_claims_and_the_time_of_now(
         assert list(response.claims.audience) == ["billing", "orders"]
         assert response.claims.expires_at.seconds == CLAIMS.expires_at
         assert response.revocations_as_of.ToDatetime(UTC) == as_of
+
+
+def test_the_actors_of_an_exchanged_token_are_nested(verdicts: Verdicts) -> None:
+    """As in the claim `act` (RFC 8693 section 4.1); the token of a login has none."""
+    chain = (Link("orders", 1, "b", 1), Link("gateway", 1, "a", 1))
+    response = parsed(verdicts.response(Verdict(CLAIMS._replace(chain=chain), None, AS_OF)))
+    inner = pb.Actor(subject="gateway")
+    assert response.claims.actor == pb.Actor(subject="orders", actor=inner)
+    response = parsed(verdicts.response(Verdict(CLAIMS, None, AS_OF)))
+    assert not response.claims.HasField("actor")
 
 
 def test_two_tokens_of_one_id_are_told_apart(verdicts: Verdicts) -> None:

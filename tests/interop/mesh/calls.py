@@ -17,7 +17,7 @@ from check import MismatchError
 from processes import SERVICE
 
 SECONDS = 10.0
-IDENTITY = ("x-auth-subject", "x-auth-session", "x-auth-scope", "x-auth-roles")
+IDENTITY = ("x-auth-subject", "x-auth-session", "x-auth-scope", "x-auth-roles", "x-auth-actor")
 SPOOFED = tuple((name, "spoofed") for name in IDENTITY)
 Headers = Sequence[tuple[str, str]]
 

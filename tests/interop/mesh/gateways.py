@@ -42,6 +42,7 @@ def check_identity(tally: Tally, at: str, address: str, users: Users) -> None:
         "x-auth-session": [said["sid"]],
         "x-auth-scope": [said["scope"]],
         "x-auth-roles": [],
+        "x-auth-actor": [],
     }
     answer = request(address, "/orders/1", bearer(token))
     told = {name: answer.received(name) for name in IDENTITY} if answer.status == 200 else None

@@ -29,6 +29,7 @@ def check(tally: Tally, users: Users, expired: str) -> None:
         "x-auth-session": [said["sid"]],
         "x-auth-scope": [said["scope"]],
         "x-auth-roles": [],
+        "x-auth-actor": [],
     }
     tally.check(told == expected, f"{AT}: a valid token passes, and its claims as headers", answer)
     wait_until_expired(expired, LEEWAY)
