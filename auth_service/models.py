@@ -154,6 +154,15 @@ class Revocation:
     """Whether the account (kind USER) is disabled since then, and not only signed out."""
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedRevocation:
+    """A revocation as the database has it."""
+
+    revocation: Revocation
+    recorded_at: datetime
+    """When it was first written; a later one of the same target may have moved its times."""
+
+
 class KeyState(StrEnum):
     """The state of a signing key."""
 

@@ -9,8 +9,8 @@ from authn.v1 import auth_service_pb2 as pb
 from authn.v1.auth_service_pb2_grpc import AuthServiceStub
 
 from auth_service.cli.channel import Target, open_stub, server_options
+from auth_service.cli.decoding import header_of
 from auth_service.cli.terminal import Exit, examples, fail, json_option, read_secret, show
-from auth_service.cli.token import header_of
 from auth_service.config.durations import parse_duration
 
 __all__ = ["login", "refresh", "revoke", "validate"]

@@ -1,22 +1,31 @@
-"""token: decodes a token without verifying it."""
+"""token: decodes a token, or explains the verdict on it."""
 
-import base64
-import binascii
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 
-from auth_service.cli.terminal import Exit, examples, fail, json_option, plain, read_secret
+from auth_service.cli.database import Backend, run
+from auth_service.cli.decoding import decode
+from auth_service.cli.settings import config_option
+from auth_service.cli.terminal import Exit, examples, json_option, plain, read_secret, show, table
+from auth_service.core.explanations import Explained
+from auth_service.serving.wiring import explanations, signing_keys
 
-__all__ = ["header_of", "token"]
+__all__ = ["token"]
 
 _TIMES = ("iat", "nbf", "exp", "auth_time")
 
 
-@click.group(epilog=examples("auth-service token inspect < token-file"))
+@click.group(
+    epilog=examples(
+        "auth-service token inspect < token-file",
+        "auth-service token explain --audience orders < token-file",
+    )
+)
 def token() -> None:
-    """Decode tokens."""
+    """Decode tokens, and explain verdicts."""
 
 
 @token.command(
@@ -31,7 +40,7 @@ def inspect(as_json: bool) -> None:
 
     The token is read from a prompt or standard input. Use validate to verify it.
     """
-    header, claims = _decode(read_secret("Token"))
+    header, claims = decode(read_secret("Token"))
     if as_json:
         click.echo(json.dumps({"verified": False, "header": header, "claims": claims}))
         return
@@ -41,27 +50,76 @@ def inspect(as_json: bool) -> None:
             click.echo(f"{title}.{name} = {json.dumps(value)}{_moment(name, value)}")
 
 
-def header_of(encoded: str) -> dict[str, object]:
-    """Return the header of a token, which is not verified."""
-    return _decode(encoded)[0]
+@token.command(
+    epilog=examples(
+        "auth-service token explain < token-file",
+        "auth-service token explain --audience orders --scope orders:read --json < token-file",
+    )
+)
+@click.option("--audience", default="", help="An audience that the token must have.")
+@click.option("--scope", multiple=True, help="A scope that the token must have; may be repeated.")
+@click.option("--role", multiple=True, help="A role that the token must have; may be repeated.")
+@json_option
+@config_option
+def explain(
+    audience: str,
+    scope: tuple[str, ...],
+    role: tuple[str, ...],
+    as_json: bool,
+    config_file: Path | None,
+) -> None:
+    """Explain why an access token is active or not; exit with 1 if it is not.
+
+    The token is read from a prompt or standard input. This command reads keys and revocations from
+    the database, so it does not tell whether a replica has heard of them yet. The RPC ExplainToken
+    of that replica does. Each use is in the audit log.
+    """
+    access_token = read_secret("Access token")
+
+    async def work(backend: Backend) -> Explained:
+        keys = await signing_keys(backend.settings, backend.database)
+        clock = backend.database.clock
+        how = explanations(backend.settings, backend.database, keys, None, clock)
+        return await how.explain(
+            access_token, audience=audience, required_scope=scope, required_roles=role
+        )
+
+    explained = run(config_file, work)
+    _show(explained, as_json)
+    if not explained.active:
+        click.get_current_context().exit(Exit.REFUSED)
 
 
-def _decode(encoded: str) -> tuple[dict[str, object], dict[str, object]]:
-    parts = encoded.strip().split(".")
-    if len(parts) != 3:
-        fail(Exit.REFUSED, "this is not a JWT", "a JWT is three base64url parts separated by dots")
-    return _part(parts[0], "header"), _part(parts[1], "claims")
-
-
-def _part(text: str, what: str) -> dict[str, object]:
-    try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        decoded = json.loads(raw)
-    except (binascii.Error, ValueError, RecursionError):
-        decoded = None
-    if not isinstance(decoded, dict):
-        fail(Exit.REFUSED, f"this is not a JWT: its {what} is not a JSON object in base64url")
-    return decoded
+def _show(explained: Explained, as_json: bool) -> None:
+    verdict = {"active": explained.active, "inactive_reason": explained.inactive_reason}
+    checks = [
+        {"check": check.name, "outcome": check.outcome.value, "detail": check.detail}
+        for check in explained.checks
+    ]
+    revocations = [
+        {
+            "revocation": each.revocation.kind.value,
+            "target": each.revocation.target,
+            "recorded_at": each.recorded_at,
+            "issued_before": each.revocation.issued_before,
+            "expires_at": each.revocation.expires_at,
+        }
+        for each in explained.revocations
+    ]
+    claims = None if explained.claims is None else explained.claims.as_jwt()
+    verified = {"claims": claims, "claims_verified": explained.genuine}
+    if as_json:
+        show(verdict | {"checks": checks, "revocations": revocations} | verified, as_json=True)
+        return
+    show(verdict, as_json=False)
+    table(checks, as_json=False)
+    if revocations:
+        table(revocations, as_json=False)
+    if claims is not None:
+        if not explained.genuine:
+            click.echo("the claims are not verified: anyone can make such a token", err=True)
+        for name, value in claims.items():
+            click.echo(f"claims.{name} = {json.dumps(value)}{_moment(name, value)}")
 
 
 def _moment(name: str, value: object) -> str:

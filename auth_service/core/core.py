@@ -7,6 +7,7 @@ from auth_service.clock import Clock
 from auth_service.core.accounts import Accounts
 from auth_service.core.audiences import Audiences
 from auth_service.core.credentials import Credentials
+from auth_service.core.explanations import Explanations
 from auth_service.core.revocation import Revoker
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
@@ -24,6 +25,7 @@ class Core:
     sessions: Sessions
     revoker: Revoker
     accounts: Accounts
+    explanations: Explanations
     validation: Validation
     keys: SigningKeys
     announce_keys: Callable[[], object]

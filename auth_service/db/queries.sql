@@ -388,6 +388,17 @@ SET issued_before = GREATEST(r.issued_before, excluded.issued_before),
     disables = r.disables OR excluded.disables,
     xid = pg_current_xact_id()
 
+-- name: find_revocations
+SELECT r.kind, r.target, r.issued_before, r.expires_at, r.xid, r.disables, r.created_at
+FROM revocations r JOIN unnest($1::text[], $2::text[]) AS named (kind, target)
+    ON r.kind = named.kind AND r.target = named.target
+WHERE r.expires_at > now()
+ORDER BY r.created_at, r.kind, r.target
+
+-- name: note_explanation
+INSERT INTO audit_log (at, event, user_id, session_id, client_id)
+VALUES ($1, 'token.explained', $2, $3, $4)
+
 -- name: note_enabled
 UPDATE revocations SET disables = false, xid = pg_current_xact_id()
 WHERE kind = 'user' AND target = $1 AND disables

@@ -3,9 +3,10 @@
 Owns that no revocation is skipped, however late its transaction commits.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import asyncpg
 
@@ -15,7 +16,7 @@ from auth_service.db.driver_errors import translated
 from auth_service.db.executor import Executor
 from auth_service.db.statements import statements
 from auth_service.errors import Unavailable
-from auth_service.models import Revocation
+from auth_service.models import RecordedRevocation, Revocation
 
 if TYPE_CHECKING:
     from auth_service.db.pool import Connection
@@ -81,6 +82,19 @@ class RevocationStore(Executor):
         with translated():
             seen_at: datetime = await connection.fetchval(self._sql["mark_epoch"], epoch)
         return seen_at
+
+    async def find_revocations(
+        self, kinds: Sequence[str], targets: Sequence[str]
+    ) -> list[RecordedRevocation]:
+        """Return the live revocations with one of these pairs of kind and target, oldest first."""
+        found = await self._rows("find_revocations", kinds, targets)
+        return [RecordedRevocation(rows.revocation(row), row["created_at"]) for row in found]
+
+    async def note_explanation(
+        self, now: datetime, user_id: UUID | None, session_id: UUID | None, client_id: str | None
+    ) -> None:
+        """Write to the audit log that a token was explained, and whose."""
+        await self._execute("note_explanation", now, user_id, session_id, client_id)
 
     async def notify_revocations(self) -> None:
         """Wake the feeds of all replicas. Takes a database-wide lock, so callers coalesce."""

@@ -13,12 +13,14 @@ from authn.v1 import admin_service_pb2_grpc
 from auth_service.clock import Clock
 from auth_service.core import fields
 from auth_service.core.accounts import Accounts
+from auth_service.core.explanations import Explanations
 from auth_service.core.shielded import Shielded
 from auth_service.core.signing_keys import SigningKeys
 from auth_service.errors import ConfigError, InvalidArgument
 from auth_service.models import StoredKey, User
 from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Context
+from auth_service.rpc.explanations import explanation
 from auth_service.rpc.paging import page_size, page_start, page_token
 from auth_service.rpc.service_accounts import ServiceAccountMethods, log_change
 from auth_service.rpc.timestamps import timestamp
@@ -33,6 +35,7 @@ class AdminServicer(ServiceAccountMethods, admin_service_pb2_grpc.AdminServiceSe
     def __init__(
         self,
         accounts: Accounts,
+        explanations: Explanations,
         keys: SigningKeys,
         announce_keys: Callable[[], object],
         callers: Callers,
@@ -42,6 +45,7 @@ class AdminServicer(ServiceAccountMethods, admin_service_pb2_grpc.AdminServiceSe
         """`announce_keys` is called after a new key has been committed."""
         super().__init__(accounts.services, callers, shielded)
         self._accounts = accounts
+        self._explanations = explanations
         self._keys = keys
         self._announce_keys = announce_keys
         self._clock = clock
@@ -111,6 +115,21 @@ class AdminServicer(ServiceAccountMethods, admin_service_pb2_grpc.AdminServiceSe
         key = await self._shielded.run(self._rotate(self._algorithm(request)))
         log_change("RotateKeys", caller, kid=key.kid, algorithm=key.algorithm)
         return pb.RotateKeysResponse(key=_key(key, key.created_at))
+
+    async def ExplainToken(
+        self, request: pb.ExplainTokenRequest, context: Context
+    ) -> pb.ExplainTokenResponse:
+        """Tell why an access token is active or not."""
+        caller = self._admin(context)
+        explained = await self._explanations.explain(
+            request.access_token,
+            audience=request.audience,
+            required_scope=request.required_scope,
+            required_roles=request.required_roles,
+        )
+        claims = explained.claims if explained.genuine else None
+        log_change("ExplainToken", caller, token_id=None if claims is None else claims.token_id)
+        return explanation(explained)
 
     async def _rotate(self, algorithm: str) -> StoredKey:
         key = await self._keys.rotate(algorithm)

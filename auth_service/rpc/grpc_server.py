@@ -84,7 +84,13 @@ class GrpcServer:
         )
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminServicer(
-                core.accounts, core.keys, core.announce_keys, callers, shielded, core.clock
+                core.accounts,
+                core.explanations,
+                core.keys,
+                core.announce_keys,
+                callers,
+                shielded,
+                core.clock,
             ),
             server,
         )

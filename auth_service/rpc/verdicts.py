@@ -16,7 +16,7 @@ from auth_service.core.validation import Validation, Verdict
 from auth_service.errors import InactiveReason
 from auth_service.tokens.access import AccessClaims
 
-__all__ = ["Batch", "Verdicts"]
+__all__ = ["Batch", "Verdicts", "fill_claims"]
 
 REMEMBERED = 10_000  # answers
 LONGEST_REMEMBERED = 4096  # bytes of a request
@@ -79,7 +79,12 @@ class Verdicts:
 
 def _active(claims: AccessClaims) -> bytes:
     response = pb.ValidateResponse(active=True)
-    message = response.claims
+    fill_claims(response.claims, claims)
+    return response.SerializeToString()
+
+
+def fill_claims(message: pb.Claims, claims: AccessClaims) -> None:
+    """Set the fields of an empty message to the claims of a token."""
     message.issuer = claims.issuer
     message.subject = claims.subject
     message.audience.extend(claims.audience)
@@ -98,7 +103,6 @@ def _active(claims: AccessClaims) -> bytes:
     for link in claims.chain:
         bearer = bearer.actor
         bearer.subject = link.actor
-    return response.SerializeToString()
 
 
 @lru_cache

@@ -7,7 +7,7 @@ no transport, so that the supervisor needs no gRPC.
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from auth_service.clock import DatabaseClock
@@ -16,6 +16,7 @@ from auth_service.core.accounts import Accounts
 from auth_service.core.audiences import Audiences
 from auth_service.core.core import Core
 from auth_service.core.credentials import Credentials
+from auth_service.core.explanations import Explanations
 from auth_service.core.key_policy import KeyPolicy
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
 from auth_service.core.revocation import Revocations, Revoker
@@ -44,6 +45,7 @@ __all__ = [
     "accounts",
     "database_url",
     "embedded_directory",
+    "explanations",
     "key_policy",
     "master_key",
     "open_core",
@@ -185,6 +187,26 @@ def accounts(
     )
 
 
+def explanations(
+    settings: Settings,
+    database: Database,
+    keys: SigningKeys,
+    revocations: RevocationList | None,
+    revocations_as_of: Callable[[], datetime],
+) -> Explanations:
+    """Return what explains tokens; without `revocations`, by what the database has."""
+    return Explanations(
+        database.store,
+        keys,
+        revocations,
+        revocations_as_of,
+        issuer=settings.issuer,
+        clock_skew=settings.clock_skew,
+        freshness_limit=settings.freshness_limit,
+        clock=database.clock,
+    )
+
+
 @asynccontextmanager
 async def open_core(
     settings: Settings,
@@ -216,6 +238,7 @@ async def open_core(
             Sessions(store, credentials, tokens, ended, policy, shielded, clock),
             Revoker(store, ended, tokens, verifier),
             accounts(settings, database, hasher, feed.announce),
+            explanations(settings, database, keys, revocations, lambda: feed.as_of),
             Validation(verifier, lambda: feed.as_of, settings.freshness_limit, clock),
             keys,
             announce_keys,

@@ -200,7 +200,7 @@ class TokenVerifier:
         # After the signature, so that forged tokens do not fill it. A few spellings suffice.
         if len(keys) < 4 * len(self._key_ring):
             keys[header] = key
-        claims = _access_claims(jws.read_claims(payload))
+        claims = read_access_claims(jws.read_claims(payload))
         if claims.issuer != self._issuer:
             raise InvalidToken(InactiveReason.WRONG_ISSUER)
         return claims
@@ -250,7 +250,7 @@ def new_token_id() -> str:
     return secrets.token_urlsafe(16)
 
 
-def _access_claims(claims: dict[str, Any]) -> AccessClaims:
+def read_access_claims(claims: dict[str, Any]) -> AccessClaims:
     """Return the claims. Raises InvalidToken if one is missing, of a wrong type or out of range."""
     get: Callable[..., Any] = claims.get  # the checks below give the types
     audience, roles, amr = get("aud", []), get("roles", []), get("amr", [])

@@ -267,6 +267,23 @@ def test_sessions_are_listed_and_revoked(served: Served) -> None:
     assert json.loads(served.ok("sessions", "list", user, "--json")) == []
 
 
+def test_a_verdict_is_explained(served: Served) -> None:
+    """Each check is shown; a token that is not active gives exit code 1, and is not shown."""
+    tokens = served.login(create(served, "explained@example.com"))
+    token = tokens["access_token"]
+    shown = served.ok("token", "explain", stdin=token)
+    assert "freshness" in shown
+    assert token not in shown
+    served.ok("sessions", "revoke", tokens["session_id"])
+    refused = served.run("token", "explain", "--audience", "orders", "--json", stdin=token)
+    explained = json.loads(refused.stdout)
+    assert (refused.returncode, explained["active"]) == (1, False)
+    failed = [check["check"] for check in explained["checks"] if check["outcome"] == "failed"]
+    assert failed == ["audience", "revocation"]
+    assert [each["target"] for each in explained["revocations"]] == [tokens["session_id"]]
+    assert served.run("token", "explain", stdin="no token").returncode == 1
+
+
 def test_service_account_logs_in_with_its_secret(served: Served) -> None:
     """A service account gets an access token and no refresh token."""
     made = json.loads(served.ok("service-accounts", "create", "orders", "--json"))

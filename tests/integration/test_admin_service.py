@@ -59,6 +59,7 @@ REQUESTS: dict[str, Any] = {
     "RevokeServiceAccountTokens": pb.RevokeServiceAccountTokensRequest(client_id="billing"),
     "ListKeys": pb.ListKeysRequest(),
     "RotateKeys": pb.RotateKeysRequest(algorithm="EdDSA"),
+    "ExplainToken": pb.ExplainTokenRequest(access_token="a.b.c"),
 }
 ROWS = """
     SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM service_accounts)
@@ -266,6 +267,10 @@ async def test_an_identifier_is_taken_once(database_url: str, admin: Admin, ada:
         ("RevokeServiceAccountTokens", {"client_id": ""}, "client_id"),
         ("RotateKeys", {"algorithm": "none"}, "algorithm"),
         ("RotateKeys", {"algorithm": "hs256"}, "algorithm"),
+        ("ExplainToken", {"access_token": ""}, "access_token"),
+        ("ExplainToken", {"audience": "a\0"}, "audience"),
+        ("ExplainToken", {"required_scope": ["a b"]}, "required_scope[0]"),
+        ("ExplainToken", {"required_roles": [""]}, "required_roles[0]"),
     ],
 )
 async def test_a_bad_field_is_named(

@@ -1,12 +1,25 @@
 from google.api import annotations_pb2 as _annotations_pb2
+from authn.v1 import auth_service_pb2 as _auth_service_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class CheckOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CHECK_OUTCOME_UNSPECIFIED: _ClassVar[CheckOutcome]
+    CHECK_OUTCOME_PASSED: _ClassVar[CheckOutcome]
+    CHECK_OUTCOME_FAILED: _ClassVar[CheckOutcome]
+    CHECK_OUTCOME_NOT_CHECKED: _ClassVar[CheckOutcome]
+CHECK_OUTCOME_UNSPECIFIED: CheckOutcome
+CHECK_OUTCOME_PASSED: CheckOutcome
+CHECK_OUTCOME_FAILED: CheckOutcome
+CHECK_OUTCOME_NOT_CHECKED: CheckOutcome
 
 class User(_message.Message):
     __slots__ = ("user_id", "identifiers", "roles", "scope", "disabled", "created_at")
@@ -275,3 +288,61 @@ class RotateKeysResponse(_message.Message):
     KEY_FIELD_NUMBER: _ClassVar[int]
     key: SigningKey
     def __init__(self, key: _Optional[_Union[SigningKey, _Mapping]] = ...) -> None: ...
+
+class TokenCheck(_message.Message):
+    __slots__ = ("name", "outcome", "reason", "detail")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    outcome: CheckOutcome
+    reason: _auth_service_pb2.InactiveReason
+    detail: str
+    def __init__(self, name: _Optional[str] = ..., outcome: _Optional[_Union[CheckOutcome, str]] = ..., reason: _Optional[_Union[_auth_service_pb2.InactiveReason, str]] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class CoveringRevocation(_message.Message):
+    __slots__ = ("kind", "target", "recorded_at", "issued_before", "expires_at")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    RECORDED_AT_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    target: str
+    recorded_at: _timestamp_pb2.Timestamp
+    issued_before: _timestamp_pb2.Timestamp
+    expires_at: _timestamp_pb2.Timestamp
+    def __init__(self, kind: _Optional[str] = ..., target: _Optional[str] = ..., recorded_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., issued_before: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ExplainTokenRequest(_message.Message):
+    __slots__ = ("access_token", "audience", "required_scope", "required_roles")
+    ACCESS_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_SCOPE_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_ROLES_FIELD_NUMBER: _ClassVar[int]
+    access_token: str
+    audience: str
+    required_scope: _containers.RepeatedScalarFieldContainer[str]
+    required_roles: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, access_token: _Optional[str] = ..., audience: _Optional[str] = ..., required_scope: _Optional[_Iterable[str]] = ..., required_roles: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ExplainTokenResponse(_message.Message):
+    __slots__ = ("active", "inactive_reason", "checks", "claims", "claims_verified", "revocations", "revocations_as_of", "explained_at")
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    INACTIVE_REASON_FIELD_NUMBER: _ClassVar[int]
+    CHECKS_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    REVOCATIONS_AS_OF_FIELD_NUMBER: _ClassVar[int]
+    EXPLAINED_AT_FIELD_NUMBER: _ClassVar[int]
+    active: bool
+    inactive_reason: _auth_service_pb2.InactiveReason
+    checks: _containers.RepeatedCompositeFieldContainer[TokenCheck]
+    claims: _auth_service_pb2.Claims
+    claims_verified: bool
+    revocations: _containers.RepeatedCompositeFieldContainer[CoveringRevocation]
+    revocations_as_of: _timestamp_pb2.Timestamp
+    explained_at: _timestamp_pb2.Timestamp
+    def __init__(self, active: bool = ..., inactive_reason: _Optional[_Union[_auth_service_pb2.InactiveReason, str]] = ..., checks: _Optional[_Iterable[_Union[TokenCheck, _Mapping]]] = ..., claims: _Optional[_Union[_auth_service_pb2.Claims, _Mapping]] = ..., claims_verified: bool = ..., revocations: _Optional[_Iterable[_Union[CoveringRevocation, _Mapping]]] = ..., revocations_as_of: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., explained_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

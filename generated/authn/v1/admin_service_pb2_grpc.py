@@ -121,6 +121,11 @@ class AdminServiceStub(object):
                 request_serializer=authn_dot_v1_dot_admin__service__pb2.RotateKeysRequest.SerializeToString,
                 response_deserializer=authn_dot_v1_dot_admin__service__pb2.RotateKeysResponse.FromString,
                 _registered_method=True)
+        self.ExplainToken = channel.unary_unary(
+                '/authn.v1.AdminService/ExplainToken',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.ExplainTokenRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.ExplainTokenResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -245,6 +250,14 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainToken(self, request, context):
+        """ExplainToken tells why an access token is active or not, here and now: each check of Validate
+        with its value, and the revocations that cover the token. Each call is in the audit log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -327,6 +340,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RotateKeys,
                     request_deserializer=authn_dot_v1_dot_admin__service__pb2.RotateKeysRequest.FromString,
                     response_serializer=authn_dot_v1_dot_admin__service__pb2.RotateKeysResponse.SerializeToString,
+            ),
+            'ExplainToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainToken,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.ExplainTokenRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.ExplainTokenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -762,6 +780,33 @@ class AdminService(object):
             '/authn.v1.AdminService/RotateKeys',
             authn_dot_v1_dot_admin__service__pb2.RotateKeysRequest.SerializeToString,
             authn_dot_v1_dot_admin__service__pb2.RotateKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/ExplainToken',
+            authn_dot_v1_dot_admin__service__pb2.ExplainTokenRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.ExplainTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,
