@@ -19,6 +19,7 @@ _COMMANDS = {
     "migrate": "serve:migrate",
     "users": "users:users",
     "service-accounts": "service_accounts:service_accounts",
+    "audiences": "audiences:audiences",
     "sessions": "sessions:sessions",
     "keys": "keys:keys",
     "config": "configuration:config",
@@ -55,9 +56,10 @@ class _Commands(click.Group):
 def cli() -> None:
     """Run, manage and call the authentication service.
 
-    serve, migrate, users, service-accounts, sessions, keys and config use the database and the
-    settings of the service (AUTH_* variables, --config). login, refresh, validate and revoke call a
-    running server (--address). Passwords and tokens are read from a prompt or standard input.
+    serve, migrate, users, service-accounts, audiences, sessions, keys, config and token explain use
+    the database and the settings of the service (AUTH_* variables, --config). login, refresh,
+    validate and revoke call a running server (--address). Passwords and tokens are read from a
+    prompt or standard input.
     """
 
 

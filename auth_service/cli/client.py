@@ -18,6 +18,9 @@ __all__ = ["login", "refresh", "revoke", "validate"]
 FIELDS = ("access-token", "refresh-token", "session-id")
 
 scope_option = click.option("--scope", multiple=True, help="A scope to request; may be repeated.")
+audience_option = click.option(
+    "--audience", multiple=True, help="An audience of the tokens; may be repeated."
+)
 only_option = click.option("--only", type=click.Choice(FIELDS), help="Print only this field.")
 
 
@@ -30,7 +33,7 @@ only_option = click.option("--only", type=click.Choice(FIELDS), help="Print only
 )
 @click.argument("identifier")
 @click.option("--service-account", is_flag=True, help="IDENTIFIER is the id of a service account.")
-@click.option("--audience", multiple=True, help="An audience of the tokens; may be repeated.")
+@audience_option
 @scope_option
 @click.option(
     "--client-id", default="auth-service-cli", show_default=True, help="Name of the application."
@@ -75,16 +78,25 @@ def login(  # noqa: PLR0917 - click passes the options by name
         "auth-service login ann --only refresh-token | auth-service refresh --json",
     )
 )
+@audience_option
 @scope_option
 @only_option
 @json_option
 @server_options
-def refresh(target: Target, scope: tuple[str, ...], only: str | None, as_json: bool) -> None:
+def refresh(
+    target: Target,
+    audience: tuple[str, ...],
+    scope: tuple[str, ...],
+    only: str | None,
+    as_json: bool,
+) -> None:
     """Exchange a refresh token for new tokens.
 
     The refresh token is read from a prompt or standard input.
     """
-    request = pb.RefreshRequest(refresh_token=read_secret("Refresh token"), scope=scope)
+    request = pb.RefreshRequest(
+        refresh_token=read_secret("Refresh token"), audience=audience, scope=scope
+    )
     with open_stub(target, AuthServiceStub) as stub:
         response = stub.Refresh(request, timeout=target.deadline)
     _show_tokens(response.tokens, only, as_json)

@@ -68,11 +68,11 @@ def explain(
     as_json: bool,
     config_file: Path | None,
 ) -> None:
-    """Explain why an access token is active or not; exit with 1 if it is not.
+    """Explain why an access token is active or not.
 
-    The token is read from a prompt or standard input. This command reads keys and revocations from
-    the database, so it does not tell whether a replica has heard of them yet. The RPC ExplainToken
-    of that replica does. Each use is in the audit log.
+    The exit code is 1 if it is not. The token is read from a prompt or standard input. This command
+    reads keys and revocations from the database, so it does not tell whether a replica has heard of
+    them yet. The RPC ExplainToken of that replica does. Each use is in the audit log.
     """
     access_token = read_secret("Access token")
 

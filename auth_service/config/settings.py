@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     default_audience: Names = _field(
         ("internal",),
         "Claim `aud`, next to AUTH_API_AUDIENCE, if Login names no audience; separate several by "
-        "commas.",
+        "commas. The server registers those that are not registered.",
         "orders,billing",
     )
     api_audience: Annotated[str, Field(min_length=1, max_length=256)] | None = _field(

@@ -12,13 +12,13 @@ from uuid import UUID
 
 from auth_service.clock import steady_seconds
 from auth_service.db.store import Store
-from auth_service.errors import InvalidTarget
+from auth_service.errors import InvalidScope, InvalidTarget
 from auth_service.models import ANY_SCOPE, Audience
 
 if TYPE_CHECKING:
     from auth_service.db.pool import Connection
 
-__all__ = ["Audiences", "confined"]
+__all__ = ["Audiences", "confined", "granted_scope", "require_confined"]
 
 LOOK_INTERVAL = 1.0
 """The least number of seconds from the end of one look at the database to the next one."""
@@ -44,10 +44,6 @@ class Audiences:
     def find(self, name: str) -> Audience | None:
         """Return a registered audience, as far as this process knows."""
         return self._known.get(name)
-
-    def missing(self, names: Iterable[str]) -> list[str]:
-        """Return the names that are neither registered nor the own audience."""
-        return [name for name in names if name not in self._known and name != self.own]
 
     def scope_of(self, names: Iterable[str]) -> frozenset[str]:
         """Return the scopes that belong to any of these audiences; see ANY_SCOPE."""
@@ -99,3 +95,23 @@ class Audiences:
 def confined(scope: tuple[str, ...], within: Collection[str]) -> tuple[str, ...]:
     """Return those of the scopes that belong to audiences with the scopes `within`."""
     return scope if ANY_SCOPE in within else tuple(each for each in scope if each in within)
+
+
+def granted_scope(
+    grant: tuple[str, ...], wanted: tuple[str, ...], within: Collection[str]
+) -> tuple[str, ...]:
+    """Return the scopes of an account's tokens for audiences with the scopes `within`.
+
+    They are those that it wants, and without any all that it is granted and that belong to the
+    audiences. Raises InvalidScope for others.
+    """
+    if not set(wanted) <= set(grant):
+        raise InvalidScope("scope exceeds what the account was granted")
+    require_confined(wanted, within)
+    return wanted or confined(grant, within)
+
+
+def require_confined(scope: tuple[str, ...], within: Collection[str]) -> None:
+    """Raise InvalidScope for a scope that does not belong to audiences with the scopes `within`."""
+    if confined(scope, within) != scope:
+        raise InvalidScope("scope does not belong to the audience")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from auth_service.clock import Clock
 from auth_service.core.accounts import Accounts
+from auth_service.core.audience_registry import AudienceRegistry
 from auth_service.core.audiences import Audiences
 from auth_service.core.credentials import Credentials
 from auth_service.core.explanations import Explanations
@@ -32,5 +33,6 @@ class Core:
     shielded: Shielded
     clock: Clock
     audiences: Audiences
+    registry: AudienceRegistry
     api_audience: str
     """Tokens of callers must be for this audience."""

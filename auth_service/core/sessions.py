@@ -1,10 +1,7 @@
 """Sessions: begun by a login, continued by a refresh. Knows nothing of the wire or of SQL."""
 
-import hashlib
-import hmac
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -12,15 +9,17 @@ import structlog
 
 from auth_service.clock import Clock, steady
 from auth_service.core import fields
+from auth_service.core.audiences import Audiences, confined, granted_scope
 from auth_service.core.credentials import Credentials
+from auth_service.core.refresh_call import RefreshCall, request_hash
 from auth_service.core.revocation import Revocations
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.shielded import Shielded
 from auth_service.core.token_issuer import TokenIssuer
-from auth_service.db.sessions import Rotation
+from auth_service.db.sessions import FoundSession, RotatedSession, Rotation
 from auth_service.db.store import Store
-from auth_service.errors import InvalidArgument, InvalidGrant, InvalidScope, Unavailable
-from auth_service.models import Session, TokenPair
+from auth_service.errors import InvalidArgument, InvalidGrant, Unavailable
+from auth_service.models import Session, TokenPair, User
 from auth_service.tokens.refresh import RefreshClaims, is_genuine
 
 __all__ = ["Sessions"]
@@ -28,7 +27,6 @@ __all__ = ["Sessions"]
 log = structlog.get_logger(__name__)
 
 _SEED_BYTES = 32
-_REQUEST_HASH_BYTES = 16
 _MAX_REFRESH_ROUNDS = 4
 
 
@@ -39,6 +37,7 @@ class Sessions:
         self,
         store: Store,
         credentials: Credentials,
+        audiences: Audiences,
         tokens: TokenIssuer,
         revocations: Revocations,
         policy: SessionPolicy,
@@ -47,6 +46,7 @@ class Sessions:
     ) -> None:
         self._store = store
         self._credentials = credentials
+        self._audiences = audiences
         self._tokens = tokens
         self._revocations = revocations
         self._policy = policy
@@ -67,7 +67,11 @@ class Sessions:
         device_label: str = "",
         request_id: str = "",
     ) -> TokenPair:
-        """Return the first tokens of a new session, or of the one that `request_id` began."""
+        """Return the first tokens of a new session, or of the one that `request_id` began.
+
+        Without a scope they have all that the user is granted and that belong to the audiences.
+        Raises InvalidCredentials, RateLimited, InvalidTarget and InvalidScope.
+        """
         identifier = fields.identifier(identifier, "password.identifier")
         audience = fields.labels(audience, "audience") or self._policy.default_audience
         scope = fields.scope(scope)
@@ -76,25 +80,15 @@ class Sessions:
         request = fields.request_id(request_id)
 
         user = await self._credentials.check_password(identifier, password)
-        now = _uncovered(self._clock(), user.revoked_before)
-        expires_at = now + self._policy.refresh_absolute_ttl
-        session = Session(
-            user_id=user.id,
-            id=uuid4(),
-            generation=0,
-            seed=secrets.token_bytes(_SEED_BYTES),
-            client_id=client_id,
-            device_label=device_label,
-            audience=tuple(audience),
-            scope=_granted(user.scope, scope),
-            amr=("pwd",),
-            auth_time=now,
-            created_at=now,
-            refreshed_at=now,
-            refresh_expires_at=min(now + self._policy.refresh_idle_ttl, expires_at),
-            expires_at=expires_at,
-        )
         try:
+            within = await self._audiences.admit(audience, user.audiences)
+            session = self._new_session(
+                user,
+                client_id,
+                device_label,
+                tuple(audience),
+                granted_scope(user.scope, scope, within),
+            )
             await self._credentials.renew_hash(user, password)
             stored = await self._store.create_session(
                 session, request, user.revoked_before, identifier
@@ -103,11 +97,39 @@ class Sessions:
             # The password was right: a failure of the database must not use up the attempts.
             self._shielded.start(self._store.clear_login_attempts(identifier))
             raise
-        if stored.generation or stored.revoked_at or stored.refresh_expires_at <= now:
+        ended = stored.revoked_at or stored.refresh_expires_at <= session.created_at
+        if stored.generation or ended:
             raise InvalidArgument(
                 "request_id", "belongs to an earlier login; make up a new one for each login"
             )
         return self._tokens.for_session(stored, user.roles, stored.scope)
+
+    def _new_session(
+        self,
+        user: User,
+        client_id: str,
+        device_label: str,
+        audience: tuple[str, ...],
+        scope: tuple[str, ...],
+    ) -> Session:
+        now = _uncovered(self._clock(), user.revoked_before)
+        expires_at = now + self._policy.refresh_absolute_ttl
+        return Session(
+            user_id=user.id,
+            id=uuid4(),
+            generation=0,
+            seed=secrets.token_bytes(_SEED_BYTES),
+            client_id=client_id,
+            device_label=device_label,
+            audience=audience,
+            scope=scope,
+            amr=("pwd",),
+            auth_time=now,
+            created_at=now,
+            refreshed_at=now,
+            refresh_expires_at=min(now + self._policy.refresh_idle_ttl, expires_at),
+            expires_at=expires_at,
+        )
 
     async def login_client(
         self,
@@ -123,7 +145,8 @@ class Sessions:
         # The token is dated before the account is read: a change that the read misses ends it.
         now = self._clock()
         account = await self._credentials.authenticate_client(client_id, client_secret)
-        granted = _granted(account.scope, scope)
+        within = await self._audiences.admit(audience, account.audiences)
+        granted = granted_scope(account.scope, scope, within)
         issued_at = _uncovered(now, account.revoked_before)
         return self._tokens.for_service(account, tuple(audience), granted, issued_at)
 
@@ -134,6 +157,7 @@ class Sessions:
         refresh_token: str,
         scope: Sequence[str] = (),
         *,
+        audience: Sequence[str] = (),
         client_id: str | None = None,
         request_id: str = "",
         coalesce: bool = False,
@@ -149,13 +173,15 @@ class Sessions:
 
         Raises InvalidGrant for an invalid token, and for one that was issued to another client than
         `client_id` (RFC 6749 section 6). A token that was used before also ends its session (RFC
-        9700 section 4.14.2). Raises InvalidScope, with nothing changed, for a scope beyond the
-        session's.
+        9700 section 4.14.2). With nothing changed, raises InvalidTarget for an audience that is not
+        the session's or no longer the user's, and InvalidScope for a scope that is not the
+        session's or does not belong to the audiences.
         """
         wanted, request = fields.scope(scope), fields.request_id(request_id)
+        target = fields.labels(audience, "audience")
         claims = self._tokens.read_refresh_token(refresh_token)
-        hashed = _request_hash(claims, request)
-        call = _Call(claims, wanted, hashed, self._clock(), self._steady(), coalesce)
+        hashed = request_hash(claims, request)
+        call = RefreshCall(claims, wanted, target, hashed, self._clock(), self._steady(), coalesce)
         if call.expired and not self._may_be_a_retry(call):
             raise InvalidGrant
         if client_id is not None and await self._client_of(claims) != client_id:
@@ -165,18 +191,16 @@ class Sessions:
             rotated = await self._store.rotate_free_session(self._rotation(call))
         if rotated is None:
             return await self._shielded.run(self._successor(call))
-        return self._tokens.for_session(
-            rotated.session, rotated.roles, wanted or rotated.session.scope
-        )
+        return self._pair(call, rotated)
 
-    def _may_be_a_retry(self, call: "_Call") -> bool:
+    def _may_be_a_retry(self, call: RefreshCall) -> bool:
         """Tell whether the successor of an expired token may be alive still."""
         expired_at = datetime.fromtimestamp(call.claims.expires_at, UTC)
         return call.request_hash is not None and (
             call.arrived_at < expired_at + self._policy.refresh_idle_ttl
         )
 
-    async def _successor(self, call: "_Call") -> TokenPair:
+    async def _successor(self, call: RefreshCall) -> TokenPair:
         """Return the tokens after the one step to which this call is entitled.
 
         A step that changes nothing has lost a race, or the token is not the current one.
@@ -184,7 +208,9 @@ class Sessions:
         """
         claims = call.claims
         for _ in range(_MAX_REFRESH_ROUNDS):
-            found = await self._store.get_session(claims.user_id, claims.session_id)
+            found = await self._store.get_session(
+                claims.user_id, claims.session_id, call.audience, self._audiences.own
+            )
             if found is None:
                 raise InvalidGrant
             session = found.session
@@ -193,16 +219,13 @@ class Sessions:
                 raise InvalidGrant
             if session.revoked_at or found.disabled or session.expires_at <= found.read_at:
                 raise InvalidGrant
-            if not set(call.scope) <= set(session.scope):
-                raise InvalidScope("scope exceeds what the session was granted")
+            call.require_granted(found)
             # By the database's clock, and never later than it was.
             arrived_at = found.read_at - timedelta(seconds=self._steady() - call.steady_arrival)
             if self._is_retry(call, session, arrived_at):
                 if session.refresh_expires_at <= found.read_at:
                     raise InvalidGrant
-                return self._tokens.for_session(
-                    session, found.roles, call.scope or session.scope, found.read_at
-                )
+                return self._pair(call, found, found.read_at)
             behind = session.generation - claims.generation
             if behind > 0 and not call.expired and arrived_at >= session.refreshed_at:
                 await self._end(session, "session.reuse_detected")
@@ -214,21 +237,26 @@ class Sessions:
             # Ahead of the database: it lost its last commits, and the token is provably ours.
             rotated = await self._store.rotate_session(self._rotation(call, adopt=behind < 0))
             if rotated is not None:
-                return self._tokens.for_session(
-                    rotated.session, rotated.roles, call.scope or rotated.session.scope
-                )
+                return self._pair(call, rotated)
         raise InvalidGrant
 
-    def _is_retry(self, call: "_Call", session: Session, arrived_at: datetime) -> bool:
+    def _pair(
+        self, call: RefreshCall, of: RotatedSession | FoundSession, now: datetime | None = None
+    ) -> TokenPair:
+        """Return the tokens of the current generation, as the call asks for them."""
+        scope = call.scope or confined(of.session.scope, of.audience_scope)
+        return self._tokens.for_session(of.session, of.roles, scope, now, audience=call.audience)
+
+    def _is_retry(self, call: RefreshCall, session: Session, arrived_at: datetime) -> bool:
         """Tell whether the current generation is the successor that this call asks for."""
         behind = session.generation - call.claims.generation
-        if behind == 1 and _is_same_request(call, session):
+        if behind == 1 and call.made(session):
             return True
         graced = arrived_at - session.refreshed_at <= self._policy.refresh_grace
         coalesced = call.coalesce and behind == 0 < session.generation
         return graced and not call.expired and (behind == 1 or coalesced)
 
-    def _rotation(self, call: "_Call", *, adopt: bool = False) -> Rotation:
+    def _rotation(self, call: RefreshCall, *, adopt: bool = False) -> Rotation:
         claims = call.claims
         return Rotation(
             claims.user_id,
@@ -240,6 +268,8 @@ class Sessions:
             self._policy.clock_skew,
             call.request_hash,
             claims.token_id,
+            call.audience,
+            self._audiences.own,
         )
 
     async def _end(self, session: Session, event: str) -> None:
@@ -250,45 +280,6 @@ class Sessions:
         return found.session.client_id if found else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A Refresh: what it presents, and when it arrived."""
-
-    claims: RefreshClaims
-    scope: tuple[str, ...]
-    request_hash: bytes | None
-    arrived_at: datetime
-    steady_arrival: float
-    coalesce: bool
-
-    @property
-    def expired(self) -> bool:
-        """Whether the token had expired when the call arrived."""
-        return self.claims.expires_at <= self.arrived_at.timestamp()
-
-
-def _request_hash(claims: RefreshClaims, request_id: str | None) -> bytes | None:
-    """Return what a session keeps of a request id; it differs for each step of each session."""
-    if request_id is None:
-        return None
-    step = b"%s %d %s" % (claims.session_id.bytes, claims.generation, request_id.encode())
-    return hashlib.sha256(step).digest()[:_REQUEST_HASH_BYTES]
-
-
-def _is_same_request(call: _Call, session: Session) -> bool:
-    return (
-        call.request_hash is not None
-        and session.refresh_request_hash is not None
-        and hmac.compare_digest(call.request_hash, session.refresh_request_hash)
-    )
-
-
 def _uncovered(now: datetime, revoked_before: datetime | None) -> datetime:
     """Return now, or a later moment that no earlier revocation of the account covers."""
     return max(now, revoked_before) if revoked_before else now
-
-
-def _granted(grant: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
-    if not set(wanted) <= set(grant):
-        raise InvalidScope("scope exceeds what the account was granted")
-    return wanted or grant

@@ -36,9 +36,12 @@ class TokenIssuer:
         roles: tuple[str, ...],
         scope: tuple[str, ...],
         now: datetime | None = None,
+        *,
+        audience: tuple[str, ...] = (),
     ) -> TokenPair:
         """Return the tokens of a session's current generation: equal rows give equal tokens.
 
+        The access token is for all audiences of the session, unless some of them are given.
         If the access token of this generation has expired at `now`, a new one takes its place.
         """
         issued_at, jti = session.refreshed_at, access_token_id(session.seed, session.generation)
@@ -48,7 +51,7 @@ class TokenIssuer:
         claims = AccessClaims(
             issuer=self._policy.issuer,
             subject=str(session.user_id),
-            audience=session.audience,
+            audience=audience or session.audience,
             expires_at=int(expires_at.timestamp()),
             issued_at=int(issued_at.timestamp()),
             token_id=jti,

@@ -336,6 +336,8 @@ SELECT id FROM sessions WHERE user_id = $1 AND id = $2 FOR UPDATE
 -- clock: the sign-out must not cover its next tokens either. A session is never dated back, because
 -- a sign-out everywhere goes by the date of the last tokens and must cover the earlier ones. Only a
 -- date further ahead than verifiers allow ($7) is dropped: the database's clock was set back.
+-- The tokens are for the audiences $10, or else for those of the session. Nothing changes if the user
+-- may no longer have tokens for one of them: it may be granted again. $11 is the service's own one.
 UPDATE sessions s
 SET generation = $3::bigint + 1,
     refreshed_at = GREATEST(free.now, u.revoked_before, CASE
@@ -344,19 +346,38 @@ SET generation = $3::bigint + 1,
     refresh_expires_at = LEAST(free.now + $6::interval, s.expires_at),
     refresh_request_hash = $8
 FROM users u, (
-    SELECT id, clock_timestamp() AS now FROM sessions
+    SELECT id, audience, clock_timestamp() AS now FROM sessions
     WHERE user_id = $1 AND id = $2 FOR UPDATE SKIP LOCKED
-) free
+) free, LATERAL (
+    SELECT array_agg(named.name) FILTER (
+            WHERE NOT (named.name = $11::text OR coalesce(a.open OR a.id = ANY (u.audiences), false))
+        ) AS refused,
+        coalesce(array_agg(DISTINCT belongs.scope) FILTER (WHERE belongs.scope IS NOT NULL), '{}') AS scope
+    FROM unnest(CASE WHEN $10::text[] = '{}' THEN free.audience ELSE $10 END) named (name)
+    LEFT JOIN audiences a ON a.name = named.name
+    LEFT JOIN unnest(a.scope) belongs (scope) ON true
+) target
 WHERE s.user_id = $1 AND s.id = free.id AND s.generation BETWEEN $4::bigint AND $3
-    AND s.scope @> $5::text[]
+    AND s.scope @> $5::text[] AND s.audience @> $10
+    AND target.refused IS NULL AND (target.scope @> $5 OR '*' = ANY (target.scope))
     AND s.revoked_at IS NULL AND s.refresh_expires_at > free.now AND s.expires_at > free.now
     AND refresh_token_id(s.seed, $3) = $9::bytea
     AND u.id = $1 AND NOT u.disabled
-RETURNING s.*, u.roles
+RETURNING s.*, u.roles, target.scope AS audience_scope
 
 -- name: get_session
-SELECT s.*, u.roles, u.disabled, clock_timestamp() AS read_at
-FROM sessions s JOIN users u ON u.id = s.user_id
+-- The last columns tell of the audiences $3, or else of those of the session, as in rotate_session.
+SELECT s.*, u.roles, u.disabled, clock_timestamp() AS read_at,
+    target.refused, target.scope AS audience_scope
+FROM sessions s JOIN users u ON u.id = s.user_id, LATERAL (
+    SELECT array_agg(named.name) FILTER (
+            WHERE NOT (named.name = $4::text OR coalesce(a.open OR a.id = ANY (u.audiences), false))
+        ) AS refused,
+        coalesce(array_agg(DISTINCT belongs.scope) FILTER (WHERE belongs.scope IS NOT NULL), '{}') AS scope
+    FROM unnest(CASE WHEN $3::text[] = '{}' THEN s.audience ELSE $3 END) named (name)
+    LEFT JOIN audiences a ON a.name = named.name
+    LEFT JOIN unnest(a.scope) belongs (scope) ON true
+) target
 WHERE s.user_id = $1 AND s.id = $2
 
 -- name: find_session

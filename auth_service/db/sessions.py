@@ -47,13 +47,18 @@ class Rotation(NamedTuple):
     request_hash: bytes | None
     token_id: bytes
     """The `jti` of the refresh token, decoded. Nothing changes unless the row's seed makes it."""
+    audience: tuple[str, ...]
+    """The audiences of the access token, out of the session's; all of those if empty."""
+    own_audience: str
+    """The service's own audience, which needs no grant."""
 
 
 class RotatedSession(NamedTuple):
-    """A session after its step, and the present roles of its user."""
+    """A session after its step, the present roles of its user, and the scopes of the audiences."""
 
     session: Session
     roles: tuple[str, ...]
+    audience_scope: tuple[str, ...]
 
 
 class FoundSession(NamedTuple):
@@ -63,6 +68,10 @@ class FoundSession(NamedTuple):
     roles: tuple[str, ...]
     disabled: bool
     read_at: datetime
+    refused: tuple[str, ...]
+    """Audiences for which the user may have no tokens, out of those that were asked for."""
+    audience_scope: tuple[str, ...]
+    """The scopes that belong to the audiences that were asked for."""
 
 
 class SessionStore(Executor):
@@ -114,12 +123,25 @@ class SessionStore(Executor):
             )
             return _rotated(await connection.fetchrow(self._sql["rotate_session"], *rotation))
 
-    async def get_session(self, user_id: UUID, session_id: UUID) -> FoundSession | None:
-        """Return a session, live or ended."""
-        row = await self._row("get_session", user_id, session_id)
+    async def get_session(
+        self,
+        user_id: UUID,
+        session_id: UUID,
+        audience: tuple[str, ...] = (),
+        own_audience: str = "",
+    ) -> FoundSession | None:
+        """Return a session, live or ended; the audiences are those of a Rotation."""
+        row = await self._row("get_session", user_id, session_id, audience, own_audience)
         if row is None:
             return None
-        return FoundSession(rows.session(row), tuple(row["roles"]), row["disabled"], row["read_at"])
+        return FoundSession(
+            rows.session(row),
+            tuple(row["roles"]),
+            row["disabled"],
+            row["read_at"],
+            tuple(row["refused"] or ()),
+            tuple(row["audience_scope"]),
+        )
 
     async def find_session(self, session_id: UUID) -> Session | None:
         """Return a session, live or ended, by its id alone."""
@@ -158,7 +180,9 @@ class SessionStore(Executor):
 
 
 def _rotated(row: "asyncpg.Record | None") -> RotatedSession | None:
-    return RotatedSession(rows.session(row), tuple(row["roles"])) if row else None
+    if row is None:
+        return None
+    return RotatedSession(rows.session(row), tuple(row["roles"]), tuple(row["audience_scope"]))
 
 
 async def require_user(

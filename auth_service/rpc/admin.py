@@ -1,60 +1,53 @@
 """AdminService: takes a request, calls the core, fills the response.
 
-The methods for service accounts are in a module of their own.
+The methods for service accounts and for audiences are in modules of their own.
 """
 
-from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
 
 from authn.v1 import admin_service_pb2 as pb
 from authn.v1 import admin_service_pb2_grpc
 
-from auth_service.clock import Clock
 from auth_service.core import fields
-from auth_service.core.accounts import Accounts
-from auth_service.core.explanations import Explanations
-from auth_service.core.shielded import Shielded
-from auth_service.core.signing_keys import SigningKeys
+from auth_service.core.core import Core
 from auth_service.errors import ConfigError, InvalidArgument
 from auth_service.models import StoredKey, User
+from auth_service.rpc.admin_callers import AdminCallers, log_change
+from auth_service.rpc.audiences import AudienceMethods
 from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Context
 from auth_service.rpc.explanations import explanation
 from auth_service.rpc.paging import page_size, page_start, page_token
-from auth_service.rpc.service_accounts import ServiceAccountMethods, log_change
+from auth_service.rpc.service_accounts import ServiceAccountMethods
 from auth_service.rpc.timestamps import timestamp
 from auth_service.tokens.keys import ALGORITHMS
 
 __all__ = ["AdminServicer"]
 
 
-class AdminServicer(ServiceAccountMethods, admin_service_pb2_grpc.AdminServiceServicer):
-    """Manages users, service accounts and keys, for callers with the admin role."""
+class AdminServicer(
+    AudienceMethods, ServiceAccountMethods, admin_service_pb2_grpc.AdminServiceServicer
+):
+    """Manages users, service accounts, audiences and keys, for callers with the admin role."""
 
-    def __init__(
-        self,
-        accounts: Accounts,
-        explanations: Explanations,
-        keys: SigningKeys,
-        announce_keys: Callable[[], object],
-        callers: Callers,
-        shielded: Shielded,
-        clock: Clock,
-    ) -> None:
-        """`announce_keys` is called after a new key has been committed."""
-        super().__init__(accounts.services, callers, shielded)
-        self._accounts = accounts
-        self._explanations = explanations
-        self._keys = keys
-        self._announce_keys = announce_keys
-        self._clock = clock
+    def __init__(self, core: Core, callers: Callers) -> None:
+        self._admins = AdminCallers(callers)
+        self._accounts = core.accounts
+        self._services = core.accounts.services
+        self._registry = core.registry
+        self._audiences = core.audiences
+        self._explanations = core.explanations
+        self._keys = core.keys
+        self._announce_keys = core.announce_keys
+        self._shielded = core.shielded
+        self._clock = core.clock
 
     async def CreateUser(
         self, request: pb.CreateUserRequest, context: Context
     ) -> pb.CreateUserResponse:
         """Make an account for a person."""
-        caller = self._admin(context)
+        caller = self._admins.require(context)
         user = await self._accounts.create_user(
             request.identifiers, request.password, roles=request.roles, scope=request.scope
         )
@@ -63,7 +56,7 @@ class AdminServicer(ServiceAccountMethods, admin_service_pb2_grpc.AdminServiceSe
 
     async def GetUser(self, request: pb.GetUserRequest, context: Context) -> pb.GetUserResponse:
         """Return one user."""
-        self._admin(context)
+        self._admins.require(context)
         user = await self._accounts.get_user(str(_user_id(request.user_id)))
         return pb.GetUserResponse(user=_user(user))
 
@@ -71,7 +64,7 @@ class AdminServicer(ServiceAccountMethods, admin_service_pb2_grpc.AdminServiceSe
         self, request: pb.ListUsersRequest, context: Context
     ) -> pb.ListUsersResponse:
         """Return a page of users, ordered by id."""
-        self._admin(context)
+        self._admins.require(context)
         size = page_size(request.page_size)
         after = page_start(request.page_token, lambda key: UUID(bytes=key))
         found = await self._accounts.list_users(size + 1, after)
@@ -83,7 +76,7 @@ class AdminServicer(ServiceAccountMethods, admin_service_pb2_grpc.AdminServiceSe
         self, request: pb.SetUserDisabledRequest, context: Context
     ) -> pb.SetUserDisabledResponse:
         """Disable a user and end its sessions, or enable the user."""
-        caller, user_id = self._admin(context), _user_id(request.user_id)
+        caller, user_id = self._admins.require(context), _user_id(request.user_id)
         await self._shielded.run(self._accounts.set_disabled(user_id, request.disabled))
         log_change("SetUserDisabled", caller, user_id=str(user_id), disabled=request.disabled)
         return pb.SetUserDisabledResponse()
@@ -92,14 +85,14 @@ class AdminServicer(ServiceAccountMethods, admin_service_pb2_grpc.AdminServiceSe
         self, request: pb.SetUserPasswordRequest, context: Context
     ) -> pb.SetUserPasswordResponse:
         """Replace a user's password and end its sessions."""
-        caller, user_id = self._admin(context), _user_id(request.user_id)
+        caller, user_id = self._admins.require(context), _user_id(request.user_id)
         await self._shielded.run(self._accounts.set_password(user_id, request.password))
         log_change("SetUserPassword", caller, user_id=str(user_id))
         return pb.SetUserPasswordResponse()
 
     async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
         """Return the signing keys without their private parts."""
-        self._admin(context)
+        self._admins.require(context)
         now = self._clock()
         stored = [_key(key, now) for key in await self._keys.stored()]
         if (given := self._keys.configured) is not None:
@@ -111,7 +104,7 @@ class AdminServicer(ServiceAccountMethods, admin_service_pb2_grpc.AdminServiceSe
         self, request: pb.RotateKeysRequest, context: Context
     ) -> pb.RotateKeysResponse:
         """Make a new signing key."""
-        caller = self._admin(context)
+        caller = self._admins.require(context)
         key = await self._shielded.run(self._rotate(self._algorithm(request)))
         log_change("RotateKeys", caller, kid=key.kid, algorithm=key.algorithm)
         return pb.RotateKeysResponse(key=_key(key, key.created_at))
@@ -120,7 +113,7 @@ class AdminServicer(ServiceAccountMethods, admin_service_pb2_grpc.AdminServiceSe
         self, request: pb.ExplainTokenRequest, context: Context
     ) -> pb.ExplainTokenResponse:
         """Tell why an access token is active or not."""
-        caller = self._admin(context)
+        caller = self._admins.require(context)
         explained = await self._explanations.explain(
             request.access_token,
             audience=request.audience,

@@ -69,7 +69,9 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
     async def Refresh(self, request: pb.RefreshRequest, context: Context) -> pb.RefreshResponse:
         """Trade a refresh token for its successor."""
         token = _required(request.refresh_token, "refresh_token")
-        pair = await self._sessions.refresh(token, request.scope, request_id=request.request_id)
+        pair = await self._sessions.refresh(
+            token, request.scope, audience=request.audience, request_id=request.request_id
+        )
         return pb.RefreshResponse(tokens=_tokens(pair))
 
     async def Revoke(self, request: pb.RevokeRequest, context: Context) -> pb.RevokeResponse:

@@ -83,16 +83,7 @@ class GrpcServer:
             AccountServicer(core.accounts, callers, shielded), server
         )
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminServicer(
-                core.accounts,
-                core.explanations,
-                core.keys,
-                core.announce_keys,
-                callers,
-                shielded,
-                core.clock,
-            ),
-            server,
+            AdminServicer(core, callers), server
         )
         if settings.ext_authz:
             ext_authz.add_ext_authz(server, validation)

@@ -5,24 +5,19 @@ Owns what an update mask means.
 
 from collections.abc import Sequence
 
-import structlog
 from authn.v1 import admin_service_pb2 as pb
 
 from auth_service.core import fields
-from auth_service.core.accounts import require_admin
 from auth_service.core.service_accounts import ServiceAccounts
 from auth_service.core.shielded import Shielded
 from auth_service.errors import InvalidArgument
 from auth_service.models import ClientSecret, ServiceAccount
-from auth_service.rpc.callers import Callers
+from auth_service.rpc.admin_callers import AdminCallers, log_change
 from auth_service.rpc.dispatcher import Context
 from auth_service.rpc.paging import page_size, page_start, page_token
 from auth_service.rpc.timestamps import moment, timestamp
-from auth_service.tokens.access import AccessClaims
 
 __all__ = ["ServiceAccountMethods"]
-
-log = structlog.get_logger(__name__)
 
 _GIVEN = "service_account"
 _UPDATABLE = ("roles", "scope")
@@ -31,16 +26,15 @@ _UPDATABLE = ("roles", "scope")
 class ServiceAccountMethods:
     """Manages service accounts, for callers with the admin role."""
 
-    def __init__(self, services: ServiceAccounts, callers: Callers, shielded: Shielded) -> None:
-        self._services = services
-        self._callers = callers
-        self._shielded = shielded
+    _admins: AdminCallers
+    _services: ServiceAccounts
+    _shielded: Shielded
 
     async def CreateServiceAccount(
         self, request: pb.CreateServiceAccountRequest, context: Context
     ) -> pb.CreateServiceAccountResponse:
         """Make an account for a service."""
-        caller, client_id = self._admin(context), _client_id(request.client_id)
+        caller, client_id = self._admins.require(context), _client_id(request.client_id)
         secret = await self._services.create(client_id, roles=request.roles, scope=request.scope)
         log_change("CreateServiceAccount", caller, client_id=client_id)
         return pb.CreateServiceAccountResponse(client_id=client_id, client_secret=secret)
@@ -49,7 +43,7 @@ class ServiceAccountMethods:
         self, request: pb.GetServiceAccountRequest, context: Context
     ) -> pb.GetServiceAccountResponse:
         """Return one service account."""
-        self._admin(context)
+        self._admins.require(context)
         account = await self._services.get(request.client_id)
         return pb.GetServiceAccountResponse(service_account=_account(account))
 
@@ -57,7 +51,7 @@ class ServiceAccountMethods:
         self, request: pb.ListServiceAccountsRequest, context: Context
     ) -> pb.ListServiceAccountsResponse:
         """Return a page of service accounts, ordered by id."""
-        self._admin(context)
+        self._admins.require(context)
         size = page_size(request.page_size)
         after = page_start(request.page_token, lambda key: _client_id(key.decode()))
         found = await self._services.list(size + 1, after)
@@ -71,7 +65,7 @@ class ServiceAccountMethods:
         self, request: pb.UpdateServiceAccountRequest, context: Context
     ) -> pb.UpdateServiceAccountResponse:
         """Replace the roles or the scopes of a service account."""
-        caller, given = self._admin(context), request.service_account
+        caller, given = self._admins.require(context), request.service_account
         client_id = fields.identifier(given.client_id, f"{_GIVEN}.client_id")
         mask = _masked(request.update_mask.paths, given)
         account = await self._shielded.run(
@@ -88,7 +82,7 @@ class ServiceAccountMethods:
         self, request: pb.SetServiceAccountDisabledRequest, context: Context
     ) -> pb.SetServiceAccountDisabledResponse:
         """Disable a service account and end its tokens, or enable it."""
-        caller, client_id = self._admin(context), _client_id(request.client_id)
+        caller, client_id = self._admins.require(context), _client_id(request.client_id)
         await self._shielded.run(self._services.set_disabled(client_id, request.disabled))
         log_change(
             "SetServiceAccountDisabled", caller, client_id=client_id, disabled=request.disabled
@@ -99,7 +93,7 @@ class ServiceAccountMethods:
         self, request: pb.DeleteServiceAccountRequest, context: Context
     ) -> pb.DeleteServiceAccountResponse:
         """Delete a service account and end its tokens."""
-        caller, client_id = self._admin(context), _client_id(request.client_id)
+        caller, client_id = self._admins.require(context), _client_id(request.client_id)
         await self._shielded.run(self._services.delete(client_id))
         log_change("DeleteServiceAccount", caller, client_id=client_id)
         return pb.DeleteServiceAccountResponse()
@@ -108,7 +102,7 @@ class ServiceAccountMethods:
         self, request: pb.CreateServiceAccountSecretRequest, context: Context
     ) -> pb.CreateServiceAccountSecretResponse:
         """Make a further secret of a service account."""
-        caller, client_id = self._admin(context), _client_id(request.client_id)
+        caller, client_id = self._admins.require(context), _client_id(request.client_id)
         given = request.HasField("expires_at")
         expires_at = moment(request.expires_at, "expires_at") if given else None
         text, secret = await self._shielded.run(self._services.create_secret(client_id, expires_at))
@@ -121,7 +115,7 @@ class ServiceAccountMethods:
         self, request: pb.DeleteServiceAccountSecretRequest, context: Context
     ) -> pb.DeleteServiceAccountSecretResponse:
         """Delete a secret of a service account."""
-        caller, client_id = self._admin(context), _client_id(request.client_id)
+        caller, client_id = self._admins.require(context), _client_id(request.client_id)
         secret_id = fields.uuid(request.secret_id, "secret_id")
         await self._shielded.run(self._services.delete_secret(client_id, secret_id))
         log_change(
@@ -133,20 +127,10 @@ class ServiceAccountMethods:
         self, request: pb.RevokeServiceAccountTokensRequest, context: Context
     ) -> pb.RevokeServiceAccountTokensResponse:
         """End every access token of a service account."""
-        caller, client_id = self._admin(context), _client_id(request.client_id)
+        caller, client_id = self._admins.require(context), _client_id(request.client_id)
         await self._shielded.run(self._services.revoke_tokens(client_id))
         log_change("RevokeServiceAccountTokens", caller, client_id=client_id)
         return pb.RevokeServiceAccountTokensResponse()
-
-    def _admin(self, context: Context) -> AccessClaims:
-        caller = self._callers.require(context)
-        require_admin(caller)
-        return caller
-
-
-def log_change(call: str, caller: AccessClaims, **what: object) -> None:
-    """Log a change with the admin who made it."""
-    log.info("admin", call=call, by=caller.subject, by_session=caller.session_id or None, **what)
 
 
 def _client_id(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from auth_service.config.loading import Settings
+from auth_service.core.audience_registry import AudienceRegistry
 from auth_service.core.audiences import Audiences
 from auth_service.core.core import Core
 from auth_service.core.shielded import Shielded
@@ -91,6 +92,8 @@ class Server:
         database = await enter(open_database(settings))
         keys = await signing_keys(settings, database)
         revocations = RevocationList(database.clock)
+        registry = AudienceRegistry(database.store, database.clock)
+        await registry.create_defaults(settings.default_audience)
         audiences = Audiences(database.store, settings.own_audience())
         hub = WatchHub(keys.ring, lambda: (feed.as_of, feed.epoch, feed.cursor), database.clock)
         feed = self._feed(database, keys, audiences, revocations, hub)

@@ -13,6 +13,7 @@ from pathlib import Path
 from auth_service.clock import DatabaseClock
 from auth_service.config.loading import Settings
 from auth_service.core.accounts import Accounts
+from auth_service.core.audience_registry import AudienceRegistry
 from auth_service.core.audiences import Audiences
 from auth_service.core.core import Core
 from auth_service.core.credentials import Credentials
@@ -235,7 +236,7 @@ async def open_core(
     try:
         yield Core(
             credentials,
-            Sessions(store, credentials, tokens, ended, policy, shielded, clock),
+            Sessions(store, credentials, audiences, tokens, ended, policy, shielded, clock),
             Revoker(store, ended, tokens, verifier),
             accounts(settings, database, hasher, feed.announce),
             explanations(settings, database, keys, revocations, lambda: feed.as_of),
@@ -245,6 +246,7 @@ async def open_core(
             shielded,
             clock,
             audiences,
+            AudienceRegistry(store, clock),
             audiences.own,
         )
     finally:

@@ -102,13 +102,14 @@ class BrowserSessions:
         An invalid cookie is not cleared: another tab may have logged in and replaced it.
         """
         self._require_own_page(request)
-        given = await read_json(request, {"scope": list})
+        given = await read_json(request, {"scope": list, "audience": list})
         token = request.cookies.get(REFRESH_COOKIE)
         if not token:
             raise InvalidGrant
         pair = await self._sessions.refresh(
             token,
             given.get("scope", ()),
+            audience=given.get("audience", ()),
             client_id=CLIENT_ID,
             request_id=request_id(request),
             coalesce=True,

@@ -35,7 +35,8 @@ from auth_service.web.responses import Problem, no_store
 __all__ = ["oauth_routes", "token_response"]
 
 Form = dict[str, str]
-_REPEATABLE = frozenset({"audience"})
+_TARGETS = ("audience", "resource")
+"""Both name audiences, and may be repeated (RFC 8693 section 2.1, RFC 8707 section 2)."""
 
 
 class OAuth:
@@ -59,7 +60,7 @@ class OAuth:
 
     async def token(self, request: Request) -> Response:
         """Exchange a refresh token or a service account's secret for tokens."""
-        form = await read_form(request, _REPEATABLE)
+        form = await read_form(request, frozenset(_TARGETS))
         match form.get("grant_type"):
             case "refresh_token":
                 pair = await self._refresh(request, form)
@@ -68,7 +69,7 @@ class OAuth:
                 pair = await self._sessions.login_client(
                     client_id,
                     secret or "",
-                    audience=words(form.get("audience", "")),
+                    audience=_audience(form),
                     scope=words(form.get("scope", "")),
                 )
             case None:
@@ -115,7 +116,11 @@ class OAuth:
             client_id = (await self._credentials.authenticate_client(client_id, secret)).client_id
         scope = words(form.get("scope", ""))
         return await self._sessions.refresh(
-            token, scope, client_id=client_id, request_id=request_id(request)
+            token,
+            scope,
+            audience=_audience(form),
+            client_id=client_id,
+            request_id=request_id(request),
         )
 
     async def _authenticate(self, request: Request, form: Form) -> str:
@@ -182,6 +187,10 @@ def _required(form: Form, name: str) -> str:
     if name not in form:
         raise InvalidArgument(name, "is required")
     return form[name]
+
+
+def _audience(form: Form) -> list[str]:
+    return [name for target in _TARGETS for name in words(form.get(target, ""))]
 
 
 def _credentials(request: Request, form: Form) -> tuple[str, str | None]:

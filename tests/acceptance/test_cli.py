@@ -267,6 +267,57 @@ def test_sessions_are_listed_and_revoked(served: Served) -> None:
     assert json.loads(served.ok("sessions", "list", user, "--json")) == []
 
 
+def test_an_audience_is_managed_by_commands(served: Served) -> None:
+    """Registered, granted, updated, withdrawn and deleted; each takes effect at the server."""
+    user, name = create(served, "audiences@example.com", "--scope", "read"), "ledger"
+
+    def login() -> subprocess.CompletedProcess[str]:
+        return served.run("login", user, "--audience", name, "--json", stdin=PASSWORD)
+
+    refused = login()
+    assert (refused.returncode, "not known, or not granted" in refused.stderr) == (1, True)
+    made = json.loads(served.ok("audiences", "create", name, "--scope", "write", "--json"))
+    assert (made["open"], made["scope"]) == (False, ["write"])
+    assert name in [each["name"] for each in json.loads(served.ok("audiences", "list", "--json"))]
+    assert login().returncode == 1
+    served.ok("audiences", "grant", name, "--user", user)
+    assert json.loads(login().stdout)["scope"] == []
+    updated = json.loads(served.ok("audiences", "update", name, "--scope", "*", "--json"))
+    assert updated["scope"] == ["*"]
+
+    async def may_read() -> bool:
+        return bool(json.loads(login().stdout)["scope"] == ["read"])
+
+    asyncio.run(eventually(may_read, what="the server hears of the scopes"))
+    served.ok("audiences", "withdraw", name, "--user", user)
+    assert login().returncode == 1
+    served.ok("service-accounts", "create", "bookkeeper")
+    changed = json.loads(
+        served.ok(
+            "audiences", "allow-exchange", name, "bookkeeper", "--subject-role", "staff", "--json"
+        )
+    )
+    assert changed["actors"] == [{"client_id": "bookkeeper", "subject_roles": ["staff"]}]
+    assert "bookkeeper" not in served.ok("audiences", "deny-exchange", name, "bookkeeper")
+    served.ok("audiences", "delete", name)
+    assert served.run("audiences", "show", name).returncode == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["update", "ledger"],
+        ["update", "ledger", "--scope", "read", "--no-scope"],
+        ["grant", "ledger"],
+        ["grant", "ledger", "--user", "ann", "--service-account", "orders"],
+        ["withdraw", "ledger"],
+    ],
+)
+def test_a_command_for_audiences_that_lacks_something_is_refused(arguments: list[str]) -> None:
+    """Before the database is opened."""
+    assert CliRunner().invoke(cli, ["audiences", *arguments]).exit_code == 2
+
+
 def test_a_verdict_is_explained(served: Served) -> None:
     """Each check is shown; a token that is not active gives exit code 1, and is not shown."""
     tokens = served.login(create(served, "explained@example.com"))

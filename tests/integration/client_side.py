@@ -81,7 +81,7 @@ class Service:
     """
 
     def __init__(self, database_url: str) -> None:
-        self._database_url = database_url
+        self.database_url = database_url
         self.secret = ""
 
     @contextlib.asynccontextmanager
@@ -95,13 +95,13 @@ class Service:
 
         `credentials` are those of clients, for a server with a certificate.
         """
-        await make_user(self._database_url)
-        async with open_accounts(self._database_url) as accounts:
+        await make_user(self.database_url)
+        async with open_accounts(self.database_url) as accounts:
             self.secret = await accounts.services.create(ACCOUNT, scope=("read", "write"))
         names = ("tls_cert_file", "tls_key_file")
         settings = Settings.model_validate(
             {
-                "database_url": database_url or self._database_url,
+                "database_url": database_url or self.database_url,
                 "master_key": KEYS["AUTH_MASTER_KEY"],
                 "shared_key": KEYS["AUTH_SHARED_KEY"],
                 "argon2_memory_kib": 7168,
@@ -155,7 +155,7 @@ class Service:
 
     async def generation(self) -> int:
         """Return how often the only session was refreshed."""
-        connection = await asyncpg.connect(self._database_url)
+        connection = await asyncpg.connect(self.database_url)
         try:
             return int(await connection.fetchval("SELECT generation FROM sessions"))
         finally:
@@ -163,7 +163,7 @@ class Service:
 
     async def age(self, by: timedelta) -> None:
         """Move the last refresh of the only session into the past."""
-        connection = await asyncpg.connect(self._database_url)
+        connection = await asyncpg.connect(self.database_url)
         try:
             await connection.execute(
                 "UPDATE sessions SET refreshed_at = refreshed_at - $1::interval", by

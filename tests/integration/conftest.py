@@ -45,6 +45,8 @@ def rotation(
         timedelta(seconds=10),
         None,
         token_id(session.seed, generation),
+        (),
+        "",
     )
 
 

@@ -7,8 +7,9 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from auth_service.clock import Clock
+from auth_service.clock import Clock, seconds
 from auth_service.core.accounts import Accounts
+from auth_service.core.audiences import Audiences
 from auth_service.core.credentials import Credentials
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
 from auth_service.core.revocation import Revocations, Revoker
@@ -40,6 +41,7 @@ class Core:
     store: Store
     hasher: PasswordHasher
     credentials: Credentials
+    audiences: Audiences
     sessions: Sessions
     revoker: Revoker
     shielded: Shielded
@@ -94,7 +96,8 @@ def make_core(
     ended = Revocations(store, rules, revocations.add, clock)
     shielded = Shielded()
     credentials = Credentials(store, hasher, rules, shielded, clock)
-    sessions = Sessions(store, credentials, tokens, ended, rules, shielded, clock)
+    audiences = Audiences(store, ISSUER, steady=seconds(clock))
+    sessions = Sessions(store, credentials, audiences, tokens, ended, rules, shielded, clock)
     revoker = Revoker(store, ended, tokens, verifier)
     accounts = Accounts(store, hasher, rules, revocations.add, clock, password_min_length=15)
     validation = Validation(verifier, clock, timedelta(seconds=5), clock)
@@ -102,6 +105,7 @@ def make_core(
         store,
         hasher,
         credentials,
+        audiences,
         sessions,
         revoker,
         shielded,

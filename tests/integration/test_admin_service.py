@@ -59,12 +59,26 @@ REQUESTS: dict[str, Any] = {
     "RevokeServiceAccountTokens": pb.RevokeServiceAccountTokensRequest(client_id="billing"),
     "ListKeys": pb.ListKeysRequest(),
     "RotateKeys": pb.RotateKeysRequest(algorithm="EdDSA"),
+    "CreateAudience": pb.CreateAudienceRequest(name="ledger"),
+    "GetAudience": pb.GetAudienceRequest(name="internal"),
+    "ListAudiences": pb.ListAudiencesRequest(),
+    "UpdateAudience": pb.UpdateAudienceRequest(
+        audience=pb.Audience(name="internal", scope=["read"])
+    ),
+    "DeleteAudience": pb.DeleteAudienceRequest(name="internal"),
+    "GrantAudience": pb.GrantAudienceRequest(name="internal", user_id=NOBODY),
+    "WithdrawAudience": pb.WithdrawAudienceRequest(name="internal", user_id=NOBODY),
+    "SetAudienceActor": pb.SetAudienceActorRequest(
+        name="internal", actor=pb.AudienceActor(client_id="billing")
+    ),
+    "RemoveAudienceActor": pb.RemoveAudienceActorRequest(name="internal", client_id="billing"),
     "ExplainToken": pb.ExplainTokenRequest(access_token="a.b.c"),
 }
 ROWS = """
     SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM service_accounts)
         + (SELECT count(*) FROM signing_keys) + (SELECT count(*) FROM revocations)
         + (SELECT count(*) FROM service_account_secrets) + (SELECT count(*) FROM audit_log)
+        + (SELECT count(*) FROM audiences) + (SELECT count(*) FROM audience_actors)
 """
 
 
@@ -267,6 +281,30 @@ async def test_an_identifier_is_taken_once(database_url: str, admin: Admin, ada:
         ("RevokeServiceAccountTokens", {"client_id": ""}, "client_id"),
         ("RotateKeys", {"algorithm": "none"}, "algorithm"),
         ("RotateKeys", {"algorithm": "hs256"}, "algorithm"),
+        ("CreateAudience", {"name": ""}, "name"),
+        ("CreateAudience", {"name": "a b"}, "name"),
+        ("CreateAudience", {"name": "a\0"}, "name"),
+        ("CreateAudience", {"scope": ["a b"]}, "scope[0]"),
+        ("CreateAudience", {"scope": ["*", "read"]}, "scope"),
+        ("GetAudience", {"name": ""}, "name"),
+        ("ListAudiences", {"page_size": -1}, "page_size"),
+        ("ListAudiences", {"page_token": "_w"}, "page_token"),
+        ("UpdateAudience", {"audience": {}}, "audience.name"),
+        ("UpdateAudience", {"audience": {"name": "internal"}}, "update_mask"),
+        ("UpdateAudience", {"update_mask": {"paths": ["name"]}}, "update_mask"),
+        ("UpdateAudience", {"audience": {"name": "x", "scope": ["a b"]}}, "audience.scope[0]"),
+        ("DeleteAudience", {"name": ""}, "name"),
+        ("GrantAudience", {"name": ""}, "name"),
+        ("GrantAudience", {"user_id": "1"}, "user_id"),
+        ("GrantAudience", {"client_id": "a\0"}, "client_id"),
+        ("WithdrawAudience", {"user_id": "1"}, "user_id"),
+        ("SetAudienceActor", {"actor": {}}, "actor.client_id"),
+        (
+            "SetAudienceActor",
+            {"actor": {"client_id": "x", "subject_roles": [""]}},
+            "actor.subject_roles[0]",
+        ),
+        ("RemoveAudienceActor", {"client_id": ""}, "client_id"),
         ("ExplainToken", {"access_token": ""}, "access_token"),
         ("ExplainToken", {"audience": "a\0"}, "audience"),
         ("ExplainToken", {"required_scope": ["a b"]}, "required_scope[0]"),
@@ -683,11 +721,15 @@ async def test_each_change_is_logged_with_who_made_it_and_nothing_secret(
     admin: Admin, root: User, ada: User
 ) -> None:
     """Reads and refused calls are not logged this way."""
+    of_user = str(ada.id)
     calls = REQUESTS | {
         "GetUser": pb.GetUserRequest(user_id=str(ada.id)),
         "SetUserDisabled": pb.SetUserDisabledRequest(user_id=str(ada.id), disabled=True),
         "SetUserPassword": pb.SetUserPasswordRequest(user_id=str(ada.id), password=NEW_PASSWORD),
         "DeleteServiceAccount": pb.DeleteServiceAccountRequest(client_id="gone"),
+        "DeleteAudience": pb.DeleteAudienceRequest(name="ledger"),
+        "GrantAudience": pb.GrantAudienceRequest(name="internal", user_id=of_user),
+        "WithdrawAudience": pb.WithdrawAudienceRequest(name="internal", client_id="billing"),
     }
     for client_id in ("gone", "orders"):
         await admin.create_service(client_id)
@@ -700,14 +742,20 @@ async def test_each_change_is_logged_with_who_made_it_and_nothing_secret(
         answers = {name: await admin.call(name, request) for name, request in calls.items()}
         await refusal(admin.call("CreateUser"))
     made = [entry for entry in entries if entry["event"] == "admin"]
-    reads = {"GetUser", "ListUsers", "GetServiceAccount", "ListServiceAccounts", "ListKeys"}
+    reads = {
+        *("GetUser", "ListUsers", "GetServiceAccount", "ListServiceAccounts", "ListKeys"),
+        *("GetAudience", "ListAudiences"),
+    }
     assert [entry["call"] for entry in made] == [name for name in METHODS if name not in reads]
     assert {entry["by"] for entry in made} == {str(root.id)}
-    of_user = str(ada.id)
-    assert [entry.get("user_id", entry.get("client_id")) for entry in made] == [
+    assert [
+        entry.get("user_id", entry.get("client_id", entry.get("audience"))) for entry in made
+    ] == [
         *(answers["CreateUser"].user.user_id, of_user, of_user),
         *("billing", "billing", "billing", "gone", "billing", "orders", "billing", None),
+        *("ledger", "internal", "ledger", "internal", "internal", "billing", "billing", None),
     ]
+    assert [entry["account"] for entry in made if "account" in entry] == [of_user, "billing"]
     new = answers["CreateServiceAccountSecret"]
     assert [entry["secret_id"] for entry in made if "secret_id" in entry] == [
         new.secret.secret_id,

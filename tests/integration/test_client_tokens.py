@@ -19,6 +19,7 @@ from auth_service.client.token_sources import (
 )
 from auth_service.errors import AuthError, InvalidCredentials, InvalidGrant, Unavailable
 from tests.acceptance.servers import Proxy, database_target, eventually, open_accounts, through
+from tests.audiences import register_in
 from tests.clock import FakeClock
 from tests.integration.client_side import ACCOUNT, Pause, Service
 
@@ -396,6 +397,7 @@ async def test_a_refused_token_is_replaced_once(service: Service, session: Sessi
 
 async def test_a_service_account_logs_in_again(service: Service, clock: FakeClock) -> None:
     """It has no refresh token and does not need one."""
+    await register_in(service.database_url, "orders")
     tokens = ServiceAccountTokens(
         service.channel, ACCOUNT, service.secret, audience=["orders"], scope=["read"], clock=clock
     )

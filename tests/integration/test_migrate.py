@@ -19,6 +19,7 @@ from auth_service.db.migrate import migrate, revisions, schema_version_ok
 from auth_service.db.store import Store
 from auth_service.db.upgrade import config
 from auth_service.errors import ConfigError, Unavailable
+from tests.audiences import register
 from tests.integration.core import make_core
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ async def test_a_service_account_of_the_schema_before_keeps_its_secret(
     await migrate(empty_database_url)
     pool = await pools.connect(empty_database_url, min_size=1)
     core = make_core(Store(pool), utc_now)
+    await register(core.store, "internal")
     pair = await core.sessions.login_client("billing", "the secret")
     assert core.claims(pair.access_token).roles == ("verifier",)
     (kept,) = (await core.accounts.services.get("billing")).secrets

@@ -38,6 +38,7 @@ from tests.acceptance.servers import (
     make_user,
     through,
 )
+from tests.audiences import register_in
 from tests.databases import Databases
 from tests.integration.serving import (
     MASTER_KEY,
@@ -323,9 +324,10 @@ async def test_reflection_may_be_switched_off(database_url: str) -> None:
 
 
 async def test_login_by_password_returns_a_pair_of_tokens(
-    client: Client, user: User, settings: Settings
+    client: Client, user: User, settings: Settings, database_url: str
 ) -> None:
     """Every field of the response is set."""
+    await register_in(database_url, "orders")
     request = pb.LoginRequest(
         password=pb.PasswordCredentials(identifier=USER, password=PASSWORD),
         audience=["orders"],

@@ -25,6 +25,7 @@ from auth_service.errors import (
     Unavailable,
 )
 from auth_service.models import TokenPair
+from tests.audiences import register
 from tests.clock import FakeClock
 from tests.integration.core import (
     CHEAP,
@@ -383,6 +384,8 @@ class TestLogin:
     async def test_what_a_login_yields(self, core: Core, clock: FakeClock) -> None:
         """The claims of RFC 9068, for the audience and scope asked for."""
         user = await core.user(roles=("auditor",))
+        for name in ("orders", "billing"):
+            await register(core.store, name)
         pair = await core.sessions.login_password(
             " ADA@example.com ",
             PASSWORD,

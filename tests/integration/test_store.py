@@ -355,7 +355,7 @@ async def test_rotation_steps_once(
     expected = replace(
         session, generation=1, refreshed_at=clock.now, refresh_expires_at=session.expires_at
     )
-    assert rotated == (expected, user.roles)
+    assert rotated == (expected, user.roles, ("*",))
     for generation in (0, 2):
         assert not await rotate(rotation(session, generation))
     found = await store.get_session(user.id, session.id)

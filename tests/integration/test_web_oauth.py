@@ -19,6 +19,7 @@ from auth_service.db.store import Store
 from auth_service.web.app import create_app
 from auth_service.web.oauth import oauth_routes
 from tests.acceptance.servers import Proxy, database_target, eventually, through
+from tests.audiences import register_in
 from tests.clock import FakeClock
 from tests.integration.core import make_core
 from tests.integration.http_edge import (
@@ -59,6 +60,13 @@ def claims_of(token: str) -> dict[str, object]:
     return claims
 
 
+def jwt_audience(pair: pb.TokenPair) -> list[str]:
+    """Return the audiences of a pair's access token."""
+    found = claims_of(pair.access_token)["aud"]
+    assert isinstance(found, list)
+    return found
+
+
 # The grant client_credentials
 
 
@@ -78,6 +86,7 @@ async def test_a_secret_is_traded_for_an_access_token(shared: Edge) -> None:
 
 async def test_the_secret_may_be_in_the_body(shared: Edge) -> None:
     """client_secret_post, and an audience for each time that one is named."""
+    await register_in(shared.database_url, "orders", "shipping")
     body = {
         "grant_type": "client_credentials",
         "client_id": BILLING,
@@ -88,6 +97,31 @@ async def test_the_secret_may_be_in_the_body(shared: Edge) -> None:
     answer = await shared.http.post("/oauth2/token", data=body)
     assert answer.status_code == 200
     assert claims_of(answer.json()["access_token"])["aud"] == ["orders", "shipping"]
+
+
+async def test_an_audience_that_is_not_registered_is_refused(shared: Edge) -> None:
+    """RFC 8707 section 2, by either name of the parameter; only once the secret is proved."""
+    for name in ("audience", "resource"):
+        form = {"grant_type": "client_credentials", name: "nowhere"}
+        answer = await shared.post("token", BILLING, **form)
+        assert_error(answer, 400, "invalid_target", "INVALID_TARGET")
+    wrong = {"client_id": BILLING, "client_secret": "wrong", "audience": "nowhere"}
+    answer = await shared.post("token", grant_type="client_credentials", **wrong)
+    assert answer.status_code == 401
+
+
+async def test_a_refresh_may_be_for_one_of_the_audiences(shared: Edge) -> None:
+    """The access token is for that one alone, and the session keeps all."""
+    pair = await shared.login("web")
+    form = {"grant_type": "refresh_token", "client_id": "web"}
+    form["refresh_token"] = pair.refresh_token
+    answer = await shared.post("token", **form, resource="internal")
+    assert claims_of(answer.json()["access_token"])["aud"] == ["internal"]
+    form["refresh_token"] = answer.json()["refresh_token"]
+    refused = await shared.post("token", **form, resource="nowhere")
+    assert_error(refused, 400, "invalid_target", "INVALID_TARGET")
+    answer = await shared.post("token", **form)
+    assert claims_of(answer.json()["access_token"])["aud"] == list(jwt_audience(pair))
 
 
 async def test_basic_credentials_are_form_encoded(shared: Edge) -> None:

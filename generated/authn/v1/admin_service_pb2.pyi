@@ -289,6 +289,156 @@ class RotateKeysResponse(_message.Message):
     key: SigningKey
     def __init__(self, key: _Optional[_Union[SigningKey, _Mapping]] = ...) -> None: ...
 
+class AudienceActor(_message.Message):
+    __slots__ = ("client_id", "subject_roles")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_ROLES_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    subject_roles: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, client_id: _Optional[str] = ..., subject_roles: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Audience(_message.Message):
+    __slots__ = ("name", "scope", "open", "bound", "actors", "created_at")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
+    ACTORS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    scope: _containers.RepeatedScalarFieldContainer[str]
+    open: bool
+    bound: bool
+    actors: _containers.RepeatedCompositeFieldContainer[AudienceActor]
+    created_at: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., open: bool = ..., bound: bool = ..., actors: _Optional[_Iterable[_Union[AudienceActor, _Mapping]]] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class CreateAudienceRequest(_message.Message):
+    __slots__ = ("name", "scope", "open", "bound")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    scope: _containers.RepeatedScalarFieldContainer[str]
+    open: bool
+    bound: bool
+    def __init__(self, name: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., open: bool = ..., bound: bool = ...) -> None: ...
+
+class CreateAudienceResponse(_message.Message):
+    __slots__ = ("audience",)
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    audience: Audience
+    def __init__(self, audience: _Optional[_Union[Audience, _Mapping]] = ...) -> None: ...
+
+class GetAudienceRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetAudienceResponse(_message.Message):
+    __slots__ = ("audience",)
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    audience: Audience
+    def __init__(self, audience: _Optional[_Union[Audience, _Mapping]] = ...) -> None: ...
+
+class ListAudiencesRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListAudiencesResponse(_message.Message):
+    __slots__ = ("audiences", "next_page_token")
+    AUDIENCES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    audiences: _containers.RepeatedCompositeFieldContainer[Audience]
+    next_page_token: str
+    def __init__(self, audiences: _Optional[_Iterable[_Union[Audience, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class UpdateAudienceRequest(_message.Message):
+    __slots__ = ("audience", "update_mask")
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    audience: Audience
+    update_mask: _field_mask_pb2.FieldMask
+    def __init__(self, audience: _Optional[_Union[Audience, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
+
+class UpdateAudienceResponse(_message.Message):
+    __slots__ = ("audience",)
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    audience: Audience
+    def __init__(self, audience: _Optional[_Union[Audience, _Mapping]] = ...) -> None: ...
+
+class DeleteAudienceRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteAudienceResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GrantAudienceRequest(_message.Message):
+    __slots__ = ("name", "user_id", "client_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    user_id: str
+    client_id: str
+    def __init__(self, name: _Optional[str] = ..., user_id: _Optional[str] = ..., client_id: _Optional[str] = ...) -> None: ...
+
+class GrantAudienceResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WithdrawAudienceRequest(_message.Message):
+    __slots__ = ("name", "user_id", "client_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    user_id: str
+    client_id: str
+    def __init__(self, name: _Optional[str] = ..., user_id: _Optional[str] = ..., client_id: _Optional[str] = ...) -> None: ...
+
+class WithdrawAudienceResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SetAudienceActorRequest(_message.Message):
+    __slots__ = ("name", "actor")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    actor: AudienceActor
+    def __init__(self, name: _Optional[str] = ..., actor: _Optional[_Union[AudienceActor, _Mapping]] = ...) -> None: ...
+
+class SetAudienceActorResponse(_message.Message):
+    __slots__ = ("audience",)
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    audience: Audience
+    def __init__(self, audience: _Optional[_Union[Audience, _Mapping]] = ...) -> None: ...
+
+class RemoveAudienceActorRequest(_message.Message):
+    __slots__ = ("name", "client_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    client_id: str
+    def __init__(self, name: _Optional[str] = ..., client_id: _Optional[str] = ...) -> None: ...
+
+class RemoveAudienceActorResponse(_message.Message):
+    __slots__ = ("audience",)
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    audience: Audience
+    def __init__(self, audience: _Optional[_Union[Audience, _Mapping]] = ...) -> None: ...
+
 class TokenCheck(_message.Message):
     __slots__ = ("name", "outcome", "reason", "detail")
     NAME_FIELD_NUMBER: _ClassVar[int]

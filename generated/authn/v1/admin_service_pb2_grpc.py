@@ -31,7 +31,7 @@ if _version_not_supported:
 
 
 class AdminServiceStub(object):
-    """AdminService manages users, service accounts, sessions and keys. The caller presents an access
+    """AdminService manages users, service accounts, audiences and keys. The caller presents an access
     token with the role `admin` in the metadata `authorization: Bearer …`.
     """
 
@@ -121,6 +121,51 @@ class AdminServiceStub(object):
                 request_serializer=authn_dot_v1_dot_admin__service__pb2.RotateKeysRequest.SerializeToString,
                 response_deserializer=authn_dot_v1_dot_admin__service__pb2.RotateKeysResponse.FromString,
                 _registered_method=True)
+        self.CreateAudience = channel.unary_unary(
+                '/authn.v1.AdminService/CreateAudience',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.CreateAudienceRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.CreateAudienceResponse.FromString,
+                _registered_method=True)
+        self.GetAudience = channel.unary_unary(
+                '/authn.v1.AdminService/GetAudience',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.GetAudienceRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.GetAudienceResponse.FromString,
+                _registered_method=True)
+        self.ListAudiences = channel.unary_unary(
+                '/authn.v1.AdminService/ListAudiences',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.ListAudiencesRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.ListAudiencesResponse.FromString,
+                _registered_method=True)
+        self.UpdateAudience = channel.unary_unary(
+                '/authn.v1.AdminService/UpdateAudience',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.UpdateAudienceRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.UpdateAudienceResponse.FromString,
+                _registered_method=True)
+        self.DeleteAudience = channel.unary_unary(
+                '/authn.v1.AdminService/DeleteAudience',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.DeleteAudienceRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.DeleteAudienceResponse.FromString,
+                _registered_method=True)
+        self.GrantAudience = channel.unary_unary(
+                '/authn.v1.AdminService/GrantAudience',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.GrantAudienceRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.GrantAudienceResponse.FromString,
+                _registered_method=True)
+        self.WithdrawAudience = channel.unary_unary(
+                '/authn.v1.AdminService/WithdrawAudience',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.WithdrawAudienceRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.WithdrawAudienceResponse.FromString,
+                _registered_method=True)
+        self.SetAudienceActor = channel.unary_unary(
+                '/authn.v1.AdminService/SetAudienceActor',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.SetAudienceActorRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.SetAudienceActorResponse.FromString,
+                _registered_method=True)
+        self.RemoveAudienceActor = channel.unary_unary(
+                '/authn.v1.AdminService/RemoveAudienceActor',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.RemoveAudienceActorRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.RemoveAudienceActorResponse.FromString,
+                _registered_method=True)
         self.ExplainToken = channel.unary_unary(
                 '/authn.v1.AdminService/ExplainToken',
                 request_serializer=authn_dot_v1_dot_admin__service__pb2.ExplainTokenRequest.SerializeToString,
@@ -129,7 +174,7 @@ class AdminServiceStub(object):
 
 
 class AdminServiceServicer(object):
-    """AdminService manages users, service accounts, sessions and keys. The caller presents an access
+    """AdminService manages users, service accounts, audiences and keys. The caller presents an access
     token with the role `admin` in the metadata `authorization: Bearer …`.
     """
 
@@ -250,6 +295,73 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateAudience(self, request, context):
+        """CreateAudience registers an audience, for which tokens can be had from then on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAudience(self, request, context):
+        """GetAudience returns one audience.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudiences(self, request, context):
+        """ListAudiences returns audiences, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateAudience(self, request, context):
+        """UpdateAudience replaces the scopes of an audience, and whether it is open or bound. Access
+        tokens that were issued before keep what they have until they expire.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAudience(self, request, context):
+        """DeleteAudience deletes an audience with its grants and its actors. Access tokens that were
+        issued before are valid until they expire.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GrantAudience(self, request, context):
+        """GrantAudience lets an account have tokens for an audience that is not open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawAudience(self, request, context):
+        """WithdrawAudience takes a grant back: the next login or refresh of the account for this audience
+        is refused. Access tokens that were issued before are valid until they expire.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAudienceActor(self, request, context):
+        """SetAudienceActor lets a service account exchange the tokens of others for tokens for an
+        audience (RFC 8693). It replaces an earlier rule for the same service account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveAudienceActor(self, request, context):
+        """RemoveAudienceActor takes that back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainToken(self, request, context):
         """ExplainToken tells why an access token is active or not, here and now: each check of Validate
         with its value, and the revocations that cover the token. Each call is in the audit log.
@@ -341,6 +453,51 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=authn_dot_v1_dot_admin__service__pb2.RotateKeysRequest.FromString,
                     response_serializer=authn_dot_v1_dot_admin__service__pb2.RotateKeysResponse.SerializeToString,
             ),
+            'CreateAudience': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateAudience,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.CreateAudienceRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.CreateAudienceResponse.SerializeToString,
+            ),
+            'GetAudience': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAudience,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.GetAudienceRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.GetAudienceResponse.SerializeToString,
+            ),
+            'ListAudiences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudiences,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.ListAudiencesRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.ListAudiencesResponse.SerializeToString,
+            ),
+            'UpdateAudience': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAudience,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.UpdateAudienceRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.UpdateAudienceResponse.SerializeToString,
+            ),
+            'DeleteAudience': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAudience,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.DeleteAudienceRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.DeleteAudienceResponse.SerializeToString,
+            ),
+            'GrantAudience': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrantAudience,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.GrantAudienceRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.GrantAudienceResponse.SerializeToString,
+            ),
+            'WithdrawAudience': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawAudience,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.WithdrawAudienceRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.WithdrawAudienceResponse.SerializeToString,
+            ),
+            'SetAudienceActor': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAudienceActor,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.SetAudienceActorRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.SetAudienceActorResponse.SerializeToString,
+            ),
+            'RemoveAudienceActor': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveAudienceActor,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.RemoveAudienceActorRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.RemoveAudienceActorResponse.SerializeToString,
+            ),
             'ExplainToken': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainToken,
                     request_deserializer=authn_dot_v1_dot_admin__service__pb2.ExplainTokenRequest.FromString,
@@ -354,7 +511,7 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService(object):
-    """AdminService manages users, service accounts, sessions and keys. The caller presents an access
+    """AdminService manages users, service accounts, audiences and keys. The caller presents an access
     token with the role `admin` in the metadata `authorization: Bearer …`.
     """
 
@@ -780,6 +937,249 @@ class AdminService(object):
             '/authn.v1.AdminService/RotateKeys',
             authn_dot_v1_dot_admin__service__pb2.RotateKeysRequest.SerializeToString,
             authn_dot_v1_dot_admin__service__pb2.RotateKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateAudience(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/CreateAudience',
+            authn_dot_v1_dot_admin__service__pb2.CreateAudienceRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.CreateAudienceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAudience(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/GetAudience',
+            authn_dot_v1_dot_admin__service__pb2.GetAudienceRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.GetAudienceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudiences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/ListAudiences',
+            authn_dot_v1_dot_admin__service__pb2.ListAudiencesRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.ListAudiencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAudience(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/UpdateAudience',
+            authn_dot_v1_dot_admin__service__pb2.UpdateAudienceRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.UpdateAudienceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAudience(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/DeleteAudience',
+            authn_dot_v1_dot_admin__service__pb2.DeleteAudienceRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.DeleteAudienceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GrantAudience(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/GrantAudience',
+            authn_dot_v1_dot_admin__service__pb2.GrantAudienceRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.GrantAudienceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawAudience(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/WithdrawAudience',
+            authn_dot_v1_dot_admin__service__pb2.WithdrawAudienceRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.WithdrawAudienceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAudienceActor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/SetAudienceActor',
+            authn_dot_v1_dot_admin__service__pb2.SetAudienceActorRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.SetAudienceActorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveAudienceActor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/RemoveAudienceActor',
+            authn_dot_v1_dot_admin__service__pb2.RemoveAudienceActorRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.RemoveAudienceActorResponse.FromString,
             options,
             channel_credentials,
             insecure,

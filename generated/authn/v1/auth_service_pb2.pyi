@@ -99,14 +99,16 @@ class LoginResponse(_message.Message):
     def __init__(self, tokens: _Optional[_Union[TokenPair, _Mapping]] = ...) -> None: ...
 
 class RefreshRequest(_message.Message):
-    __slots__ = ("refresh_token", "scope", "request_id")
+    __slots__ = ("refresh_token", "scope", "request_id", "audience")
     REFRESH_TOKEN_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     refresh_token: str
     scope: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
-    def __init__(self, refresh_token: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    audience: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, refresh_token: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., audience: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RefreshResponse(_message.Message):
     __slots__ = ("tokens",)

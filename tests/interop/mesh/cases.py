@@ -14,7 +14,7 @@ from calls import auth, login
 from check import MismatchError, run
 
 ADMIN, CLERK = "admin@example.com", "clerk@example.com"
-SCOPE = "orders:read"
+AUDIENCES, SCOPE = ("orders", "billing", "internal"), "orders:read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Users:
 
     @classmethod
     def create(cls, env: Mapping[str, str]) -> "Users":
-        """Create both with the command line."""
+        """Create both with the command line, and register the audiences of their tokens."""
         users = cls(env, {name: secrets.token_urlsafe(24) for name in (ADMIN, CLERK)})
         for name, roles in ((ADMIN, ("--role", "admin")), (CLERK, ())):
             command = (sys.executable, "-m", "auth_service", "users", "create", name, *roles)
@@ -34,11 +34,16 @@ class Users:
             created = run(*command, *scope, given=users.passwords[name] + "\n", env=env)
             if created.returncode:
                 raise MismatchError(f"users create\n  seen: {created.stdout}{created.stderr}")
+        for name in AUDIENCES:
+            command = (sys.executable, "-m", "auth_service", "audiences", "create", name, "--open")
+            made = run(*command, "--scope", SCOPE, "--scope", "profile", given="", env=env)
+            if made.returncode:
+                raise MismatchError(f"audiences create\n  seen: {made.stdout}{made.stderr}")
         return users
 
-    def tokens(self, name: str = CLERK, audience: str = "orders", scope: str = SCOPE) -> Any:
+    def tokens(self, name: str = CLERK, audience: str = AUDIENCES[0], scope: str = SCOPE) -> Any:
         """Log in and return the tokens."""
-        return login(name, self.passwords[name], audience=[audience], scope=[scope])
+        return login(name, self.passwords[name], audience=[audience], scope=scope.split())
 
     def revoked(self) -> str:
         """Return an access token whose session was ended a moment ago."""

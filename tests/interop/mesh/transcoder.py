@@ -50,7 +50,7 @@ def check(tally: Tally, users: Users) -> None:
     _refused(tally, "GET /v1/account with a token that is none", answer, 401, "INVALID_TOKEN")
     kept = answer.headers.get("www-authenticate", "").startswith("Bearer")
     tally.check(kept, f"{AT}: and says so in WWW-Authenticate too", answer)
-    answer = request(TRANSCODER, "/v1/account", bearer(users.tokens(audience=ISSUER).access_token))
+    answer = request(TRANSCODER, "/v1/account", bearer(users.tokens(audience=ISSUER, scope="").access_token))
     kept = answer.status == 200 and CLERK in answer.body.decode()
     tally.check(kept, f"{AT}: GET /v1/account with a valid token is the caller's account", answer)
     for what, body, path in (
