@@ -9,6 +9,7 @@ AuthError
 │   └── InvalidToken         the access token is invalid; carries an `InactiveReason`
 ├── InvalidScope             the scope is unknown, or exceeds the grant (RFC 6749 section 5.2)
 ├── InvalidTarget            the audience is unknown, or not granted (RFC 8707 section 2)
+├── InvalidSubjectToken      the token to exchange is invalid, or another's (RFC 8693 section 2.2.2)
 ├── PermissionDenied         the caller is known, but not allowed
 ├── NotFound                 the named object does not exist
 ├── AlreadyExists            the object exists already
@@ -134,6 +135,15 @@ class InvalidTarget(AuthError):
 
     def __init__(self, audience: str) -> None:
         super().__init__(f"the audience {audience} is not known, or not granted to this account")
+
+
+class InvalidSubjectToken(AuthError):
+    """The token to exchange is invalid, or not for this account (RFC 8693 section 2.2.2)."""
+
+    reason: ClassVar[str] = "INVALID_SUBJECT_TOKEN"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"the subject token {problem}")
 
 
 class PermissionDenied(AuthError):

@@ -13,9 +13,11 @@ from collections.abc import Collection, Iterable, Mapping
 
 from auth_service.authz.admission import Rule
 
-__all__ = ["NAMES", "parse_flag", "parse_rule"]
+__all__ = ["EXCHANGE", "NAMES", "parse_audience", "parse_flag", "parse_rule"]
 
 NAMES = ("audience", "scope", "roles", "public")
+EXCHANGE = "exchange_audience"
+"""Beside a rule: the audience of the token that the upstream sees instead of the caller's."""
 
 _MAX_LENGTH = 4096  # characters of one text: edges cache rules, and callers may send them
 
@@ -29,7 +31,7 @@ def parse_rule(given: Iterable[tuple[str, str]], beside: Collection[str] = ()) -
     public = parse_flag(texts, "public")
     if public and ("scope" in texts or "roles" in texts):
         raise ValueError("public: cannot be combined with scope or roles; remove one of them")
-    audience, roles = _audience(texts), _roles(texts)
+    audience, roles = parse_audience(texts, "audience"), _roles(texts)
     try:
         return Rule(audience, tuple(texts.get("scope", "").split()), roles, public)
     except ValueError:  # its text quotes the scope
@@ -59,11 +61,12 @@ def _texts(given: Iterable[tuple[str, str]], known: Collection[str]) -> dict[str
     return texts
 
 
-def _audience(texts: Mapping[str, str]) -> str:
-    audience = texts.get("audience", "")
+def parse_audience(texts: Mapping[str, str], name: str) -> str:
+    """Return the audience with this name, empty if it is absent. Raises ValueError."""
+    audience = texts.get(name, "")
     if audience != audience.strip() or not audience.isprintable():
         raise ValueError(
-            "audience: must not have control characters, or spaces around it; remove them"
+            f"{name}: must not have control characters, or spaces around it; remove them"
         )
     return audience
 

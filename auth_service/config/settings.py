@@ -311,6 +311,12 @@ class Settings(BaseSettings):
         "10s",
     )
     reflection: bool = _field(True, "Serve gRPC reflection.", False)
+    gateway_account: Annotated[str, Field(max_length=256)] = _field(
+        "",
+        "Service account in whose name gateways exchange the tokens of requests "
+        "(`exchange_audience` of a route).",
+        "gateway",
+    )
     ext_authz: bool = _field(
         True, "Serve Envoy's ext_authz (`envoy.service.auth.v3.Authorization`).", False
     )

@@ -45,6 +45,11 @@ class Audiences:
         """Return a registered audience, as far as this process knows."""
         return self._known.get(name)
 
+    def open_to(self, granted: Collection[UUID]) -> frozenset[str]:
+        """Return the names of the audiences for which an account may have tokens."""
+        known = self._known.values()
+        return frozenset(each.name for each in known if each.open or each.id in granted)
+
     def scope_of(self, names: Iterable[str]) -> frozenset[str]:
         """Return the scopes that belong to any of these audiences; see ANY_SCOPE."""
         known = (self._known[name] for name in names if name in self._known)

@@ -8,6 +8,7 @@ from auth_service.core.accounts import Accounts
 from auth_service.core.audience_registry import AudienceRegistry
 from auth_service.core.audiences import Audiences
 from auth_service.core.credentials import Credentials
+from auth_service.core.exchange import GatewayExchange, TokenExchange
 from auth_service.core.explanations import Explanations
 from auth_service.core.revocation import Revoker
 from auth_service.core.sessions import Sessions
@@ -28,6 +29,8 @@ class Core:
     accounts: Accounts
     explanations: Explanations
     validation: Validation
+    exchange: TokenExchange
+    gateway: GatewayExchange
     keys: SigningKeys
     announce_keys: Callable[[], object]
     shielded: Shielded

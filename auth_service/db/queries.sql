@@ -171,10 +171,11 @@ WHERE client_id = $1 AND id = (
 
 -- name: audiences_unless
 -- All audiences, unless their version is the known one ($1): then no row. Without any audience there
--- is one row, of nulls but for the version.
+-- is one row, of nulls but for the version. Actors that are disabled are left out.
 SELECT v.version, a.*, ARRAY(
     SELECT ROW (r.client_id, r.subject_roles)
-    FROM audience_actors r WHERE r.audience_id = a.id ORDER BY r.client_id
+    FROM audience_actors r JOIN service_accounts s USING (client_id)
+    WHERE r.audience_id = a.id AND NOT s.disabled ORDER BY r.client_id
 ) AS actors
 FROM (SELECT) AS always
 LEFT JOIN audience_version v ON true

@@ -6,6 +6,7 @@ from datetime import timedelta
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import auth_service_pb2_grpc
 
+from auth_service.core.exchange import TokenExchange
 from auth_service.core.revocation import Revoker
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
@@ -14,6 +15,7 @@ from auth_service.errors import InvalidArgument
 from auth_service.models import TokenPair
 from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Context, in_bytes, parse
+from auth_service.rpc.exchange import Exchanges
 from auth_service.rpc.timestamps import timestamp
 from auth_service.rpc.verdicts import Batch, Verdicts
 
@@ -25,13 +27,14 @@ _MAX_DURATION_SECONDS = 315_576_000_000  # google.protobuf.Duration: about 10,00
 
 
 class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
-    """Login, Refresh, Revoke, Validate, BatchValidate."""
+    """Login, Refresh, Revoke, Validate, BatchValidate, Exchange, BatchExchange."""
 
     def __init__(
         self,
         sessions: Sessions,
         revoker: Revoker,
         validation: Validation,
+        exchange: TokenExchange,
         callers: Callers,
         shielded: Shielded,
     ) -> None:
@@ -41,6 +44,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         self._callers = callers
         self._shielded = shielded
         self._verdicts = Verdicts(validation)
+        self._exchanges = Exchanges(exchange, callers)
 
     async def Login(self, request: pb.LoginRequest, context: Context) -> pb.LoginResponse:
         """Trade credentials for tokens."""
@@ -98,6 +102,16 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
             responses.append(answer or self._validate(request, f"requests[{index}]."))
         encoded: bytes = Batch(members=responses).SerializeToString()
         return encoded
+
+    @in_bytes
+    def Exchange(self, request: bytes, context: Context) -> bytes:
+        """Trade a token that the caller received for one for the next service."""
+        return self._exchanges.one(request, context)
+
+    @in_bytes
+    async def BatchExchange(self, request: bytes, context: Context) -> bytes:
+        """Do so with up to MAX_BATCH tokens, in order."""
+        return await self._exchanges.many(request, context)
 
     async def _revoke(self, request: pb.RevokeRequest, context: Context) -> None:
         match request.WhichOneof("target"):

@@ -26,7 +26,14 @@ log = structlog.get_logger(__name__)
 _UNREADABLE = object()
 """The result of parsing an unreadable request; the call answers it with INVALID_ARGUMENT."""
 
-_QUIET_METHODS = ("/Validate", "/BatchValidate", "/Check", "/ServerReflectionInfo")
+_QUIET_METHODS = (
+    "/Validate",
+    "/BatchValidate",
+    "/Exchange",
+    "/BatchExchange",
+    "/Check",
+    "/ServerReflectionInfo",
+)
 """Methods that are called too often to log each success."""
 
 _SHAPES = {  # by whether requests and responses are streams

@@ -8,6 +8,7 @@ only.
 A route's `context_extensions` hold its rule, and optionally:
 
     remove_authorization  "true": the upstream does not see the token
+    exchange_audience     the upstream sees a token for this audience instead (core.exchange)
 
 A mistake in them refuses every request of the route. An admitted request carries the headers of
 `authz.identity_headers`; headers of these names that the caller sent are removed.
@@ -26,8 +27,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 
 from auth_service.authz.admission import Refused, Rule, Verifier, admit
+from auth_service.authz.gateway import Exchange, exchanged
 from auth_service.authz.identity_headers import NAMES, identity_headers
-from auth_service.authz.rules import parse_flag, parse_rule
+from auth_service.authz.rules import EXCHANGE, parse_audience, parse_flag, parse_rule
 from auth_service.authz.status import status_of
 from auth_service.errors import AuthError
 from auth_service.rpc.dispatcher import Context, Dispatcher
@@ -55,11 +57,11 @@ _LOOK_ALIKES = tuple(
 )
 
 
-def add_ext_authz(server: Dispatcher, verifier: Verifier) -> None:
+def add_ext_authz(server: Dispatcher, verifier: Verifier, gateway: Exchange) -> None:
     """Serve Check, and add its descriptor for reflection."""
     add_descriptor()
     method = grpc.unary_unary_rpc_method_handler(
-        _Authorization(verifier).Check,
+        _Authorization(verifier, gateway).Check,
         request_deserializer=pb.CheckRequest.FromString,
         response_serializer=pb.CheckResponse.SerializeToString,
     )
@@ -69,8 +71,9 @@ def add_ext_authz(server: Dispatcher, verifier: Verifier) -> None:
 class _Authorization:
     """The service. Its RPC status is always OK; the response tells the proxy what to do."""
 
-    def __init__(self, verifier: Verifier) -> None:
+    def __init__(self, verifier: Verifier, gateway: Exchange) -> None:
         self._verifier = verifier
+        self._gateway = gateway
 
     async def Check(self, request: pb.CheckRequest, context: Context) -> pb.CheckResponse:
         """Decide whether a request may pass."""
@@ -78,16 +81,21 @@ class _Authorization:
         http = attributes.request.http
         try:
             route = _route_of(attributes.context_extensions)
-            admission = admit(self._verifier, route.rule, _values(http, "authorization"))
+            claims = admit(self._verifier, route.rule, _values(http, "authorization")).claims
+            token = ""
+            if route.exchange_audience and claims is not None:
+                token = exchanged(self._gateway, claims, route.exchange_audience)
         except Refused as refused:
             return _denied(refused, _is_grpc(http))
-        return _admitted(admission.claims, route)
+        return _admitted(claims, route, token)
 
 
 class _Route(NamedTuple):
     rule: Rule
     removed: tuple[str, ...]
     """Names of headers that the proxy removes from every request."""
+    exchange_audience: str
+    """The audience of the token that the upstream sees; empty = it sees the caller's own."""
 
 
 def _route_of(extensions: Mapping[str, str]) -> _Route:
@@ -104,9 +112,12 @@ def _route_of(extensions: Mapping[str, str]) -> _Route:
 @lru_cache(maxsize=_MAX_ROUTES)
 def _route(extensions: frozenset[tuple[str, str]]) -> _Route:
     """Return the route that these define; raises ValueError, which names the key."""
-    rule = parse_rule(extensions, beside=(_REMOVE,))
-    removed = ("authorization",) if parse_flag(dict(extensions), _REMOVE) else ()
-    return _Route(rule, _LOOK_ALIKES + removed)
+    rule = parse_rule(extensions, beside=(_REMOVE, EXCHANGE))
+    texts = dict(extensions)
+    removed = ("authorization",) if parse_flag(texts, _REMOVE) else ()
+    if removed and EXCHANGE in texts:
+        raise ValueError(f"{_REMOVE}: cannot be combined with {EXCHANGE}; remove one of them")
+    return _Route(rule, _LOOK_ALIKES + removed, parse_audience(texts, EXCHANGE))
 
 
 def _values(http: pb.AttributeContext.HttpRequest, name: str) -> list[str]:
@@ -129,15 +140,20 @@ def _is_grpc(http: pb.AttributeContext.HttpRequest) -> bool:
 
 
 @lru_cache(maxsize=_MAX_ANSWERS)
-def _admitted(claims: AccessClaims | None, route: _Route) -> pb.CheckResponse:
-    """Return the answer for these claims. It is cached: building it costs more than verifying."""
-    identity = identity_headers(claims)
+def _admitted(claims: AccessClaims | None, route: _Route, token: str) -> pb.CheckResponse:
+    """Return the answer for these claims. It is cached: building it costs more than verifying.
+
+    `token` replaces the caller's. An upstream of a route that exchanges never sees another one.
+    """
+    headers = identity_headers(claims)
+    if route.exchange_audience:
+        headers["authorization"] = f"Bearer {token}" if token else ""
     return pb.CheckResponse(
         status=_OK,
         ok_response=pb.OkHttpResponse(
-            headers=[_option(name, value) for name, value in identity.items() if value],
+            headers=[_option(name, value) for name, value in headers.items() if value],
             headers_to_remove=[
-                *(name for name, value in identity.items() if not value),
+                *(name for name, value in headers.items() if not value),
                 *route.removed,
             ],
         ),

@@ -73,7 +73,8 @@ class GrpcServer:
         server, validation, shielded = Dispatcher(self._server), core.validation, core.shielded
         callers = Callers(validation, core.api_audience)
         auth_service_pb2_grpc.add_AuthServiceServicer_to_server(
-            AuthServicer(core.sessions, core.revoker, validation, callers, shielded), server
+            AuthServicer(core.sessions, core.revoker, validation, core.exchange, callers, shielded),
+            server,
         )
         verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(
             VerifierServicer(core.keys.ring, self._hub, callers, settings.verifier_certificates),
@@ -86,7 +87,7 @@ class GrpcServer:
             AdminServicer(core, callers), server
         )
         if settings.ext_authz:
-            ext_authz.add_ext_authz(server, validation)
+            ext_authz.add_ext_authz(server, validation, core.gateway)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if settings.reflection:
             enable_reflection(server, (*services(settings), _HEALTH))

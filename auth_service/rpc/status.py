@@ -15,6 +15,7 @@ _CODES: dict[type[errors.AuthError], grpc.StatusCode] = {
     errors.InvalidScope: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidTarget: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.InvalidSubjectToken: grpc.StatusCode.INVALID_ARGUMENT,
     errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,

@@ -17,6 +17,7 @@ from auth_service.core.audience_registry import AudienceRegistry
 from auth_service.core.audiences import Audiences
 from auth_service.core.core import Core
 from auth_service.core.credentials import Credentials
+from auth_service.core.exchange import GatewayExchange, TokenExchange
 from auth_service.core.explanations import Explanations
 from auth_service.core.key_policy import KeyPolicy
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
@@ -230,7 +231,12 @@ async def open_core(
         cache_size=settings.verified_cache_size,
     )
     store, clock, policy = database.store, database.clock, session_policy(settings)
-    tokens = TokenIssuer(TokenSigner(keys.ring), RefreshTokens(root, settings.issuer), policy)
+    signer = TokenSigner(keys.ring)
+    tokens = TokenIssuer(signer, RefreshTokens(root, settings.issuer), policy)
+    validation = Validation(verifier, lambda: feed.as_of, settings.freshness_limit, clock)
+    exchange = TokenExchange(
+        validation, signer, audiences.find, audiences.own, policy.access_ttl, clock
+    )
     credentials = Credentials(store, hasher, policy, shielded, clock)
     ended = Revocations(store, policy, feed.announce, clock)
     try:
@@ -240,7 +246,9 @@ async def open_core(
             Revoker(store, ended, tokens, verifier),
             accounts(settings, database, hasher, feed.announce),
             explanations(settings, database, keys, revocations, lambda: feed.as_of),
-            Validation(verifier, lambda: feed.as_of, settings.freshness_limit, clock),
+            validation,
+            exchange,
+            GatewayExchange(exchange, revocations, settings.gateway_account, clock),
             keys,
             announce_keys,
             shielded,

@@ -10,8 +10,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from auth_service.authz.admission import Refused, Rule, admit
+from auth_service.authz.gateway import Exchange, exchanged
 from auth_service.authz.identity_headers import identity_headers
-from auth_service.authz.rules import NAMES, parse_rule
+from auth_service.authz.rules import EXCHANGE, NAMES, parse_audience, parse_rule
 from auth_service.core.validation import Validation
 from auth_service.web.cookies import ACCESS_COOKIE
 from auth_service.web.responses import refusal
@@ -23,13 +24,13 @@ log = structlog.get_logger(__name__)
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def forward_auth_route(validation: Validation, access_cookie: bool) -> Route:
+def forward_auth_route(validation: Validation, gateway: Exchange, access_cookie: bool) -> Route:
     """Return the route /auth; with `access_cookie` it reads the cookie if there is no header."""
 
     async def auth(request: Request) -> Response:
         """Return 200 with the identity headers, or the refusal."""
         try:
-            rule = _rule(request)
+            rule, exchange_audience = _rule(request)
         except ValueError as error:
             log.error("forward_auth_misconfigured", problem=f"query of /auth: {error}")  # noqa: TRY400
             raise Refused(500, "INTERNAL", "server_error", "the gateway is misconfigured") from None
@@ -38,18 +39,23 @@ def forward_auth_route(validation: Validation, access_cookie: bool) -> Route:
             authorization = [f"Bearer {request.cookies[ACCESS_COOKIE]}"]
         try:
             claims = admit(validation, rule, authorization).claims
+            headers = identity_headers(claims)
+            if exchange_audience and claims is not None:
+                token = exchanged(gateway, claims, exchange_audience)
+                headers["authorization"] = f"Bearer {token}"
         except Refused as refused:
             return refusal(refused)
-        headers = {name: value for name, value in identity_headers(claims).items() if value}
+        headers = {name: value for name, value in headers.items() if value}
         return Response(status_code=200, headers={"cache-control": "no-store"} | headers)
 
     return Route("/auth", auth, methods=_METHODS)
 
 
-def _rule(request: Request) -> Rule:
-    """Return the rule of the query; raises ValueError."""
+def _rule(request: Request) -> tuple[Rule, str]:
+    """Return the rule of the query, and the audience to exchange for; raises ValueError."""
     given = request.query_params.multi_items()
-    if not {name for name, _ in given} <= set(NAMES):
+    known = (*NAMES, EXCHANGE)
+    if not {name for name, _ in given} <= set(known):
         # Not quoted, because a gateway may pass on the parameters of its clients.
-        raise ValueError(f"one parameter is unknown; known are {', '.join(NAMES)}")
-    return parse_rule(given)
+        raise ValueError(f"one parameter is unknown; known are {', '.join(known)}")
+    return parse_rule(given, beside=(EXCHANGE,)), parse_audience(dict(given), EXCHANGE)

@@ -14,8 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from auth_service.authz.admission import Rule, claims_of
 from auth_service.clock import Clock
+from auth_service.core.audiences import Audiences
 from auth_service.core.credentials import Credentials
+from auth_service.core.exchange import Actor, TokenExchange
 from auth_service.core.revocation import Revoker
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
@@ -39,6 +42,10 @@ _TARGETS = ("audience", "resource")
 """Both name audiences, and may be repeated (RFC 8693 section 2.1, RFC 8707 section 2)."""
 
 
+_ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - RFC 8693 section 3
+_JWT = "urn:ietf:params:oauth:token-type:jwt"
+
+
 class OAuth:
     """The three endpoints."""
 
@@ -48,6 +55,8 @@ class OAuth:
         sessions: Sessions,
         revoker: Revoker,
         validation: Validation,
+        exchange: TokenExchange,
+        audiences: Audiences,
         shielded: Shielded,
         clock: Clock,
     ) -> None:
@@ -55,6 +64,8 @@ class OAuth:
         self._sessions = sessions
         self._revoker = revoker
         self._validation = validation
+        self._exchange = exchange
+        self._audiences = audiences
         self._shielded = shielded
         self._clock = clock
 
@@ -72,13 +83,16 @@ class OAuth:
                     audience=_audience(form),
                     scope=words(form.get("scope", "")),
                 )
+            case "urn:ietf:params:oauth:grant-type:token-exchange":
+                return no_store(await self._exchanged(request, form))
             case None:
                 raise InvalidArgument("grant_type", "is required")
             case _:
                 raise Problem(
                     400,
                     "unsupported_grant_type",
-                    "grant_type must be refresh_token or client_credentials",
+                    "grant_type must be refresh_token, client_credentials or "
+                    "urn:ietf:params:oauth:grant-type:token-exchange",
                 )
         return no_store(token_response(pair, self._clock()))
 
@@ -123,6 +137,41 @@ class OAuth:
             request_id=request_id(request),
         )
 
+    async def _exchanged(self, request: Request, form: Form) -> dict[str, Any]:
+        """Exchange the token of another for one for the next service (RFC 8693 section 2)."""
+        subject_token = _required(form, "subject_token")
+        for name in ("subject_token_type", "actor_token_type", "requested_token_type"):
+            if form.get(name, _ACCESS_TOKEN) not in (_ACCESS_TOKEN, _JWT):
+                raise InvalidArgument(name, f"must be {_ACCESS_TOKEN}")
+        target = _audience(form)
+        if len(target) != 1:
+            raise InvalidArgument("audience", "must name one audience")
+        actor = await self._actor(request, form)
+        token, claims = self._exchange.exchange(
+            actor, subject_token, target[0], words(form.get("scope", ""))
+        )
+        return {
+            "access_token": token,
+            "issued_token_type": _ACCESS_TOKEN,
+            "token_type": "Bearer",
+            "expires_in": max(0, claims.expires_at - int(self._clock().timestamp())),
+            "scope": " ".join(claims.scope),
+        }
+
+    async def _actor(self, request: Request, form: Form) -> Actor:
+        """Return who exchanges: by its access token, without a query, or by its secret."""
+        if "actor_token" in form:
+            rule = Rule(self._audiences.own)
+            claims = claims_of(self._validation, rule, [f"Bearer {form['actor_token']}"])
+            return Actor.of(claims)
+        now = self._clock()  # before the account is read, as at a login
+        client_id, secret = _credentials(request, form)
+        account = await self._credentials.authenticate_client(client_id, secret or "")
+        # No earlier revocation of the account covers what it exchanges from now on.
+        issued_at = max(now, account.revoked_before or now)
+        may_have = self._audiences.open_to(account.audiences)
+        return Actor(account.client_id, int(issued_at.timestamp()), may_have)
+
     async def _authenticate(self, request: Request, form: Form) -> str:
         client_id, secret = _credentials(request, form)
         account = await self._credentials.authenticate_client(client_id, secret or "")
@@ -134,11 +183,13 @@ def oauth_routes(
     sessions: Sessions,
     revoker: Revoker,
     validation: Validation,
+    exchange: TokenExchange,
+    audiences: Audiences,
     shielded: Shielded,
     clock: Clock,
 ) -> list[Route]:
     """Return the routes of the three endpoints."""
-    oauth = OAuth(credentials, sessions, revoker, validation, shielded, clock)
+    oauth = OAuth(credentials, sessions, revoker, validation, exchange, audiences, shielded, clock)
     endpoints = {"token": oauth.token, "introspect": oauth.introspect, "revoke": oauth.revoke}
     return [
         Route(f"/oauth2/{name}", _answering(endpoint), methods=["POST"])

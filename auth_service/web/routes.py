@@ -85,10 +85,12 @@ def _routes(settings: Settings, core: Core, ready: Callable[[], bool]) -> list[B
             core.sessions,
             core.revoker,
             core.validation,
+            core.exchange,
+            core.audiences,
             core.shielded,
             core.clock,
         ),
         browser_routes(core, policy),
-        forward_auth_route(core.validation, settings.access_cookie),
+        forward_auth_route(core.validation, core.gateway, settings.access_cookie),
         *(probe_routes(ready) if settings.probe_address is None else ()),
     ]

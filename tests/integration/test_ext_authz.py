@@ -599,13 +599,17 @@ class BrokenVerifier:
     def verify(self, token: str, **_: object) -> AccessClaims:
         raise ZeroDivisionError("secret plan")
 
+    def token(self, _parent: AccessClaims, _audience: str) -> str:
+        """Exchange a token."""
+        raise ZeroDivisionError("secret plan")
+
 
 async def test_a_verifier_that_fails_denies_access(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Fail closed: 500, and the cause in the log alone."""
     server = grpc.aio.server()
-    add_ext_authz(Dispatcher(server), BrokenVerifier())
+    add_ext_authz(Dispatcher(server), BrokenVerifier(), BrokenVerifier())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from authn.v1 import auth_service_pb2 as pb
 
+from auth_service.core.exchange import TokenExchange
 from auth_service.core.shielded import Shielded
 from auth_service.core.validation import Validation
 from auth_service.db.pool import connect
@@ -560,8 +561,20 @@ async def test_introspection_on_old_knowledge_is_refused(database_url: str) -> N
     token = (await core.sessions.login_client(BILLING, secret)).access_token
     as_of, limit = clock.now, timedelta(seconds=5)
     validation = Validation(core.verifier, lambda: as_of, limit, clock)
+    exchange = TokenExchange(
+        validation, core.signer, core.audiences.find, core.audiences.own, limit, clock
+    )
     app = create_app(
-        oauth_routes(core.credentials, core.sessions, core.revoker, validation, Shielded(), clock)
+        oauth_routes(
+            core.credentials,
+            core.sessions,
+            core.revoker,
+            validation,
+            exchange,
+            core.audiences,
+            Shielded(),
+            clock,
+        )
     )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:

@@ -30,6 +30,7 @@ REASONS = {
     "InvalidToken": "INVALID_TOKEN",
     "InvalidScope": "INVALID_SCOPE",
     "InvalidTarget": "INVALID_TARGET",
+    "InvalidSubjectToken": "INVALID_SUBJECT_TOKEN",
     "PermissionDenied": "PERMISSION_DENIED",
     "NotFound": "NOT_FOUND",
     "AlreadyExists": "ALREADY_EXISTS",

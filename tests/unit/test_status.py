@@ -34,6 +34,11 @@ EXPECTED: list[tuple[AuthError, grpc.StatusCode, str]] = [
     ),
     (errors.InvalidScope("too much"), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SCOPE"),
     (errors.InvalidTarget("orders"), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_TARGET"),
+    (
+        errors.InvalidSubjectToken("is not active: expired"),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_SUBJECT_TOKEN",
+    ),
     (errors.PermissionDenied("no"), grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"),
     (errors.NotFound("none"), grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
     (errors.AlreadyExists("taken"), grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS"),
@@ -154,7 +159,7 @@ def test_no_other_error_names_fields_or_a_delay(
     error: AuthError, code: grpc.StatusCode, reason: str
 ) -> None:
     """A client that retries on RetryInfo does not retry calls that cannot succeed."""
-    without = ("INVALID_SCOPE", "INVALID_TARGET")
+    without = ("INVALID_SCOPE", "INVALID_TARGET", "INVALID_SUBJECT_TOKEN")
     fields = code is grpc.StatusCode.INVALID_ARGUMENT and reason not in without
     retry = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
     assert len(details(error, error_details_pb2.BadRequest)) == int(fields)

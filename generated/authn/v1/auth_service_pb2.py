@@ -12,12 +12,13 @@ from google.protobuf.internal import builder as _builder
 _sym_db = _symbol_database.Default()
 
 
+from authn.v1 import error_reason_pb2 as authn_dot_v1_dot_error__reason__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61uthn/v1/auth_service.proto\x12\x08\x61uthn.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"@\n\x13PasswordCredentials\x12\x12\n\nidentifier\x18\x01 \x01(\t\x12\x15\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01\"B\n\x11\x43lientCredentials\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x1a\n\rclient_secret\x18\x02 \x01(\tB\x03\x80\x01\x01\"\xdd\x01\n\x0cLoginRequest\x12\x31\n\x08password\x18\x01 \x01(\x0b\x32\x1d.authn.v1.PasswordCredentialsH\x00\x12-\n\x06\x63lient\x18\x02 \x01(\x0b\x32\x1b.authn.v1.ClientCredentialsH\x00\x12\x10\n\x08\x61udience\x18\x03 \x03(\t\x12\r\n\x05scope\x18\x04 \x03(\t\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\x14\n\x0c\x64\x65vice_label\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\tB\r\n\x0b\x63redentials\"\xe8\x01\n\tTokenPair\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x35\n\x11\x61\x63\x63\x65ss_expires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\rrefresh_token\x18\x04 \x01(\tB\x03\x80\x01\x01\x12\x36\n\x12refresh_expires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05scope\x18\x06 \x03(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\"4\n\rLoginResponse\x12#\n\x06tokens\x18\x01 \x01(\x0b\x32\x13.authn.v1.TokenPair\"a\n\x0eRefreshRequest\x12\x1a\n\rrefresh_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\r\n\x05scope\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x10\n\x08\x61udience\x18\x04 \x03(\t\"6\n\x0fRefreshResponse\x12#\n\x06tokens\x18\x01 \x01(\x0b\x32\x13.authn.v1.TokenPair\"\x1e\n\x0b\x41llSessions\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x99\x01\n\rRevokeRequest\x12\x1c\n\rrefresh_token\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00\x12\x1b\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tB\x03\x80\x01\x01H\x00\x12\x14\n\nsession_id\x18\x03 \x01(\tH\x00\x12-\n\x0c\x61ll_sessions\x18\x04 \x01(\x0b\x32\x15.authn.v1.AllSessionsH\x00\x42\x08\n\x06target\"\x10\n\x0eRevokeResponse\"\xa0\x01\n\x0fValidateRequest\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08\x61udience\x18\x02 \x01(\t\x12\x16\n\x0erequired_scope\x18\x03 \x03(\t\x12\x16\n\x0erequired_roles\x18\x04 \x03(\t\x12\x30\n\rmax_staleness\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe0\x02\n\x06\x43laims\x12\x0e\n\x06issuer\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x10\n\x08\x61udience\x18\x03 \x03(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tissued_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08token_id\x18\x06 \x01(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12\x11\n\tclient_id\x18\x08 \x01(\t\x12\r\n\x05scope\x18\t \x03(\t\x12\r\n\x05roles\x18\n \x03(\t\x12-\n\tauth_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16\x61uthentication_methods\x18\x0c \x03(\t\x12\x1e\n\x05\x61\x63tor\x18\x0e \x01(\x0b\x32\x0f.authn.v1.Actor\"8\n\x05\x41\x63tor\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x1e\n\x05\x61\x63tor\x18\x02 \x01(\x0b\x32\x0f.authn.v1.Actor\"\xae\x01\n\x10ValidateResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\x12\x31\n\x0finactive_reason\x18\x02 \x01(\x0e\x32\x18.authn.v1.InactiveReason\x12 \n\x06\x63laims\x18\x03 \x01(\x0b\x32\x10.authn.v1.Claims\x12\x35\n\x11revocations_as_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x14\x42\x61tchValidateRequest\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.authn.v1.ValidateRequest\"F\n\x15\x42\x61tchValidateResponse\x12-\n\tresponses\x18\x01 \x03(\x0b\x32\x1a.authn.v1.ValidateResponse*\xf3\x03\n\x0eInactiveReason\x12\x1f\n\x1bINACTIVE_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19INACTIVE_REASON_MALFORMED\x10\x01\x12!\n\x1dINACTIVE_REASON_BAD_SIGNATURE\x10\x02\x12\x1f\n\x1bINACTIVE_REASON_UNKNOWN_KEY\x10\x03\x12\x1b\n\x17INACTIVE_REASON_EXPIRED\x10\x04\x12!\n\x1dINACTIVE_REASON_NOT_YET_VALID\x10\x05\x12 \n\x1cINACTIVE_REASON_WRONG_ISSUER\x10\x06\x12\"\n\x1eINACTIVE_REASON_WRONG_AUDIENCE\x10\x07\x12\x1e\n\x1aINACTIVE_REASON_WRONG_TYPE\x10\x08\x12!\n\x1dINACTIVE_REASON_TOKEN_REVOKED\x10\t\x12#\n\x1fINACTIVE_REASON_SESSION_REVOKED\x10\n\x12 \n\x1cINACTIVE_REASON_USER_REVOKED\x10\x0b\x12&\n\"INACTIVE_REASON_INSUFFICIENT_SCOPE\x10\x0c\x12%\n!INACTIVE_REASON_INSUFFICIENT_ROLE\x10\r2\xef\x03\n\x0b\x41uthService\x12S\n\x05Login\x12\x16.authn.v1.LoginRequest\x1a\x17.authn.v1.LoginResponse\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/auth/login:\x01*\x12[\n\x07Refresh\x12\x18.authn.v1.RefreshRequest\x1a\x19.authn.v1.RefreshResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/v1/auth/refresh:\x01*\x12W\n\x06Revoke\x12\x17.authn.v1.RevokeRequest\x1a\x18.authn.v1.RevokeResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/auth/revoke:\x01*\x12_\n\x08Validate\x12\x19.authn.v1.ValidateRequest\x1a\x1a.authn.v1.ValidateResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x11/v1/auth/validate:\x01*\x12t\n\rBatchValidate\x12\x1e.authn.v1.BatchValidateRequest\x1a\x1f.authn.v1.BatchValidateResponse\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/auth/batch-validate:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61uthn/v1/auth_service.proto\x12\x08\x61uthn.v1\x1a\x1b\x61uthn/v1/error_reason.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"@\n\x13PasswordCredentials\x12\x12\n\nidentifier\x18\x01 \x01(\t\x12\x15\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01\"B\n\x11\x43lientCredentials\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x1a\n\rclient_secret\x18\x02 \x01(\tB\x03\x80\x01\x01\"\xdd\x01\n\x0cLoginRequest\x12\x31\n\x08password\x18\x01 \x01(\x0b\x32\x1d.authn.v1.PasswordCredentialsH\x00\x12-\n\x06\x63lient\x18\x02 \x01(\x0b\x32\x1b.authn.v1.ClientCredentialsH\x00\x12\x10\n\x08\x61udience\x18\x03 \x03(\t\x12\r\n\x05scope\x18\x04 \x03(\t\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\x14\n\x0c\x64\x65vice_label\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\tB\r\n\x0b\x63redentials\"\xe8\x01\n\tTokenPair\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x35\n\x11\x61\x63\x63\x65ss_expires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\rrefresh_token\x18\x04 \x01(\tB\x03\x80\x01\x01\x12\x36\n\x12refresh_expires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05scope\x18\x06 \x03(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\"4\n\rLoginResponse\x12#\n\x06tokens\x18\x01 \x01(\x0b\x32\x13.authn.v1.TokenPair\"a\n\x0eRefreshRequest\x12\x1a\n\rrefresh_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\r\n\x05scope\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x10\n\x08\x61udience\x18\x04 \x03(\t\"6\n\x0fRefreshResponse\x12#\n\x06tokens\x18\x01 \x01(\x0b\x32\x13.authn.v1.TokenPair\"\x1e\n\x0b\x41llSessions\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x99\x01\n\rRevokeRequest\x12\x1c\n\rrefresh_token\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00\x12\x1b\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tB\x03\x80\x01\x01H\x00\x12\x14\n\nsession_id\x18\x03 \x01(\tH\x00\x12-\n\x0c\x61ll_sessions\x18\x04 \x01(\x0b\x32\x15.authn.v1.AllSessionsH\x00\x42\x08\n\x06target\"\x10\n\x0eRevokeResponse\"\xa0\x01\n\x0fValidateRequest\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08\x61udience\x18\x02 \x01(\t\x12\x16\n\x0erequired_scope\x18\x03 \x03(\t\x12\x16\n\x0erequired_roles\x18\x04 \x03(\t\x12\x30\n\rmax_staleness\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe0\x02\n\x06\x43laims\x12\x0e\n\x06issuer\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x10\n\x08\x61udience\x18\x03 \x03(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tissued_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08token_id\x18\x06 \x01(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12\x11\n\tclient_id\x18\x08 \x01(\t\x12\r\n\x05scope\x18\t \x03(\t\x12\r\n\x05roles\x18\n \x03(\t\x12-\n\tauth_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16\x61uthentication_methods\x18\x0c \x03(\t\x12\x1e\n\x05\x61\x63tor\x18\x0e \x01(\x0b\x32\x0f.authn.v1.Actor\"8\n\x05\x41\x63tor\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x1e\n\x05\x61\x63tor\x18\x02 \x01(\x0b\x32\x0f.authn.v1.Actor\"\xae\x01\n\x10ValidateResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\x12\x31\n\x0finactive_reason\x18\x02 \x01(\x0e\x32\x18.authn.v1.InactiveReason\x12 \n\x06\x63laims\x18\x03 \x01(\x0b\x32\x10.authn.v1.Claims\x12\x35\n\x11revocations_as_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x14\x42\x61tchValidateRequest\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.authn.v1.ValidateRequest\"F\n\x15\x42\x61tchValidateResponse\x12-\n\tresponses\x18\x01 \x03(\x0b\x32\x1a.authn.v1.ValidateResponse\"{\n\x0f\x45xchangeRequest\x12\x1a\n\rsubject_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08\x61udience\x18\x02 \x01(\t\x12\r\n\x05scope\x18\x03 \x03(\t\x12+\n\x08lifetime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x80\x01\n\x10\x45xchangeResponse\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05scope\x18\x04 \x03(\t\"C\n\x14\x42\x61tchExchangeRequest\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.authn.v1.ExchangeRequest\"B\n\x15\x42\x61tchExchangeResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.authn.v1.ExchangeResult\"q\n\x0e\x45xchangeResult\x12+\n\x05token\x18\x01 \x01(\x0b\x32\x1a.authn.v1.ExchangeResponseH\x00\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x17.authn.v1.ExchangeErrorH\x00\x42\x08\n\x06result\"G\n\rExchangeError\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.authn.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t*\xf3\x03\n\x0eInactiveReason\x12\x1f\n\x1bINACTIVE_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19INACTIVE_REASON_MALFORMED\x10\x01\x12!\n\x1dINACTIVE_REASON_BAD_SIGNATURE\x10\x02\x12\x1f\n\x1bINACTIVE_REASON_UNKNOWN_KEY\x10\x03\x12\x1b\n\x17INACTIVE_REASON_EXPIRED\x10\x04\x12!\n\x1dINACTIVE_REASON_NOT_YET_VALID\x10\x05\x12 \n\x1cINACTIVE_REASON_WRONG_ISSUER\x10\x06\x12\"\n\x1eINACTIVE_REASON_WRONG_AUDIENCE\x10\x07\x12\x1e\n\x1aINACTIVE_REASON_WRONG_TYPE\x10\x08\x12!\n\x1dINACTIVE_REASON_TOKEN_REVOKED\x10\t\x12#\n\x1fINACTIVE_REASON_SESSION_REVOKED\x10\n\x12 \n\x1cINACTIVE_REASON_USER_REVOKED\x10\x0b\x12&\n\"INACTIVE_REASON_INSUFFICIENT_SCOPE\x10\x0c\x12%\n!INACTIVE_REASON_INSUFFICIENT_ROLE\x10\r2\xc6\x05\n\x0b\x41uthService\x12S\n\x05Login\x12\x16.authn.v1.LoginRequest\x1a\x17.authn.v1.LoginResponse\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/auth/login:\x01*\x12[\n\x07Refresh\x12\x18.authn.v1.RefreshRequest\x1a\x19.authn.v1.RefreshResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/v1/auth/refresh:\x01*\x12W\n\x06Revoke\x12\x17.authn.v1.RevokeRequest\x1a\x18.authn.v1.RevokeResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/auth/revoke:\x01*\x12_\n\x08Validate\x12\x19.authn.v1.ValidateRequest\x1a\x1a.authn.v1.ValidateResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x11/v1/auth/validate:\x01*\x12t\n\rBatchValidate\x12\x1e.authn.v1.BatchValidateRequest\x1a\x1f.authn.v1.BatchValidateResponse\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/auth/batch-validate:\x01*\x12_\n\x08\x45xchange\x12\x19.authn.v1.ExchangeRequest\x1a\x1a.authn.v1.ExchangeResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x11/v1/auth/exchange:\x01*\x12t\n\rBatchExchange\x12\x1e.authn.v1.BatchExchangeRequest\x1a\x1f.authn.v1.BatchExchangeResponse\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/auth/batch-exchange:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +41,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVOKEREQUEST'].fields_by_name['access_token']._serialized_options = b'\200\001\001'
   _globals['_VALIDATEREQUEST'].fields_by_name['access_token']._loaded_options = None
   _globals['_VALIDATEREQUEST'].fields_by_name['access_token']._serialized_options = b'\200\001\001'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['subject_token']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['subject_token']._serialized_options = b'\200\001\001'
+  _globals['_EXCHANGERESPONSE'].fields_by_name['access_token']._loaded_options = None
+  _globals['_EXCHANGERESPONSE'].fields_by_name['access_token']._serialized_options = b'\200\001\001'
   _globals['_AUTHSERVICE'].methods_by_name['Login']._loaded_options = None
   _globals['_AUTHSERVICE'].methods_by_name['Login']._serialized_options = b'\202\323\344\223\002\023\"\016/v1/auth/login:\001*'
   _globals['_AUTHSERVICE'].methods_by_name['Refresh']._loaded_options = None
@@ -50,40 +55,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHSERVICE'].methods_by_name['Validate']._serialized_options = b'\202\323\344\223\002\026\"\021/v1/auth/validate:\001*'
   _globals['_AUTHSERVICE'].methods_by_name['BatchValidate']._loaded_options = None
   _globals['_AUTHSERVICE'].methods_by_name['BatchValidate']._serialized_options = b'\202\323\344\223\002\034\"\027/v1/auth/batch-validate:\001*'
-  _globals['_INACTIVEREASON']._serialized_start=2039
-  _globals['_INACTIVEREASON']._serialized_end=2538
-  _globals['_PASSWORDCREDENTIALS']._serialized_start=136
-  _globals['_PASSWORDCREDENTIALS']._serialized_end=200
-  _globals['_CLIENTCREDENTIALS']._serialized_start=202
-  _globals['_CLIENTCREDENTIALS']._serialized_end=268
-  _globals['_LOGINREQUEST']._serialized_start=271
-  _globals['_LOGINREQUEST']._serialized_end=492
-  _globals['_TOKENPAIR']._serialized_start=495
-  _globals['_TOKENPAIR']._serialized_end=727
-  _globals['_LOGINRESPONSE']._serialized_start=729
-  _globals['_LOGINRESPONSE']._serialized_end=781
-  _globals['_REFRESHREQUEST']._serialized_start=783
-  _globals['_REFRESHREQUEST']._serialized_end=880
-  _globals['_REFRESHRESPONSE']._serialized_start=882
-  _globals['_REFRESHRESPONSE']._serialized_end=936
-  _globals['_ALLSESSIONS']._serialized_start=938
-  _globals['_ALLSESSIONS']._serialized_end=968
-  _globals['_REVOKEREQUEST']._serialized_start=971
-  _globals['_REVOKEREQUEST']._serialized_end=1124
-  _globals['_REVOKERESPONSE']._serialized_start=1126
-  _globals['_REVOKERESPONSE']._serialized_end=1142
-  _globals['_VALIDATEREQUEST']._serialized_start=1145
-  _globals['_VALIDATEREQUEST']._serialized_end=1305
-  _globals['_CLAIMS']._serialized_start=1308
-  _globals['_CLAIMS']._serialized_end=1660
-  _globals['_ACTOR']._serialized_start=1662
-  _globals['_ACTOR']._serialized_end=1718
-  _globals['_VALIDATERESPONSE']._serialized_start=1721
-  _globals['_VALIDATERESPONSE']._serialized_end=1895
-  _globals['_BATCHVALIDATEREQUEST']._serialized_start=1897
-  _globals['_BATCHVALIDATEREQUEST']._serialized_end=1964
-  _globals['_BATCHVALIDATERESPONSE']._serialized_start=1966
-  _globals['_BATCHVALIDATERESPONSE']._serialized_end=2036
-  _globals['_AUTHSERVICE']._serialized_start=2541
-  _globals['_AUTHSERVICE']._serialized_end=3036
+  _globals['_AUTHSERVICE'].methods_by_name['Exchange']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['Exchange']._serialized_options = b'\202\323\344\223\002\026\"\021/v1/auth/exchange:\001*'
+  _globals['_AUTHSERVICE'].methods_by_name['BatchExchange']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['BatchExchange']._serialized_options = b'\202\323\344\223\002\034\"\027/v1/auth/batch-exchange:\001*'
+  _globals['_INACTIVEREASON']._serialized_start=2649
+  _globals['_INACTIVEREASON']._serialized_end=3148
+  _globals['_PASSWORDCREDENTIALS']._serialized_start=165
+  _globals['_PASSWORDCREDENTIALS']._serialized_end=229
+  _globals['_CLIENTCREDENTIALS']._serialized_start=231
+  _globals['_CLIENTCREDENTIALS']._serialized_end=297
+  _globals['_LOGINREQUEST']._serialized_start=300
+  _globals['_LOGINREQUEST']._serialized_end=521
+  _globals['_TOKENPAIR']._serialized_start=524
+  _globals['_TOKENPAIR']._serialized_end=756
+  _globals['_LOGINRESPONSE']._serialized_start=758
+  _globals['_LOGINRESPONSE']._serialized_end=810
+  _globals['_REFRESHREQUEST']._serialized_start=812
+  _globals['_REFRESHREQUEST']._serialized_end=909
+  _globals['_REFRESHRESPONSE']._serialized_start=911
+  _globals['_REFRESHRESPONSE']._serialized_end=965
+  _globals['_ALLSESSIONS']._serialized_start=967
+  _globals['_ALLSESSIONS']._serialized_end=997
+  _globals['_REVOKEREQUEST']._serialized_start=1000
+  _globals['_REVOKEREQUEST']._serialized_end=1153
+  _globals['_REVOKERESPONSE']._serialized_start=1155
+  _globals['_REVOKERESPONSE']._serialized_end=1171
+  _globals['_VALIDATEREQUEST']._serialized_start=1174
+  _globals['_VALIDATEREQUEST']._serialized_end=1334
+  _globals['_CLAIMS']._serialized_start=1337
+  _globals['_CLAIMS']._serialized_end=1689
+  _globals['_ACTOR']._serialized_start=1691
+  _globals['_ACTOR']._serialized_end=1747
+  _globals['_VALIDATERESPONSE']._serialized_start=1750
+  _globals['_VALIDATERESPONSE']._serialized_end=1924
+  _globals['_BATCHVALIDATEREQUEST']._serialized_start=1926
+  _globals['_BATCHVALIDATEREQUEST']._serialized_end=1993
+  _globals['_BATCHVALIDATERESPONSE']._serialized_start=1995
+  _globals['_BATCHVALIDATERESPONSE']._serialized_end=2065
+  _globals['_EXCHANGEREQUEST']._serialized_start=2067
+  _globals['_EXCHANGEREQUEST']._serialized_end=2190
+  _globals['_EXCHANGERESPONSE']._serialized_start=2193
+  _globals['_EXCHANGERESPONSE']._serialized_end=2321
+  _globals['_BATCHEXCHANGEREQUEST']._serialized_start=2323
+  _globals['_BATCHEXCHANGEREQUEST']._serialized_end=2390
+  _globals['_BATCHEXCHANGERESPONSE']._serialized_start=2392
+  _globals['_BATCHEXCHANGERESPONSE']._serialized_end=2458
+  _globals['_EXCHANGERESULT']._serialized_start=2460
+  _globals['_EXCHANGERESULT']._serialized_end=2573
+  _globals['_EXCHANGEERROR']._serialized_start=2575
+  _globals['_EXCHANGEERROR']._serialized_end=2646
+  _globals['_AUTHSERVICE']._serialized_start=3151
+  _globals['_AUTHSERVICE']._serialized_end=3861
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from authn.v1 import error_reason_pb2 as _error_reason_pb2
 from google.api import annotations_pb2 as _annotations_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -213,3 +214,55 @@ class BatchValidateResponse(_message.Message):
     RESPONSES_FIELD_NUMBER: _ClassVar[int]
     responses: _containers.RepeatedCompositeFieldContainer[ValidateResponse]
     def __init__(self, responses: _Optional[_Iterable[_Union[ValidateResponse, _Mapping]]] = ...) -> None: ...
+
+class ExchangeRequest(_message.Message):
+    __slots__ = ("subject_token", "audience", "scope", "lifetime")
+    SUBJECT_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    subject_token: str
+    audience: str
+    scope: _containers.RepeatedScalarFieldContainer[str]
+    lifetime: _duration_pb2.Duration
+    def __init__(self, subject_token: _Optional[str] = ..., audience: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., lifetime: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class ExchangeResponse(_message.Message):
+    __slots__ = ("access_token", "token_type", "expires_at", "scope")
+    ACCESS_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_TYPE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    access_token: str
+    token_type: str
+    expires_at: _timestamp_pb2.Timestamp
+    scope: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, access_token: _Optional[str] = ..., token_type: _Optional[str] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., scope: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class BatchExchangeRequest(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[ExchangeRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[ExchangeRequest, _Mapping]]] = ...) -> None: ...
+
+class BatchExchangeResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[ExchangeResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[ExchangeResult, _Mapping]]] = ...) -> None: ...
+
+class ExchangeResult(_message.Message):
+    __slots__ = ("token", "error")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    token: ExchangeResponse
+    error: ExchangeError
+    def __init__(self, token: _Optional[_Union[ExchangeResponse, _Mapping]] = ..., error: _Optional[_Union[ExchangeError, _Mapping]] = ...) -> None: ...
+
+class ExchangeError(_message.Message):
+    __slots__ = ("reason", "message")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    reason: _error_reason_pb2.ErrorReason
+    message: str
+    def __init__(self, reason: _Optional[_Union[_error_reason_pb2.ErrorReason, str]] = ..., message: _Optional[str] = ...) -> None: ...

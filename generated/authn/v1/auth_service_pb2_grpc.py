@@ -65,6 +65,16 @@ class AuthServiceStub(object):
                 request_serializer=authn_dot_v1_dot_auth__service__pb2.BatchValidateRequest.SerializeToString,
                 response_deserializer=authn_dot_v1_dot_auth__service__pb2.BatchValidateResponse.FromString,
                 _registered_method=True)
+        self.Exchange = channel.unary_unary(
+                '/authn.v1.AuthService/Exchange',
+                request_serializer=authn_dot_v1_dot_auth__service__pb2.ExchangeRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_auth__service__pb2.ExchangeResponse.FromString,
+                _registered_method=True)
+        self.BatchExchange = channel.unary_unary(
+                '/authn.v1.AuthService/BatchExchange',
+                request_serializer=authn_dot_v1_dot_auth__service__pb2.BatchExchangeRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_auth__service__pb2.BatchExchangeResponse.FromString,
+                _registered_method=True)
 
 
 class AuthServiceServicer(object):
@@ -110,6 +120,25 @@ class AuthServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Exchange(self, request, context):
+        """Exchange returns a token with which a service calls the next service for a user: for one
+        audience, with no more scope and no longer a life than the token that the service received, and
+        with the service as `actor` (RFC 8693). The caller is a service account and presents its own
+        access token in the metadata `authorization: Bearer …`. The rules of the audience name who may
+        act for whom. It is answered from memory, and nothing is stored: to end the received token, its
+        session, its user or an actor ends the new token as well.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchExchange(self, request, context):
+        """BatchExchange exchanges up to 1,000 tokens. The results have the order of the request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -137,6 +166,16 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.BatchValidate,
                     request_deserializer=authn_dot_v1_dot_auth__service__pb2.BatchValidateRequest.FromString,
                     response_serializer=authn_dot_v1_dot_auth__service__pb2.BatchValidateResponse.SerializeToString,
+            ),
+            'Exchange': grpc.unary_unary_rpc_method_handler(
+                    servicer.Exchange,
+                    request_deserializer=authn_dot_v1_dot_auth__service__pb2.ExchangeRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_auth__service__pb2.ExchangeResponse.SerializeToString,
+            ),
+            'BatchExchange': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchExchange,
+                    request_deserializer=authn_dot_v1_dot_auth__service__pb2.BatchExchangeRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_auth__service__pb2.BatchExchangeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -274,6 +313,60 @@ class AuthService(object):
             '/authn.v1.AuthService/BatchValidate',
             authn_dot_v1_dot_auth__service__pb2.BatchValidateRequest.SerializeToString,
             authn_dot_v1_dot_auth__service__pb2.BatchValidateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Exchange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AuthService/Exchange',
+            authn_dot_v1_dot_auth__service__pb2.ExchangeRequest.SerializeToString,
+            authn_dot_v1_dot_auth__service__pb2.ExchangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchExchange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AuthService/BatchExchange',
+            authn_dot_v1_dot_auth__service__pb2.BatchExchangeRequest.SerializeToString,
+            authn_dot_v1_dot_auth__service__pb2.BatchExchangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

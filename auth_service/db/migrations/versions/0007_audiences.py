@@ -57,6 +57,11 @@ STATEMENTS = (
     CREATE TRIGGER note_audience_change AFTER INSERT OR UPDATE OR DELETE ON audience_actors
     FOR EACH STATEMENT EXECUTE FUNCTION note_audience_change()
     """,
+    # A service account that is disabled no longer acts for anybody.
+    """
+    CREATE TRIGGER note_actor_change AFTER UPDATE ON service_accounts
+    FOR EACH ROW WHEN (OLD.disabled <> NEW.disabled) EXECUTE FUNCTION note_audience_change()
+    """,
     # Before any table is locked: this reads all sessions.
     """
     INSERT INTO audiences (id, name, scope, open, created_at)

@@ -1,0 +1,222 @@
+"""Exchange: the token that a service received becomes one for the next service (RFC 8693).
+
+Owns who may exchange what, and what the new token may be. Everything is decided in memory, and
+nothing is stored: the new token names what it came from, and ends with it (`tokens.delegation`).
+
+The new token has the subject, the session, the roles and the login of its parent. Its audience is
+the one that was asked for. Its scope is a part of the parent's, and belongs to that audience. It
+expires with the parent at the latest, and lives as long as a new access token at most. The expiry
+of the actor's own token does not matter: the end of the actor ends the new token.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
+from typing import NamedTuple
+
+from auth_service.clock import Clock, seconds
+from auth_service.core import fields
+from auth_service.core.audiences import confined
+from auth_service.core.validation import Validation
+from auth_service.errors import (
+    ConfigError,
+    InvalidScope,
+    InvalidSubjectToken,
+    InvalidTarget,
+    InvalidToken,
+    PermissionDenied,
+)
+from auth_service.models import Audience
+from auth_service.tokens.access import AccessClaims, TokenSigner, new_token_id
+from auth_service.tokens.delegation import MAX_DEPTH, Link
+from auth_service.tokens.revocation import RevocationList
+
+__all__ = ["Actor", "GatewayExchange", "TokenExchange"]
+
+_MAX_KEPT = 10_000  # tokens of a gateway
+
+
+class Actor(NamedTuple):
+    """The service account that exchanges."""
+
+    client_id: str
+    issued_at: int
+    """When its own token was issued, or its account was read; seconds since the epoch."""
+    audience: Collection[str]
+    """The audiences that it may have tokens for itself."""
+
+    @classmethod
+    def of(cls, claims: AccessClaims) -> "Actor":
+        """Return the holder of a token of this service's API. Raises PermissionDenied.
+
+        Anybody may name any `client_id` at a login with a password, so only a token without a
+        session counts. A token that was exchanged is that of somebody else.
+        """
+        if claims.session_id or claims.chain or claims.subject != claims.client_id:
+            raise PermissionDenied("only a service account may exchange, with its own access token")
+        return cls(claims.client_id, claims.issued_at, claims.audience)
+
+
+class TokenExchange:
+    """Exchanges access tokens, without I/O."""
+
+    def __init__(
+        self,
+        validation: Validation,
+        signer: TokenSigner,
+        find_audience: Callable[[str], Audience | None],
+        own_audience: str,
+        longest: timedelta,
+        clock: Clock,
+    ) -> None:
+        """`longest` is the life of a new access token."""
+        self._validation = validation
+        self._signer = signer
+        self._find_audience = find_audience
+        self._own = own_audience
+        self._longest = int(longest.total_seconds())
+        self._now = seconds(clock)
+
+    def exchange(
+        self,
+        actor: Actor,
+        subject_token: str,
+        audience: str,
+        scope: Sequence[str] = (),
+        lifetime: timedelta | None = None,
+    ) -> tuple[str, AccessClaims]:
+        """Return a token for one audience, and its claims.
+
+        Without `scope` it has all that it may have. Raises InvalidSubjectToken if the token is not
+        valid, or not for this actor; InvalidTarget if the actor may not act for this subject
+        towards the audience; InvalidScope; RevocationsStale.
+        """
+        parent = self._parent(subject_token)
+        if not self._is_for(actor, parent):
+            raise InvalidSubjectToken(
+                "is for another service: exchange tokens for an audience of your own token, or for "
+                "one with the name of your account"
+            )
+        return self.issue(actor, parent, self.target(actor, parent, audience), scope, lifetime)
+
+    def issue(
+        self,
+        actor: Actor,
+        parent: AccessClaims,
+        target: Audience,
+        scope: Sequence[str] = (),
+        lifetime: timedelta | None = None,
+    ) -> tuple[str, AccessClaims]:
+        """Return a token for a target of this actor, by the claims of a valid token."""
+        now = int(self._now())
+        life = self._longest
+        if lifetime is not None:
+            life = min(life, int(lifetime.total_seconds()))
+        link = Link(actor.client_id, actor.issued_at, parent.token_id, parent.issued_at)
+        claims = AccessClaims(
+            issuer=parent.issuer,
+            subject=parent.subject,
+            audience=(target.name,),
+            expires_at=min(parent.expires_at, now + life),
+            # Not before the parent: a login may be dated up to a second ahead, past a revocation.
+            issued_at=max(now, parent.issued_at),
+            token_id=new_token_id(),
+            session_id=parent.session_id,
+            client_id=actor.client_id,  # RFC 8693 section 4.3
+            scope=_granted(confined(parent.scope, target.scope), scope),
+            roles=parent.roles,
+            auth_time=parent.auth_time,
+            amr=parent.amr,
+            chain=(link, *parent.chain),
+        )
+        return self._signer.sign(claims), claims
+
+    def _parent(self, subject_token: str) -> AccessClaims:
+        try:
+            return self._validation.verify(subject_token)
+        except InvalidToken as error:
+            raise InvalidSubjectToken(f"is not active: {error.inactive_reason}") from error
+
+    def _is_for(self, actor: Actor, parent: AccessClaims) -> bool:
+        """Tell whether the parent was meant for this actor, and not only found by it.
+
+        Every token may be for this service itself, so that says nothing.
+        """
+        return any(
+            name != self._own and (name == actor.client_id or name in actor.audience)
+            for name in parent.audience
+        )
+
+    def target(self, actor: Actor, parent: AccessClaims, audience: str) -> Audience:
+        """Return the audience, if the actor may act for the parent's subject towards it.
+
+        Raises InvalidTarget, and InvalidSubjectToken for a parent that was exchanged too often.
+        """
+        if len(parent.chain) >= MAX_DEPTH:
+            raise InvalidSubjectToken(f"was exchanged {MAX_DEPTH} times, which is the limit")
+        known = self._find_audience(fields.label(audience, "audience"))
+        if known is not None and audience != self._own and not known.bound:
+            for rule in known.actors:
+                if rule.client_id == actor.client_id and (
+                    not rule.subject_roles or not set(rule.subject_roles).isdisjoint(parent.roles)
+                ):
+                    return known
+        raise InvalidTarget(audience)
+
+
+class GatewayExchange:
+    """Exchanges the tokens of requests that a gateway admits, in the name of one service account.
+
+    A token is kept for the next request with the same parent, as long as it is valid.
+    """
+
+    def __init__(
+        self,
+        exchange: TokenExchange,
+        revocations: RevocationList,
+        client_id: str,
+        clock: Clock,
+    ) -> None:
+        """`client_id` is empty if no service account stands for the gateways."""
+        self._exchange = exchange
+        self._revocations = revocations
+        self._client_id = client_id
+        self._now = seconds(clock)
+        self._kept: OrderedDict[tuple[str, str], tuple[Audience, str, AccessClaims]] = OrderedDict()
+
+    def token(self, parent: AccessClaims, audience: str) -> str:
+        """Return a token for an audience, by the claims of a valid token.
+
+        Raises ConfigError if no service account stands for the gateways, InvalidTarget,
+        InvalidSubjectToken.
+        """
+        if not self._client_id:
+            raise ConfigError("AUTH_GATEWAY_ACCOUNT names no service account")
+        # It has no token of its own: what it exchanges from now on is dated after its last end.
+        issued_at = max(int(self._now()), self._revocations.issued_before(self._client_id))
+        actor = Actor(self._client_id, issued_at, ())
+        target = self._exchange.target(actor, parent, audience)
+        key = parent.token_id, audience
+        kept = self._kept.get(key)
+        # Another parent with the same id has other claims: a holder of the shared key made it.
+        if kept is not None and kept[0] is target and self._is_good(kept[2], parent):
+            return kept[1]
+        token, claims = self._exchange.issue(actor, parent, target)
+        self._kept[key] = target, token, claims
+        if len(self._kept) > _MAX_KEPT:
+            self._kept.popitem(last=False)
+        return token
+
+    def _is_good(self, claims: AccessClaims, parent: AccessClaims) -> bool:
+        return (
+            claims.subject == parent.subject
+            and claims.session_id == parent.session_id
+            and claims.expires_at > self._now()
+            and self._revocations.check(claims) is None
+        )
+
+
+def _granted(most: tuple[str, ...], wanted: Sequence[str]) -> tuple[str, ...]:
+    if not set(wanted) <= set(most):
+        raise InvalidScope("scope exceeds that of the subject token, or is not of the audience")
+    return tuple(dict.fromkeys(wanted)) or most
