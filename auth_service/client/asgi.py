@@ -68,12 +68,12 @@ class BearerMiddleware:
             raise NotImplementedError(f"no access check for ASGI scope type {scope['type']!r}")
         rule = self._public if self._is_public(_route_path(scope)) else self._rule
         try:
-            claims = admit(self._verifier, rule, _authorization(scope)).claims
+            admission = admit(self._verifier, rule, _authorization(scope))
         except Refused as refused:
             await _refuse(scope, send, refused)
             return
-        scope.setdefault("state", {})["principal"] = claims
-        with acting_as(claims):
+        scope.setdefault("state", {})["principal"] = admission.claims
+        with acting_as(admission.claims, admission.token):
             await self._app(scope, receive, send)
 
 

@@ -21,6 +21,7 @@ from auth_service.client.call_credentials import (
     bearer,
     call_credentials,
 )
+from auth_service.client.exchange import ExchangedTokens, SyncExchangedTokens
 from auth_service.client.renewal import finish
 from auth_service.client.token_sources import SyncTokenSource, TokenSource
 from auth_service.errors import AuthError, Retryable, Unauthenticated
@@ -35,13 +36,28 @@ class NoAccessToken(grpc.aio.AioRpcError):
     """
 
 
-def bearer_interceptors(source: TokenSource) -> list[grpc.aio.ClientInterceptor]:
+def bearer_interceptors(
+    source: TokenSource,
+    *,
+    exchange_for: str = "",
+    channel: grpc.aio.Channel | None = None,
+) -> list[grpc.aio.ClientInterceptor]:
     """Return interceptors for a grpc.aio channel, plaintext or TLS, one for each shape of call.
 
     If a service answers UNAUTHENTICATED, the token is invalidated, so that the next call gets a
     new one; a unary-unary call is made once more with it. The time to get a token counts towards
     the timeout of the call. Raises NoAccessToken if there is none.
+
+    With `exchange_for`, calls are made in the name of the caller at hand: the token that this
+    service received is exchanged for one for that audience (RFC 8693). `channel` leads to the
+    authentication service, and `source` is that of this service's own token there. An exchanged
+    token is kept for its life, and concurrent calls make one exchange. Raises ValueError without
+    `channel`.
     """
+    if exchange_for:
+        if channel is None:
+            raise ValueError("exchange_for needs a channel to the authentication service")
+        source = ExchangedTokens(channel, source, exchange_for)
     refusals = _Refusals(source)
     return [
         kind(source, refusals) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)
@@ -198,7 +214,17 @@ class SyncBearerInterceptor(
     A unary-unary call made with `.future()` is not repeated, because that would block its caller.
     """
 
-    def __init__(self, source: SyncTokenSource) -> None:
+    def __init__(
+        self,
+        source: SyncTokenSource,
+        *,
+        exchange_for: str = "",
+        channel: grpc.Channel | None = None,
+    ) -> None:
+        if exchange_for:
+            if channel is None:
+                raise ValueError("exchange_for needs a channel to the authentication service")
+            source = SyncExchangedTokens(channel, source, exchange_for)
         self._source = source
 
     def intercept_unary_unary(

@@ -1,6 +1,6 @@
 """The caller: the claims of its access token, available wherever the handler's code runs.
 
-Owns the context variable. The interceptors and the ASGI middleware set it while a handler runs;
+Owns the context variables. The interceptors and the ASGI middleware set it while a handler runs;
 threads that a handler starts by itself do not inherit it (see `contextvars.copy_context`).
 """
 
@@ -10,10 +10,17 @@ from contextvars import ContextVar
 
 from auth_service.tokens.access import AccessClaims
 
-__all__ = ["acting_as", "current_principal", "principal"]
+__all__ = ["acting_as", "current_principal", "principal", "received_token"]
 
 current_principal: ContextVar[AccessClaims | None] = ContextVar("current_principal", default=None)
 """The caller's claims; None outside of a call, and for an anonymous caller."""
+
+_received: ContextVar[str] = ContextVar("received_token", default="")
+
+
+def received_token() -> str:
+    """Return the caller's access token; empty outside of a call, and for an anonymous caller."""
+    return _received.get()
 
 
 def principal() -> AccessClaims:
@@ -28,10 +35,14 @@ def principal() -> AccessClaims:
 
 
 @contextmanager
-def acting_as(claims: AccessClaims | None) -> Iterator[None]:
-    """Make these claims the principal while the block runs; None stands for no principal."""
-    token = current_principal.set(claims)
+def acting_as(claims: AccessClaims | None, token: str = "") -> Iterator[None]:
+    """Make these claims the principal while the block runs; None stands for no principal.
+
+    `token` is the access token with these claims.
+    """
+    before, received_before = current_principal.set(claims), _received.set(token)
     try:
         yield
     finally:
-        current_principal.reset(token)
+        _received.reset(received_before)
+        current_principal.reset(before)

@@ -41,7 +41,7 @@ class SyncCall:
             admission = self._guard.admit(context)
         except Refused as refused:
             _abort(context, refused)
-        with acting_as(admission.claims):
+        with acting_as(admission.claims, admission.token):
             return self._behavior(request, context)
 
     def gathering(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
@@ -81,10 +81,10 @@ class _Unwatched:
     """Runs the steps in the server's thread; the token is not checked again."""
 
     def __init__(self, admission: Admission) -> None:
-        self._claims = admission.claims
+        self._admission = admission
 
     def run(self, part: Callable[..., Any], *arguments: Any) -> Any:
-        with acting_as(self._claims):
+        with acting_as(self._admission.claims, self._admission.token):
             return part(*arguments)
 
     def last(self, part: Callable[[], Any]) -> None:
@@ -103,7 +103,7 @@ class _Watched:
         self._admission = admission
         self._pause = pause
         self._thread = thread
-        with acting_as(admission.claims):
+        with acting_as(admission.claims, admission.token):
             self._context = copy_context()
         self._due = time.monotonic() + pause()
         self._refused: Refused | None = None

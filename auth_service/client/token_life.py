@@ -16,8 +16,10 @@ from auth_service.errors import (
     AuthError,
     InvalidCredentials,
     InvalidGrant,
+    InvalidSubjectToken,
     RateLimited,
     Retryable,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -161,6 +163,8 @@ def reason_of(error: grpc.RpcError) -> AuthError:
         meaning = InvalidGrant()
     elif details.reason == InvalidCredentials.reason:
         meaning = InvalidCredentials()
+    elif details.reason == InvalidSubjectToken.reason:  # only the caller can log in again
+        meaning = Unauthenticated(error.details() or text)
     elif code in _RETRYABLE:
         meaning = _RETRYABLE[code](text, details.retry_after or timedelta(0))
     else:

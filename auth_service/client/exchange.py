@@ -1,0 +1,209 @@
+"""Tokens for calls to another service for the caller at hand (RFC 8693).
+
+    interceptors = bearer_interceptors(own_tokens, exchange_for="billing", channel=auth_channel)
+
+Owns what is kept: an exchanged token for each received one, as long as it is valid. Calls that need
+the same one at the same time make one exchange.
+"""
+
+import asyncio
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, Generic, TypeVar
+
+import grpc
+from authn.v1 import auth_service_pb2 as pb
+from authn.v1 import auth_service_pb2_grpc as rpc
+
+from auth_service.client.call_credentials import bearer
+from auth_service.client.principal import received_token
+from auth_service.client.token_life import reason_of
+from auth_service.client.token_sources import SyncTokenSource, TokenSource
+from auth_service.errors import Unauthenticated, Unavailable
+
+__all__ = ["ExchangedTokens", "SyncExchangedTokens"]
+
+_MAX_KEPT = 10_000
+_SPARE = 2.0  # seconds that a kept token must have left
+_TIMEOUT = 3.0  # seconds of an exchange
+
+Work = TypeVar("Work")
+
+
+class _Kept(Generic[Work]):
+    """Exchanged tokens by received token, and the exchanges that are running."""
+
+    def __init__(self, audience: str, scope: Sequence[str]) -> None:
+        if not audience:
+            raise ValueError("exchange_for must name an audience")
+        self._audience = audience
+        self._scope = tuple(scope)
+        self._tokens: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self.running: dict[str, Work] = {}
+
+    def __repr__(self) -> str:
+        return f"<exchanged tokens for {self._audience}>"
+
+    def request(self, received: str) -> pb.ExchangeRequest:
+        return pb.ExchangeRequest(
+            subject_token=received, audience=self._audience, scope=self._scope
+        )
+
+    def find(self, received: str) -> str | None:
+        token, until = self._tokens.get(received, ("", 0.0))
+        return token if time.time() < until else None
+
+    def keep(self, received: str, answer: pb.ExchangeResponse) -> str:
+        self._tokens[received] = answer.access_token, answer.expires_at.seconds - _SPARE
+        if len(self._tokens) > _MAX_KEPT:
+            self._tokens.popitem(last=False)
+        return answer.access_token
+
+    def drop(self, token: str) -> None:
+        for received, (kept, _) in list(self._tokens.items()):
+            if kept == token:
+                self._tokens.pop(received, None)
+
+
+def _received() -> str:
+    token = received_token()
+    if not token:
+        raise Unauthenticated(
+            "there is no token to exchange: this code runs outside of a call that the auth "
+            "interceptor or middleware guards, or in a public call without a valid token"
+        )
+    return token
+
+
+class ExchangedTokens:
+    """A source of tokens for one audience, each in the name of the caller of the call at hand.
+
+    `channel` leads to the authentication service, and `own` is the source of this service's own
+    token there. `scope` narrows the tokens.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        own: TokenSource,
+        audience: str,
+        *,
+        scope: Sequence[str] = (),
+    ) -> None:
+        self._exchange: Any = rpc.AuthServiceStub(channel).Exchange
+        self._own = own
+        self._kept: _Kept[asyncio.Task[str]] = _Kept(audience, scope)
+
+    async def access_token(self, timeout: float | None = None) -> str:
+        """Return a token for the caller at hand; `timeout` in seconds bounds the wait for it.
+
+        Raises Unauthenticated if there is no caller, or if its token is no longer valid. Raises
+        Unavailable if the service does not answer in time, and AuthError if it refuses.
+        """
+        received = _received()
+        if (token := self._kept.find(received)) is not None:
+            return token
+        running = self._kept.running
+        task = running.get(received)
+        if task is None:
+            task = running[received] = asyncio.create_task(self._ask(received))
+            task.add_done_callback(lambda _: running.pop(received, None))
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), timeout)
+        except TimeoutError as error:
+            raise Unavailable("the authentication service did not answer in time") from error
+
+    def invalidate(self, token: str) -> None:
+        """Exchange anew at the next call, because a service has refused this token."""
+        self._kept.drop(token)
+
+    async def _ask(self, received: str) -> str:
+        own = await self._own.access_token(_TIMEOUT)
+        try:
+            try:
+                answer = await self._call(received, own)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+                    raise
+                self._own.invalidate(own)
+                answer = await self._call(received, await self._own.access_token(_TIMEOUT))
+        except grpc.aio.AioRpcError as error:
+            raise reason_of(error) from error
+        return self._kept.keep(received, answer)
+
+    async def _call(self, received: str, own: str) -> pb.ExchangeResponse:
+        answer: pb.ExchangeResponse = await self._exchange(
+            self._kept.request(received), metadata=(bearer(own),), timeout=_TIMEOUT
+        )
+        return answer
+
+
+class SyncExchangedTokens:
+    """ExchangedTokens for threads."""
+
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        own: SyncTokenSource,
+        audience: str,
+        *,
+        scope: Sequence[str] = (),
+    ) -> None:
+        self._exchange: Any = rpc.AuthServiceStub(channel).Exchange
+        self._own = own
+        self._lock = threading.Lock()
+        self._kept: _Kept[Future[str]] = _Kept(audience, scope)
+
+    def access_token(self, timeout: float | None = None) -> str:
+        """Do as `ExchangedTokens.access_token` does, for threads."""
+        received = _received()
+        with self._lock:
+            if (token := self._kept.find(received)) is not None:
+                return token
+            running = self._kept.running.get(received)
+            if running is None:
+                mine: Future[str] = Future()
+                self._kept.running[received] = mine
+        if running is not None:
+            try:
+                return running.result(timeout)
+            except FutureTimeoutError as error:
+                raise Unavailable("the authentication service did not answer in time") from error
+        try:
+            mine.set_result(self._ask(received, min(_TIMEOUT, timeout or _TIMEOUT)))
+        except Exception as error:  # noqa: BLE001 - each caller that waits gets it
+            mine.set_exception(error)
+        finally:
+            with self._lock:
+                del self._kept.running[received]
+        return mine.result()
+
+    def invalidate(self, token: str) -> None:
+        """Exchange anew at the next call, because a service has refused this token."""
+        with self._lock:
+            self._kept.drop(token)
+
+    def _ask(self, received: str, timeout: float) -> str:
+        own = self._own.access_token(timeout)
+        try:
+            try:
+                answer = self._call(received, own, timeout)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+                    raise
+                self._own.invalidate(own)
+                answer = self._call(received, self._own.access_token(timeout), timeout)
+        except grpc.RpcError as error:
+            raise reason_of(error) from error
+        with self._lock:
+            return self._kept.keep(received, answer)
+
+    def _call(self, received: str, own: str, timeout: float) -> pb.ExchangeResponse:
+        answer: pb.ExchangeResponse = self._exchange(
+            self._kept.request(received), metadata=(bearer(own),), timeout=timeout
+        )
+        return answer
