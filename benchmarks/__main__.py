@@ -9,6 +9,7 @@ from benchmarks.report import report
 
 QUESTIONS = (
     "validate",
+    "exchange",
     "refresh",
     "login",
     "live_revocations",

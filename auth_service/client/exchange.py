@@ -13,6 +13,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -23,15 +25,23 @@ from auth_service.client.call_credentials import bearer
 from auth_service.client.principal import received_token
 from auth_service.client.token_life import reason_of
 from auth_service.client.token_sources import SyncTokenSource, TokenSource
-from auth_service.errors import Unauthenticated, Unavailable
+from auth_service.errors import Retryable, Unauthenticated, Unavailable
 
 __all__ = ["ExchangedTokens", "SyncExchangedTokens"]
 
 _MAX_KEPT = 10_000
 _SPARE = 2.0  # seconds that a kept token must have left
 _TIMEOUT = 3.0  # seconds of an exchange
+_FORCED_APART = 10.0  # seconds; a service that refuses every token causes no exchange for each call
 
 Work = TypeVar("Work")
+
+
+@dataclass(slots=True)
+class _Entry:
+    token: str = field(repr=False)
+    until: float
+    forced_at: float
 
 
 class _Kept(Generic[Work]):
@@ -42,7 +52,8 @@ class _Kept(Generic[Work]):
             raise ValueError("exchange_for must name an audience")
         self._audience = audience
         self._scope = tuple(scope)
-        self._tokens: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._received: dict[str, str] = {}
         self.running: dict[str, Work] = {}
 
     def __repr__(self) -> str:
@@ -54,19 +65,37 @@ class _Kept(Generic[Work]):
         )
 
     def find(self, received: str) -> str | None:
-        token, until = self._tokens.get(received, ("", 0.0))
-        return token if time.time() < until else None
+        entry = self._entries.get(received)
+        return entry.token if entry is not None and time.time() < entry.until else None
 
     def keep(self, received: str, answer: pb.ExchangeResponse) -> str:
-        self._tokens[received] = answer.access_token, answer.expires_at.seconds - _SPARE
-        if len(self._tokens) > _MAX_KEPT:
-            self._tokens.popitem(last=False)
+        before = self._forget(received)
+        forced_at = before.forced_at if before is not None else 0.0
+        until = answer.expires_at.seconds - _SPARE
+        self._entries[received] = _Entry(answer.access_token, until, forced_at)
+        self._received[answer.access_token] = received
+        if len(self._entries) > _MAX_KEPT:
+            self._forget(next(iter(self._entries)))
         return answer.access_token
 
-    def drop(self, token: str) -> None:
-        for received, (kept, _) in list(self._tokens.items()):
-            if kept == token:
-                self._tokens.pop(received, None)
+    def invalidate(self, token: str) -> None:
+        """Let a token that a service has refused be exchanged again, once in a while."""
+        entry = self._entries.get(self._received.get(token, ""))
+        now = time.monotonic()
+        if entry is not None and now >= entry.forced_at + _FORCED_APART:
+            entry.until, entry.forced_at = 0.0, now
+
+    def _forget(self, received: str) -> _Entry | None:
+        entry = self._entries.pop(received, None)
+        if entry is not None:
+            self._received.pop(entry.token, None)
+        return entry
+
+
+def _ended(running: dict[str, "asyncio.Task[str]"], received: str, task: Any) -> None:
+    running.pop(received, None)
+    if not task.cancelled():
+        task.exception()  # so that it is not logged where nobody waits any more
 
 
 def _received() -> str:
@@ -111,15 +140,15 @@ class ExchangedTokens:
         task = running.get(received)
         if task is None:
             task = running[received] = asyncio.create_task(self._ask(received))
-            task.add_done_callback(lambda _: running.pop(received, None))
+            task.add_done_callback(partial(_ended, running, received))
         try:
             return await asyncio.wait_for(asyncio.shield(task), timeout)
         except TimeoutError as error:
             raise Unavailable("the authentication service did not answer in time") from error
 
     def invalidate(self, token: str) -> None:
-        """Exchange anew at the next call, because a service has refused this token."""
-        self._kept.drop(token)
+        """Exchange again at the next call, because a service has refused this token."""
+        self._kept.invalidate(token)
 
     async def _ask(self, received: str) -> str:
         own = await self._own.access_token(_TIMEOUT)
@@ -161,31 +190,45 @@ class SyncExchangedTokens:
     def access_token(self, timeout: float | None = None) -> str:
         """Do as `ExchangedTokens.access_token` does, for threads."""
         received = _received()
-        with self._lock:
-            if (token := self._kept.find(received)) is not None:
-                return token
-            running = self._kept.running.get(received)
+        budget = _TIMEOUT if timeout is None else timeout
+        end = time.monotonic() + budget
+        while True:
+            with self._lock:
+                if (token := self._kept.find(received)) is not None:
+                    return token
+                running = self._kept.running.get(received)
+                if running is None:
+                    mine: Future[str] = Future()
+                    self._kept.running[received] = mine
+            left = max(0.0, end - time.monotonic())
             if running is None:
-                mine: Future[str] = Future()
-                self._kept.running[received] = mine
-        if running is not None:
+                return self._lead(received, mine, left)
             try:
-                return running.result(timeout)
+                return running.result(left)
             except FutureTimeoutError as error:
                 raise Unavailable("the authentication service did not answer in time") from error
+            except Retryable:  # who asked may have had less time than this thread
+                if time.monotonic() >= end:
+                    raise
+
+    def _lead(self, received: str, mine: "Future[str]", timeout: float) -> str:
         try:
-            mine.set_result(self._ask(received, min(_TIMEOUT, timeout or _TIMEOUT)))
-        except Exception as error:  # noqa: BLE001 - each caller that waits gets it
-            mine.set_exception(error)
+            token = self._ask(received, timeout)
+            mine.set_result(token)
+        except BaseException as error:
+            mine.set_exception(
+                error if isinstance(error, Exception) else Unavailable("the exchange was ended")
+            )
+            raise
         finally:
             with self._lock:
                 del self._kept.running[received]
-        return mine.result()
+        return token
 
     def invalidate(self, token: str) -> None:
-        """Exchange anew at the next call, because a service has refused this token."""
+        """Exchange again at the next call, because a service has refused this token."""
         with self._lock:
-            self._kept.drop(token)
+            self._kept.invalidate(token)
 
     def _ask(self, received: str, timeout: float) -> str:
         own = self._own.access_token(timeout)

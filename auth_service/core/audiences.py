@@ -7,10 +7,11 @@ whether they have changed. The service's own audience is always known and open.
 import asyncio
 import math
 from collections.abc import Callable, Collection, Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from auth_service.clock import steady_seconds
+from auth_service.clock import Clock, steady_seconds
 from auth_service.db.store import Store
 from auth_service.errors import InvalidScope, InvalidTarget
 from auth_service.models import ANY_SCOPE, Audience
@@ -31,9 +32,12 @@ class Audiences:
     """
 
     def __init__(
-        self, store: Store, own: str, *, steady: Callable[[], float] = steady_seconds
+        self, store: Store, own: str, clock: Clock, *, steady: Callable[[], float] = steady_seconds
     ) -> None:
         self.own = own
+        self.read_at = datetime.min.replace(tzinfo=UTC)
+        """Every change that was committed before this moment is taken in."""
+        self._clock = clock
         self._steady = steady
         self._store = store
         self._known: dict[str, Audience] = {}
@@ -71,9 +75,11 @@ class Audiences:
 
     async def follow(self, connection: "Connection | None" = None) -> None:
         """Take in all changes that are committed. Raises Unavailable."""
+        began = self._clock()
         if (found := await self._store.all_audiences(self._version, connection)) is not None:
             self._version = found.version
             self._known = {audience.name: audience for audience in found.audiences}
+        self.read_at = max(began, self.read_at)
 
     def _refused(self, names: Iterable[str], granted: Collection[UUID]) -> str | None:
         for name in names:

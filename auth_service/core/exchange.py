@@ -11,7 +11,7 @@ of the actor's own token does not matter: the end of the actor ends the new toke
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from auth_service.clock import Clock, seconds
@@ -164,25 +164,39 @@ class TokenExchange:
         raise InvalidTarget(audience)
 
 
+class _Kept(NamedTuple):
+    target: Audience
+    parent: AccessClaims
+    revision: int
+    token: str
+    claims: AccessClaims
+
+
 class GatewayExchange:
     """Exchanges the tokens of requests that a gateway admits, in the name of one service account.
 
-    A token is kept for the next request with the same parent, as long as it is valid.
+    A token is kept for the next request with the same parent, as long as it is valid. The account
+    has no token of its own. What it exchanges is dated by the last time at which its rules were
+    read, so a process that has not heard of its end yet makes tokens that end with it.
     """
 
     def __init__(
         self,
         exchange: TokenExchange,
+        signer: TokenSigner,
         revocations: RevocationList,
+        rules_read_at: Callable[[], datetime],
         client_id: str,
         clock: Clock,
     ) -> None:
         """`client_id` is empty if no service account stands for the gateways."""
         self._exchange = exchange
+        self._signer = signer
         self._revocations = revocations
+        self._rules_read_at = rules_read_at
         self._client_id = client_id
         self._now = seconds(clock)
-        self._kept: OrderedDict[tuple[str, str], tuple[Audience, str, AccessClaims]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
 
     def token(self, parent: AccessClaims, audience: str) -> str:
         """Return a token for an audience, by the claims of a valid token.
@@ -192,27 +206,29 @@ class GatewayExchange:
         """
         if not self._client_id:
             raise ConfigError("AUTH_GATEWAY_ACCOUNT names no service account")
-        # It has no token of its own: what it exchanges from now on is dated after its last end.
-        issued_at = max(int(self._now()), self._revocations.issued_before(self._client_id))
-        actor = Actor(self._client_id, issued_at, ())
+        actor = Actor(self._client_id, int(self._rules_read_at().timestamp()), ())
         target = self._exchange.target(actor, parent, audience)
         key = parent.token_id, audience
         kept = self._kept.get(key)
-        # Another parent with the same id has other claims: a holder of the shared key made it.
-        if kept is not None and kept[0] is target and self._is_good(kept[2], parent):
-            return kept[1]
+        if kept is not None and self._is_good(kept, target, parent):
+            return kept.token
         token, claims = self._exchange.issue(actor, parent, target)
-        self._kept[key] = target, token, claims
+        self._kept[key] = _Kept(target, parent, self._signer.revision, token, claims)
         if len(self._kept) > _MAX_KEPT:
             self._kept.popitem(last=False)
         return token
 
-    def _is_good(self, claims: AccessClaims, parent: AccessClaims) -> bool:
+    def _is_good(self, kept: _Kept, target: Audience, parent: AccessClaims) -> bool:
+        """Tell whether a kept token is what an exchange would yield now, and valid.
+
+        A refresh that is repeated for fewer scopes gives another token with the same id.
+        """
         return (
-            claims.subject == parent.subject
-            and claims.session_id == parent.session_id
-            and claims.expires_at > self._now()
-            and self._revocations.check(claims) is None
+            kept.target is target
+            and kept.parent == parent
+            and kept.revision == self._signer.revision
+            and kept.claims.expires_at > self._now()
+            and self._revocations.check(kept.claims) is None
         )
 
 

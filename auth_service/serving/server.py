@@ -94,7 +94,7 @@ class Server:
         revocations = RevocationList(database.clock)
         registry = AudienceRegistry(database.store, database.clock)
         await registry.create_defaults(settings.default_audience)
-        audiences = Audiences(database.store, settings.own_audience())
+        audiences = Audiences(database.store, settings.own_audience(), database.clock)
         hub = WatchHub(keys.ring, lambda: (feed.as_of, feed.epoch, feed.cursor), database.clock)
         feed = self._feed(database, keys, audiences, revocations, hub)
         await feed.start()

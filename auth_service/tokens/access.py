@@ -83,6 +83,11 @@ class TokenSigner:
     def __init__(self, key_ring: KeyRing) -> None:
         self._key_ring = key_ring
 
+    @property
+    def revision(self) -> int:
+        """Increases when a key is no longer trusted: tokens signed before may be invalid."""
+        return self._key_ring.revision
+
     def sign(self, claims: AccessClaims) -> str:
         """Return the access token of these claims. Raises InvalidArgument if it is too long."""
         token = jws.sign(claims.as_jwt(), self._key_ring.active, ACCESS_TOKEN_TYPE)

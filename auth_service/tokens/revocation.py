@@ -129,10 +129,6 @@ class RevocationList:
             return self._by_bound(claims)
         return None
 
-    def issued_before(self, subject: str) -> int:
-        """Return the second before which every token of a subject is revoked; 0 if none is."""
-        return max(self._all_before, self._users.get(subject, _NEVER)[0])
-
     def prune(self) -> bool:
         """Drop what can no longer matter; return whether some of it is left for the next call."""
         now = int(self._clock().timestamp())
@@ -217,7 +213,7 @@ class RevocationList:
         return InactiveReason.USER_REVOKED if oldest < self._all_before else None
 
     def _by_bound(self, claims: RevocableClaims) -> InactiveReason | None:
-        before = self.issued_before(claims.subject)
+        before = max(self._all_before, self._users.get(claims.subject, _NEVER)[0])
         return InactiveReason.USER_REVOKED if claims.issued_at < before else None
 
     def _add(self, revocation: Revocation, now: float) -> bool:

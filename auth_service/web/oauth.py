@@ -161,6 +161,8 @@ class OAuth:
     async def _actor(self, request: Request, form: Form) -> Actor:
         """Return who exchanges: by its access token, without a query, or by its secret."""
         if "actor_token" in form:
+            if "client_secret" in form or "authorization" in request.headers:
+                raise InvalidArgument("actor_token", "authenticates the client twice; use one way")
             rule = Rule(self._audiences.own)
             claims = claims_of(self._validation, rule, [f"Bearer {form['actor_token']}"])
             return Actor.of(claims)

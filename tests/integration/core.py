@@ -96,7 +96,7 @@ def make_core(
     ended = Revocations(store, rules, revocations.add, clock)
     shielded = Shielded()
     credentials = Credentials(store, hasher, rules, shielded, clock)
-    audiences = Audiences(store, ISSUER, steady=seconds(clock))
+    audiences = Audiences(store, ISSUER, clock, steady=seconds(clock))
     sessions = Sessions(store, credentials, audiences, tokens, ended, rules, shielded, clock)
     revoker = Revoker(store, ended, tokens, verifier)
     accounts = Accounts(store, hasher, rules, revocations.add, clock, password_min_length=15)

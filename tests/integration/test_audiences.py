@@ -29,7 +29,7 @@ OWN = "https://auth.test"
 @pytest.fixture
 def audiences(store: Store, clock: FakeClock) -> Audiences:
     """What a process knows, and at first it knows nothing."""
-    return Audiences(store, OWN, steady=seconds(clock))
+    return Audiences(store, OWN, clock, steady=seconds(clock))
 
 
 async def add_service(store: Store, client_id: str) -> str:

@@ -181,10 +181,29 @@ async def test_a_caller_whose_session_has_ended_gets_none(
     await service.revoke(pair.refresh_token)
     with acting_as(None, pair.access_token):
         assert await tokens.access_token() == kept
+        tokens.invalidate("another")
+        assert await tokens.access_token() == kept
         tokens.invalidate(kept)
         with pytest.raises(Unauthenticated, match="not active"):
             await tokens.access_token(TIMEOUT)
     assert pair.access_token not in repr(vars(tokens))
+
+
+async def test_a_service_that_always_refuses_causes_no_exchange_for_each_call(
+    service: Service, own: ServiceAccountTokens
+) -> None:
+    """The first refusal does; those that follow within ten seconds do not."""
+    tokens = ExchangedTokens(service.channel, own, "ledger")
+    received = (await login(service)).access_token
+    first = await until_allowed(tokens, received)
+    with acting_as(None, received):
+        tokens.invalidate(first)
+        second = await tokens.access_token(TIMEOUT)
+        before = service.calls.made
+        for _ in range(5):
+            tokens.invalidate(second)
+            assert await tokens.access_token(TIMEOUT) == second != first
+    assert service.calls.made == before
 
 
 async def test_threads_do_the_same(service: Service, own: ServiceAccountTokens) -> None:

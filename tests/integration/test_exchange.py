@@ -121,6 +121,16 @@ async def set_gateway(chain: Chain, *, disabled: bool) -> None:
             name="ledger", actor=admin_pb.AudienceActor(client_id="closed")
         ),
     )
+    received = (await chain.login()).access_token
+
+    async def acts() -> bool:
+        """Tell whether the end of the account before is over, which lies in whole seconds."""
+        answer = headers(await chain.check(received, exchange_audience="ledger"))
+        token = answer.get("authorization", "").removeprefix("Bearer ")
+        return bool(token) and (await chain.rpc.validate(token)).active
+
+    if not disabled:
+        await eventually(acts)
 
 
 async def test_a_received_token_becomes_one_for_the_next_service(chain: Chain) -> None:
@@ -272,7 +282,7 @@ class TestOAuth:
             ({"audience": "ledger orders"}, 400, "invalid_request"),
             ({"audience": "nowhere"}, 400, "invalid_target"),
             ({"scope": "root"}, 400, "invalid_scope"),
-            ({"actor_token": "garbage"}, 401, "invalid_token"),
+            ({"actor_token": "garbage"}, 400, "invalid_request"),  # beside the secret
         ],
     )
     async def test_what_is_wrong_is_told(
@@ -283,6 +293,13 @@ class TestOAuth:
         form |= {"audience": "ledger"} | changes
         answer = await chain.edge.post("token", "orders", **form)
         assert (answer.status_code, answer.json()["error"]) == (status, error)
+
+    async def test_an_actor_token_must_be_valid(self, chain: Chain) -> None:
+        """And for this service."""
+        form = {"grant_type": GRANT, "subject_token": (await chain.login()).access_token}
+        form |= {"audience": "ledger", "actor_token": "garbage"}
+        answer = await chain.edge.post("token", **form)
+        assert (answer.status_code, answer.json()["error"]) == (401, "invalid_token")
 
     async def test_an_account_whose_tokens_ended_exchanges_at_once(self, chain: Chain) -> None:
         """The end covers what it exchanged before, in the same second, and not what comes after."""

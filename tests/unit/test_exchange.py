@@ -56,8 +56,10 @@ class World:
         self.exchange = TokenExchange(
             validation, self.signer, self.audiences.get, OWN, TTL, self.clock
         )
-        self.gateway = GatewayExchange(self.exchange, self.revocations, "gateway", self.clock)
-        self.no_gateway = GatewayExchange(self.exchange, self.revocations, "", self.clock)
+        self.read_at, self.ring = START, ring
+        gateway = self.exchange, self.signer, self.revocations, lambda: self.read_at
+        self.gateway = GatewayExchange(*gateway, "gateway", self.clock)
+        self.no_gateway = GatewayExchange(*gateway, "", self.clock)
 
     def register(
         self, name: str, *scope: str, actors: dict[str, tuple[str, ...]] | None = None
@@ -273,15 +275,41 @@ class TestGateway:
         with pytest.raises(ConfigError):
             world.no_gateway.token(PARENT, "billing")
 
-    def test_the_end_of_the_actor_makes_a_new_one(self, world: World) -> None:
-        """At once, in the same second; a kept token that is revoked is not handed out again."""
+    def test_a_parent_with_the_same_id_and_less_gets_less(self, world: World) -> None:
+        """As a refresh that is repeated with fewer scopes gives one; roles change as well."""
+        world.register("billing", actors={"gateway": ()})
+        assert world.gateway.token(PARENT, "billing")
+        for less in ({"scope": ("read",)}, {"roles": ()}, {"expires_at": EPOCH + 60}):
+            narrow = PARENT._replace(**less)
+            claims = world.verifier.verify(world.gateway.token(narrow, "billing"))
+            for name, value in less.items():
+                assert getattr(claims, name) == value
+
+    def test_the_end_of_the_actor_cannot_be_escaped(self, world: World) -> None:
+        """A process that has not read the rules since makes tokens that end with it, however late.
+
+        Once it has read them, and finds the account there, what it makes is good.
+        """
         world.register("billing", actors={"gateway": ()})
         token = world.gateway.token(PARENT, "billing")
         world.revoke(RevocationKind.USER, "gateway")
+        world.clock.advance(timedelta(seconds=3))
+        late = world.gateway.token(PARENT, "billing")
+        for each in (token, late):
+            assert world.reason(each) is InactiveReason.USER_REVOKED
+        world.read_at = world.clock()
+        good = world.gateway.token(PARENT, "billing")
+        assert world.reason(good) is None
+        assert world.gateway.token(PARENT, "billing") == good
+
+    def test_a_key_that_is_no_longer_trusted_ends_what_it_signed(self, world: World) -> None:
+        """The next request gets a token of the next key."""
+        world.register("billing", actors={"gateway": ()})
+        token = world.gateway.token(PARENT, "billing")
+        other = generate_key("HS256")
+        world.ring.replace([other], other.kid)
         again = world.gateway.token(PARENT, "billing")
-        assert again != token
-        assert world.gateway.token(PARENT, "billing") == again
-        assert (world.reason(token), world.reason(again)) == (InactiveReason.USER_REVOKED, None)
+        assert (world.reason(token), world.reason(again)) == (InactiveReason.UNKNOWN_KEY, None)
 
 
 def test_no_exchange_widens_anything() -> None:
