@@ -1,5 +1,6 @@
 """The objects of the domain: frozen, and without I/O."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -83,6 +84,34 @@ class Audience:
     actors: tuple[ActorRule, ...]
     """Ordered by client id."""
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadMapping:
+    """Whom the tokens of a workload log in: `subject` at `issuer` is the account `client_id`."""
+
+    issuer: str
+    """The `iss` of its tokens; `spiffe://` and the trust domain for SPIFFE."""
+    subject: str
+    client_id: str
+    claims: Mapping[str, str] = field(default_factory=dict)
+    """Further claims that the token must have with these very values."""
+    created_at: datetime | None = None
+    """None if the mapping is in the configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKey:
+    """A public key with which a service account signs its assertions (RFC 7523)."""
+
+    client_id: str
+    kid: str
+    jwk: str
+    """The JWK in JSON (RFC 7517)."""
+    created_at: datetime
+    expires_at: datetime | None = None
+    live: bool = True
+    """Whether it had not expired, by the database's clock, when it was read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ _COMMANDS = {
     "users": "users:users",
     "service-accounts": "service_accounts:service_accounts",
     "audiences": "audiences:audiences",
+    "workloads": "workloads:workloads",
     "sessions": "sessions:sessions",
     "keys": "keys:keys",
     "config": "configuration:config",
@@ -56,10 +57,10 @@ class _Commands(click.Group):
 def cli() -> None:
     """Run, manage and call the authentication service.
 
-    serve, migrate, users, service-accounts, audiences, sessions, keys, config and token explain use
-    the database and the settings of the service (AUTH_* variables, --config). login, refresh,
-    validate and revoke call a running server (--address). Passwords and tokens are read from a
-    prompt or standard input.
+    serve, migrate, users, service-accounts, workloads, audiences, sessions, keys, config and token
+    explain use the database and the settings of the service (AUTH_* variables, --config). login,
+    refresh, validate and revoke call a running server (--address). Passwords and tokens are read
+    from a prompt or standard input.
     """
 
 

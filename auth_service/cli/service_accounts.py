@@ -45,21 +45,27 @@ def service_accounts() -> None:
 @click.argument("client_id")
 @roles_option
 @scope_option
+@click.option("--no-secret", is_flag=True, help="Make no secret: the service is a workload.")
 @json_option
 @config_option
 def create(
     client_id: str,
     roles: tuple[str, ...],
     scope: tuple[str, ...],
+    no_secret: bool,
     as_json: bool,
     config_file: Path | None,
 ) -> None:
     """Create a service account and print its secret.
 
-    The secret cannot be shown again.
+    The secret cannot be shown again. See `workloads` for services that need none.
     """
-    secret = _run(config_file, lambda all_: all_.create(client_id, roles=roles, scope=scope))
-    show({"client_id": client_id, "client_secret": secret}, as_json=as_json)
+
+    async def work(accounts: ServiceAccounts) -> str:
+        return await accounts.create(client_id, roles=roles, scope=scope, secret=not no_secret)
+
+    secret = _run(config_file, work)
+    show({"client_id": client_id, "client_secret": secret or None}, as_json=as_json)
 
 
 @service_accounts.command(

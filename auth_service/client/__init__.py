@@ -32,7 +32,9 @@ from auth_service.client.token_sources import (
     SyncServiceAccountTokens,
     SyncSessionTokens,
     SyncTokenSource,
+    SyncWorkloadTokens,
     TokenSource,
+    WorkloadTokens,
 )
 from auth_service.client.verifier import AccessToken, LocalVerifier, OnStale, SyncLocalVerifier
 from auth_service.errors import (
@@ -81,11 +83,13 @@ __all__ = [
     "SyncServiceAccountTokens",
     "SyncSessionTokens",
     "SyncTokenSource",
+    "SyncWorkloadTokens",
     "Timing",
     "TokenSource",
     "Unauthenticated",
     "Unavailable",
     "Verifier",
+    "WorkloadTokens",
     "bearer_interceptors",
     "call_credentials",
     "current_principal",

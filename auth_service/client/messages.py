@@ -8,8 +8,8 @@ import logging
 from authn.v1 import verifier_service_pb2 as pb
 
 from auth_service.base64url import check_secret
-from auth_service.client.jwk import public_key
 from auth_service.models import Revocation, RevocationKind
+from auth_service.tokens.jwk import public_key
 from auth_service.tokens.keys import ALGORITHMS, SigningKey
 
 __all__ = ["keys_of", "message_of"]

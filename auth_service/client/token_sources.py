@@ -5,8 +5,10 @@ put into a call is in `bearer`.
 """
 
 import asyncio
+import pathlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from os import PathLike
 from typing import Any, Protocol, Unpack
 
 import grpc
@@ -21,12 +23,16 @@ __all__ = [
     "SyncServiceAccountTokens",
     "SyncSessionTokens",
     "SyncTokenSource",
+    "SyncWorkloadTokens",
     "Timing",
     "TokenSource",
+    "WorkloadTokens",
 ]
 
 Ask = Callable[[Grant, float], Any]  # within seconds
 Secret = str | Callable[[], str]
+Path = str | PathLike[str]
+Proof = Callable[[], dict[str, Any]]  # the credentials of a LoginRequest
 Persist = Callable[[str, str], object]  # a refresh token, and the request id of its refresh
 
 
@@ -142,7 +148,34 @@ class ServiceAccountTokens(_LoopTokens):
         scope: Sequence[str] = (),
         **timing: Unpack[Timing],
     ) -> None:
-        ask = _login(channel, client_id, client_secret, audience, scope)
+        ask = _login(channel, _secret(client_id, client_secret), audience, scope)
+        super().__init__(ask, Grant.of(""), _nothing_to_persist, timing)
+
+
+class WorkloadTokens(_LoopTokens):
+    """Logs a service in by what its platform vouches for, without a secret; for one event loop.
+
+    `path` is a file with the platform's token, as Kubernetes projects it, which is read at each
+    login, because it is replaced. `token` is a function that returns one instead, as a JWT-SVID or
+    an assertion that the service signs (RFC 7523). With neither, the client certificate of the
+    channel has to be an X.509-SVID. `client_id` may name the account that it has to be.
+
+    `access_token` also raises the OSError of a file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        path: Path | None = None,
+        *,
+        token: Callable[[], str] | None = None,
+        client_id: str = "",
+        audience: Sequence[str] = (),
+        scope: Sequence[str] = (),
+        **timing: Unpack[Timing],
+    ) -> None:
+        proof = _workload(path, token, client_id)
+        ask = _login(channel, proof, audience, scope)
         super().__init__(ask, Grant.of(""), _nothing_to_persist, timing)
 
 
@@ -176,7 +209,26 @@ class SyncServiceAccountTokens(_ThreadTokens):
         scope: Sequence[str] = (),
         **timing: Unpack[Timing],
     ) -> None:
-        ask = _login(channel, client_id, client_secret, audience, scope)
+        ask = _login(channel, _secret(client_id, client_secret), audience, scope)
+        super().__init__(ask, Grant.of(""), _nothing_to_persist, timing)
+
+
+class SyncWorkloadTokens(_ThreadTokens):
+    """WorkloadTokens for threads."""
+
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        path: Path | None = None,
+        *,
+        token: Callable[[], str] | None = None,
+        client_id: str = "",
+        audience: Sequence[str] = (),
+        scope: Sequence[str] = (),
+        **timing: Unpack[Timing],
+    ) -> None:
+        proof = _workload(path, token, client_id)
+        ask = _login(channel, proof, audience, scope)
         super().__init__(ask, Grant.of(""), _nothing_to_persist, timing)
 
 
@@ -192,22 +244,37 @@ def _refresh(channel: Any, scope: Sequence[str]) -> Ask:
     return ask
 
 
-def _login(
-    channel: Any,
-    client_id: str,
-    client_secret: Secret,
-    audience: Sequence[str],
-    scope: Sequence[str],
-) -> Ask:
+def _login(channel: Any, proof: Proof, audience: Sequence[str], scope: Sequence[str]) -> Ask:
     stub = rpc.AuthServiceStub(channel)
 
     def ask(_: Grant, timeout: float) -> Any:
-        secret = client_secret() if callable(client_secret) else client_secret
-        client = pb.ClientCredentials(client_id=client_id, client_secret=secret)
-        request = pb.LoginRequest(client=client, audience=audience, scope=scope)
+        request = pb.LoginRequest(**proof(), audience=audience, scope=scope)
         return stub.Login(request, timeout=timeout)
 
     return ask
+
+
+def _secret(client_id: str, client_secret: Secret) -> Proof:
+    def proof() -> dict[str, Any]:
+        secret = client_secret() if callable(client_secret) else client_secret
+        return {"client": pb.ClientCredentials(client_id=client_id, client_secret=secret)}
+
+    return proof
+
+
+def _workload(path: Path | None, token: Callable[[], str] | None, client_id: str) -> Proof:
+    if path is not None and token is not None:
+        raise ValueError("give either path or token")
+
+    def read() -> str:
+        if token is not None:
+            return token()
+        return "" if path is None else pathlib.Path(path).read_text(encoding="ascii").strip()
+
+    def proof() -> dict[str, Any]:
+        return {"workload": pb.WorkloadCredentials(token=read(), client_id=client_id)}
+
+    return proof
 
 
 def _nothing_to_persist(_token: str, _request_id: str) -> None: ...

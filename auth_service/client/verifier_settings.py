@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from auth_service import base64url
-from auth_service.client.jwk import key_set
 from auth_service.client.kept_state import KeptState
 from auth_service.client.watch import IDLE_TIMEOUT
 from auth_service.errors import ConfigError
 from auth_service.tokens import keys
+from auth_service.tokens.jwk import key_set
 from auth_service.tokens.keys import SigningKey
 
 __all__ = ["check_settings", "idle_timeout", "kept_state", "static_keys"]

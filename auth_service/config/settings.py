@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from auth_service.addresses import is_loopback
 from auth_service.base64url import MAKE_A_SECRET, decode_secret
+from auth_service.config.issuers import IssuerSettings, read_issuers
 from auth_service.config.key_files import (
     generated_key,
     read_key,
@@ -171,6 +172,12 @@ class Settings(BaseSettings):
         (),
         "Names in client certificates (mTLS) with the verifier role, which receives shared keys.",
         "orders.internal,spiffe://mesh/ns/shop/sa/billing",
+    )
+    workload_issuers_file: File | None = _field(
+        None,
+        "TOML file with the issuers whose tokens log services in without a secret; see "
+        "docs/workloads.md.",
+        "/etc/auth/issuers.toml",
     )
     freshness_limit: Duration = _field(
         timedelta(seconds=5),
@@ -405,11 +412,23 @@ class Settings(BaseSettings):
             )
         return generated_key(directory / GENERATED_KEY)
 
+    def workload_issuers(self) -> list[IssuerSettings]:
+        """Return the issuers of workload tokens. Raises ConfigError for a file that is wrong."""
+        path = self.workload_issuers_file
+        issuers = [] if path is None else read_issuers(path)
+        if any(each.mtls for each in issuers) and self.tls_client_ca_file is None:
+            raise ConfigError(
+                f"AUTH_WORKLOAD_ISSUERS_FILE: {path} has mtls = true, which requires "
+                "AUTH_TLS_CLIENT_CA_FILE: the authorities of the certificates"
+            )
+        return issuers
+
     def check_files(self) -> None:
         """Raise ConfigError for a file that cannot be read, or for a key that others can read."""
         self.shared_key_bytes()
         if self.master_key_file is not None:
             read_key(self.master_key_file, "AUTH_MASTER_KEY_FILE")
+        self.workload_issuers()
         for name in ("tls_cert_file", "tls_key_file", "tls_client_ca_file"):
             if (path := getattr(self, name)) is not None:
                 refuse_open_file(path, variable_of(name), stat.S_IRWXO if "key" in name else 0)

@@ -14,6 +14,7 @@ from auth_service.core.revocation import ADMIN_ROLE, Announce, Revocations
 from auth_service.core.service_accounts import ServiceAccounts
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.shielded import Shielded
+from auth_service.core.workload_registry import WorkloadRegistry
 from auth_service.db.store import Store
 from auth_service.errors import InvalidArgument, NotFound, PermissionDenied
 from auth_service.models import Session, User
@@ -24,7 +25,7 @@ MAX_LISTED_SESSIONS = 1000
 
 
 class Accounts:
-    """Changes accounts; `services` are those of services.
+    """Changes accounts; `services` are those of services, and `workloads` what opens them.
 
     `announce` is called with each revocation once it is committed.
     """
@@ -48,6 +49,7 @@ class Accounts:
         self._credentials = Credentials(store, hasher, policy, Shielded(), clock)
         self._revocations = Revocations(store, policy, announce, clock)
         self.services = ServiceAccounts(store, self._revocations, clock)
+        self.workloads = WorkloadRegistry(store, clock)
 
     async def create_user(
         self,

@@ -1,4 +1,4 @@
-"""Proof of identity: the passwords of users and the secrets of service accounts.
+"""Proof of identity: the passwords of users, the secrets of service accounts, and workloads.
 
 Owns that every caller's credentials are proved in the same way, and that a password costs an
 attempt before it is hashed.
@@ -7,6 +7,7 @@ attempt before it is hashed.
 import contextlib
 import hashlib
 import hmac
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from auth_service.core import fields
 from auth_service.core.passwords import PasswordHasher
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.shielded import Shielded
+from auth_service.core.workloads import Workloads
 from auth_service.db.store import Store
 from auth_service.errors import InvalidCredentials, RateLimited
 from auth_service.models import ClientSecret, ServiceAccount, User
@@ -35,12 +37,15 @@ class Credentials:
         policy: SessionPolicy,
         shielded: Shielded,
         clock: Clock,
+        workloads: Workloads | None = None,
     ) -> None:
+        """Without `workloads` none is let in."""
         self._store = store
         self._hasher = hasher
         self._policy = policy
         self._shielded = shielded
         self._clock = clock
+        self._workloads = workloads
         self._noting: set[UUID] = set()
 
     async def check_password(self, identifier: str, password: str) -> User:
@@ -80,6 +85,20 @@ class Credentials:
             raise InvalidCredentials
         self._note_use(account.client_id, matching[0])
         return account
+
+    async def authenticate_workload(
+        self, token: str, client_id: str = "", certificate: Sequence[str] = ()
+    ) -> ServiceAccount:
+        """Return the service account of a workload: by its token, or else by its certificate.
+
+        `certificate` are the URIs in the verified certificate of the caller. Raises
+        InvalidCredentials, and Unavailable if the keys of the token's issuer were never fetched.
+        """
+        if self._workloads is None:
+            raise InvalidCredentials
+        if token:
+            return await self._workloads.authenticate(token, client_id)
+        return await self._workloads.authenticate_certificate(certificate, client_id)
 
     def _note_use(self, client_id: str, secret: ClientSecret) -> None:
         """Write when a secret was used, at most once a minute; no login waits for it or fails."""

@@ -33,24 +33,30 @@ class ServiceAccounts:
         self._clock = clock
 
     async def create(
-        self, client_id: str, *, roles: Sequence[str] = (), scope: Sequence[str] = ()
+        self,
+        client_id: str,
+        *,
+        roles: Sequence[str] = (),
+        scope: Sequence[str] = (),
+        secret: bool = True,
     ) -> str:
         """Make an account and return its secret, which cannot be read later.
 
-        Raises AlreadyExists if the id is taken.
+        Without a `secret` the account is for workloads and keys, and the text is empty. Raises
+        AlreadyExists if the id is taken.
         """
-        text, secret = self._new_secret(None)
+        text, made = self._new_secret(None)
         await self._store.create_service_account(
             ServiceAccount(
                 client_id=_client_id(client_id),
-                secrets=(secret,),
+                secrets=(made,) if secret else (),
                 roles=fields.labels(roles, "roles"),
                 scope=fields.scope(scope),
                 disabled=False,
-                created_at=secret.created_at,
+                created_at=made.created_at,
             )
         )
-        return text
+        return text if secret else ""
 
     async def get(self, client_id: str) -> ServiceAccount:
         """Return an account, with the secrets that have expired since the last was made."""

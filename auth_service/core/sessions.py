@@ -1,7 +1,7 @@
 """Sessions: begun by a login, continued by a refresh. Knows nothing of the wire or of SQL."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -19,7 +19,7 @@ from auth_service.core.token_issuer import TokenIssuer
 from auth_service.db.sessions import FoundSession, RotatedSession, Rotation
 from auth_service.db.store import Store
 from auth_service.errors import InvalidArgument, InvalidGrant, Unavailable
-from auth_service.models import Session, TokenPair, User
+from auth_service.models import ServiceAccount, Session, TokenPair, User
 from auth_service.tokens.refresh import RefreshClaims, is_genuine
 
 __all__ = ["Sessions"]
@@ -140,11 +140,42 @@ class Sessions:
         scope: Sequence[str] = (),
     ) -> TokenPair:
         """Return the access token of a service account; it gets no refresh token."""
+
+        async def prove() -> ServiceAccount:
+            return await self._credentials.authenticate_client(client_id, client_secret)
+
+        return await self._login_service(prove, audience, scope)
+
+    async def login_workload(
+        self,
+        token: str,
+        *,
+        certificate: Sequence[str] = (),
+        client_id: str = "",
+        audience: Sequence[str] = (),
+        scope: Sequence[str] = (),
+    ) -> TokenPair:
+        """Do as `login_client` for a workload: by its platform's token, or by its certificate.
+
+        `certificate` are the URIs in the certificate of the caller, used if there is no token.
+        """
+
+        async def prove() -> ServiceAccount:
+            return await self._credentials.authenticate_workload(token, client_id, certificate)
+
+        return await self._login_service(prove, audience, scope)
+
+    async def _login_service(
+        self,
+        prove: Callable[[], Awaitable[ServiceAccount]],
+        audience: Sequence[str],
+        scope: Sequence[str],
+    ) -> TokenPair:
         audience = fields.labels(audience, "audience") or self._policy.default_audience
         scope = fields.scope(scope)
         # The token is dated before the account is read: a change that the read misses ends it.
         now = self._clock()
-        account = await self._credentials.authenticate_client(client_id, client_secret)
+        account = await prove()
         within = await self._audiences.admit(audience, account.audiences)
         granted = granted_scope(account.scope, scope, within)
         issued_at = _uncovered(now, account.revoked_before)

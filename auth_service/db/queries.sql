@@ -70,7 +70,7 @@ WITH created AS (
     RETURNING client_id, created_at
 ), secret AS (
     INSERT INTO service_account_secrets (client_id, id, secret_hash, created_at)
-    SELECT client_id, $7::uuid, $6, created_at FROM created
+    SELECT client_id, $7::uuid, $6, created_at FROM created WHERE $7 IS NOT NULL
 ), enabled AS (
     UPDATE revocations SET disables = false, xid = pg_current_xact_id()
     WHERE kind = 'user' AND target = (SELECT client_id FROM created) AND disables
@@ -268,6 +268,62 @@ DELETE FROM audience_actors WHERE audience_id = $1 AND client_id = $2 RETURNING 
 
 -- name: write_audience_audit
 INSERT INTO audit_log (at, event, audience, user_id, client_id) VALUES ($1, $2, $3, $4, $5)
+
+-- name: find_workload_mapping
+SELECT * FROM workload_mappings WHERE issuer = $1 AND subject = $2
+
+-- name: list_workload_mappings
+SELECT * FROM workload_mappings
+WHERE $2::text IS NULL OR (issuer, subject) > ($2, $3::text)
+ORDER BY issuer, subject
+LIMIT $1
+
+-- name: add_workload_mapping
+WITH added AS (
+    INSERT INTO workload_mappings (issuer, subject, client_id, claims, created_at)
+    VALUES ($1, $2, $3, $4::jsonb, $5)
+    RETURNING *
+)
+INSERT INTO audit_log (at, event, client_id, issuer, subject)
+SELECT created_at, 'workload.mapped', client_id, issuer, subject FROM added
+
+-- name: delete_workload_mapping
+WITH deleted AS (
+    DELETE FROM workload_mappings WHERE issuer = $1 AND subject = $2 RETURNING *
+)
+INSERT INTO audit_log (at, event, client_id, issuer, subject)
+SELECT $3, 'workload.unmapped', client_id, issuer, subject FROM deleted
+RETURNING client_id
+
+-- name: find_client_key
+SELECT *, true AS live FROM client_keys
+WHERE client_id = $1 AND kid = $2 AND (expires_at IS NULL OR expires_at > clock_timestamp())
+
+-- name: list_client_keys
+SELECT *, coalesce(expires_at > clock_timestamp(), true) AS live FROM client_keys
+WHERE client_id = $1 ORDER BY created_at, kid
+
+-- name: prune_client_keys
+DELETE FROM client_keys WHERE client_id = $1 AND expires_at <= clock_timestamp()
+
+-- name: add_client_key
+-- Adds nothing if the key would have expired.
+INSERT INTO client_keys (client_id, kid, jwk, created_at, expires_at)
+SELECT $1, $2, $3, $4::timestamptz, $5::timestamptz
+WHERE $5 IS NULL OR $5 > clock_timestamp()
+RETURNING kid
+
+-- name: delete_client_key
+DELETE FROM client_keys WHERE client_id = $1 AND kid = $2 RETURNING kid
+
+-- name: write_client_key_audit
+INSERT INTO audit_log (at, event, client_id, kid) VALUES ($1, $2, $3, $4)
+
+-- name: use_assertion
+-- Of the replicas that are shown one assertion, one gets a row back.
+INSERT INTO assertion_ids (client_id, id, expires_at) VALUES ($1, $2, $3)
+ON CONFLICT DO NOTHING
+RETURNING client_id
 
 -- name: reserve_login_attempt
 -- A leaky bucket: full_at is when all attempts are regained. A refused attempt writes nothing and
@@ -517,6 +573,16 @@ SELECT count(*) FROM pruned
 WITH pruned AS (
     DELETE FROM sessions WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM sessions WHERE expires_at <= $1::timestamptz - interval '1 day'
+        ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING 1
+)
+SELECT count(*) FROM pruned
+
+-- name: prune_assertion_ids
+WITH pruned AS (
+    DELETE FROM assertion_ids WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM assertion_ids WHERE expires_at <= $1::timestamptz
         ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
     ))
     RETURNING 1

@@ -1,5 +1,6 @@
 """Converts rows of the database to the classes of models.py, and back."""
 
+import json
 from collections.abc import Sequence
 
 import asyncpg
@@ -7,6 +8,7 @@ import asyncpg
 from auth_service.models import (
     ActorRule,
     Audience,
+    ClientKey,
     ClientSecret,
     Revocation,
     RevocationKind,
@@ -14,6 +16,7 @@ from auth_service.models import (
     Session,
     StoredKey,
     User,
+    WorkloadMapping,
 )
 
 Arguments = Sequence[object]
@@ -59,6 +62,29 @@ def audience(row: asyncpg.Record) -> Audience:
         bound=row["bound"],
         actors=tuple(ActorRule(client_id, tuple(roles)) for client_id, roles in row["actors"]),
         created_at=row["created_at"],
+    )
+
+
+def workload_mapping(row: asyncpg.Record) -> WorkloadMapping:
+    """Read a row of workload_mappings."""
+    return WorkloadMapping(
+        issuer=row["issuer"],
+        subject=row["subject"],
+        client_id=row["client_id"],
+        claims=json.loads(row["claims"]),
+        created_at=row["created_at"],
+    )
+
+
+def client_key(row: asyncpg.Record) -> ClientKey:
+    """Read a row of client_keys."""
+    return ClientKey(
+        client_id=row["client_id"],
+        kid=row["kid"],
+        jwk=row["jwk"],
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        live=row["live"],
     )
 
 

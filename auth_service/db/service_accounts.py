@@ -30,12 +30,13 @@ class ServiceAccountStore(Executor):
     """The accounts of services."""
 
     async def create_service_account(self, account: ServiceAccount) -> None:
-        """Add an account with its first secret. Raises AlreadyExists if its id is taken."""
-        (secret,) = account.secrets
+        """Add an account with its first secret, if any. Raises AlreadyExists if its id is taken."""
+        secret = account.secrets[0] if account.secrets else None
         try:
             await self._durable_row(
                 "create_service_account", account.client_id, account.roles, account.scope,
-                account.disabled, account.created_at, secret.secret_hash, secret.id,
+                account.disabled, account.created_at,
+                secret.secret_hash if secret else "", secret.id if secret else None,
             )  # fmt: skip
         except asyncpg.UniqueViolationError as error:
             raise AlreadyExists("a service account with this id exists already") from error

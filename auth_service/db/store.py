@@ -10,21 +10,25 @@ from auth_service.db.revocations import RevocationStore
 from auth_service.db.service_accounts import ServiceAccountStore
 from auth_service.db.sessions import SessionStore
 from auth_service.db.users import UserStore
+from auth_service.db.workloads import WorkloadStore
 from auth_service.errors import Unavailable
 
 __all__ = ["Store"]
 
 PRUNE_BATCH = 1000
+_PRUNES = ("prune_revocations", "prune_sessions", "prune_login_throttle", "prune_assertion_ids")
 PRUNE_ROUNDS = 100  # of a batch each; what is left waits for the next prune
 
 
-class Store(UserStore, ServiceAccountStore, AudienceStore, SessionStore, RevocationStore):
+class Store(
+    UserStore, ServiceAccountStore, AudienceStore, WorkloadStore, SessionStore, RevocationStore
+):
     """The database of the service."""
 
     async def prune(self, now: datetime) -> int:
         """Delete what no longer matters, in short statements; return the number of rows."""
         pruned = 0
-        for name in ("prune_revocations", "prune_sessions", "prune_login_throttle"):
+        for name in _PRUNES:
             for _ in range(PRUNE_ROUNDS):
                 row = await self._row(name, now, PRUNE_BATCH)
                 count = row["count"] if row else 0

@@ -1,6 +1,6 @@
 """AdminService: takes a request, calls the core, fills the response.
 
-The methods for service accounts and for audiences are in modules of their own.
+The methods for service accounts, audiences and workloads are in modules of their own.
 """
 
 from datetime import datetime
@@ -21,13 +21,17 @@ from auth_service.rpc.explanations import explanation
 from auth_service.rpc.paging import page_size, page_start, page_token
 from auth_service.rpc.service_accounts import ServiceAccountMethods
 from auth_service.rpc.timestamps import timestamp
+from auth_service.rpc.workloads import WorkloadMethods
 from auth_service.tokens.keys import ALGORITHMS
 
 __all__ = ["AdminServicer"]
 
 
 class AdminServicer(
-    AudienceMethods, ServiceAccountMethods, admin_service_pb2_grpc.AdminServiceServicer
+    AudienceMethods,
+    ServiceAccountMethods,
+    WorkloadMethods,
+    admin_service_pb2_grpc.AdminServiceServicer,
 ):
     """Manages users, service accounts, audiences and keys, for callers with the admin role."""
 
@@ -35,6 +39,7 @@ class AdminServicer(
         self._admins = AdminCallers(callers)
         self._accounts = core.accounts
         self._services = core.accounts.services
+        self._workloads = core.accounts.workloads
         self._registry = core.registry
         self._audiences = core.audiences
         self._explanations = core.explanations

@@ -13,7 +13,7 @@ from auth_service.core.shielded import Shielded
 from auth_service.core.validation import Validation
 from auth_service.errors import InvalidArgument
 from auth_service.models import TokenPair
-from auth_service.rpc.callers import Callers
+from auth_service.rpc.callers import Callers, certificate_uris
 from auth_service.rpc.dispatcher import Context, in_bytes, parse
 from auth_service.rpc.exchange import Exchanges
 from auth_service.rpc.timestamps import timestamp
@@ -66,8 +66,18 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                     audience=request.audience,
                     scope=request.scope,
                 )
+            case "workload":
+                pair = await self._sessions.login_workload(
+                    request.workload.token,
+                    certificate=certificate_uris(context),
+                    client_id=request.workload.client_id,
+                    audience=request.audience,
+                    scope=request.scope,
+                )
             case _:
-                raise InvalidArgument("credentials", "is required: set password or client")
+                raise InvalidArgument(
+                    "credentials", "is required: set password, client or workload"
+                )
         return pb.LoginResponse(tokens=_tokens(pair))
 
     async def Refresh(self, request: pb.RefreshRequest, context: Context) -> pb.RefreshResponse:

@@ -35,7 +35,12 @@ class ServiceAccountMethods:
     ) -> pb.CreateServiceAccountResponse:
         """Make an account for a service."""
         caller, client_id = self._admins.require(context), _client_id(request.client_id)
-        secret = await self._services.create(client_id, roles=request.roles, scope=request.scope)
+        secret = await self._services.create(
+            client_id,
+            roles=request.roles,
+            scope=request.scope,
+            secret=not request.without_secret,
+        )
         log_change("CreateServiceAccount", caller, client_id=client_id)
         return pb.CreateServiceAccountResponse(client_id=client_id, client_secret=secret)
 

@@ -29,8 +29,13 @@ class Readiness:
         health: HealthServicer,
         database: Database,
         revocations_as_of: Callable[[], datetime],
+        warnings: Callable[[], list[str]] = list,
     ) -> None:
-        """`revocations_as_of` returns the time up to which revocations are known."""
+        """`revocations_as_of` returns the time up to which revocations are known.
+
+        `warnings` returns what an operator should look at; it makes no replica unready.
+        """
+        self.warnings = warnings
         self._health = health
         self._database = database
         self._revocations_as_of = revocations_as_of

@@ -21,7 +21,7 @@ from auth_service.models import StoredKey
 from auth_service.rpc.grpc_server import GrpcServer, services
 from auth_service.rpc.health import HealthServicer
 from auth_service.rpc.watch import WatchHub
-from auth_service.serving.maintenance import Maintenance, jobs
+from auth_service.serving.maintenance import Job, Maintenance, jobs
 from auth_service.serving.readiness import Readiness
 from auth_service.serving.wiring import (
     Database,
@@ -30,8 +30,10 @@ from auth_service.serving.wiring import (
     session_policy,
     signing_keys,
 )
+from auth_service.serving.workloads import workload_issuers
 from auth_service.telemetry.logs import configure_logging
 from auth_service.tokens.revocation import RevocationList
+from auth_service.trust.refresh import KeyRefreshes
 from auth_service.web.routes import HttpServers, http_servers
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["Server"]
 
 log = structlog.get_logger(__name__)
+
+_KEYS_AGE_INTERVAL = 5.0  # seconds
 
 
 class Server:
@@ -105,18 +109,28 @@ class Server:
             hub.keys_changed()
             feed.wake()
 
+        issuers, refreshes = workload_issuers(settings, database.clock)
+        await refreshes.start()
+        self._stack.push_async_callback(refreshes.stop)
         core = await enter(
-            open_core(settings, database, keys, audiences, revocations, feed, announce_keys)
+            open_core(
+                settings, database, keys, audiences, revocations, feed, announce_keys, issuers
+            )
         )
-        readiness = Readiness(settings, self._health, database, lambda: feed.as_of)
+        readiness = Readiness(
+            settings, self._health, database, lambda: feed.as_of, refreshes.warnings
+        )
         await self._serve(core, hub, readiness)
-        self._maintain(database, core, readiness)
+        self._maintain(database, core, readiness, refreshes)
 
-    def _maintain(self, database: Database, core: Core, readiness: Readiness) -> None:
+    def _maintain(
+        self, database: Database, core: Core, readiness: Readiness, refreshes: KeyRefreshes
+    ) -> None:
         periodic = jobs(
             database, core.keys, core.announce_keys, lambda: core.validation.signatures_verified
         )
-        maintenance = Maintenance([*readiness.jobs(), *periodic])
+        observe = Job("observe_workload_keys", _KEYS_AGE_INTERVAL, refreshes.observe)
+        maintenance = Maintenance([*readiness.jobs(), *periodic, observe])
         maintenance.start()
         self._stack.push_async_callback(maintenance.stop)
 
@@ -157,7 +171,7 @@ class Server:
     async def _serve(self, core: Core, hub: WatchHub, readiness: Readiness) -> None:
         settings = self._settings
         # HTTP binds first: a gRPC server that never started does not release its port.
-        http = http_servers(settings, core, readiness.is_ready)
+        http = http_servers(settings, core, readiness.is_ready, readiness.warnings)
         self._stack.push_async_callback(http.stop)
         self.http_port = http.public.port if http.public else 0
         self.probe_port = http.probes.port if http.probes else 0

@@ -4,7 +4,7 @@ The server, its workers and the commands all build from here. This module holds 
 no transport, so that the supervisor needs no gRPC.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,6 +29,7 @@ from auth_service.core.shielded import Shielded
 from auth_service.core.signing_keys import SigningKeys
 from auth_service.core.token_issuer import TokenIssuer
 from auth_service.core.validation import Validation
+from auth_service.core.workloads import Issuer, Workloads, assertion_rules
 from auth_service.db import migrate
 from auth_service.db import pool as pools
 from auth_service.db.database_clock import read_clock
@@ -218,8 +219,12 @@ async def open_core(
     revocations: RevocationList,
     feed: RevocationFeed,
     announce_keys: Callable[[], object],
+    issuers: Sequence[Issuer] = (),
 ) -> AsyncIterator[Core]:
-    """Yield the core of a serving process; its hasher closes at the end."""
+    """Yield the core of a serving process; its hasher closes at the end.
+
+    `issuers` are those of workload tokens.
+    """
     root = await root_key(database.key_store, master_key(settings))
     hasher, shielded = password_hasher(settings), Shielded()
     verifier = TokenVerifier(
@@ -237,7 +242,10 @@ async def open_core(
     exchange = TokenExchange(
         validation, signer, audiences.find, audiences.own, policy.access_ttl, clock
     )
-    credentials = Credentials(store, hasher, policy, shielded, clock)
+    workloads = Workloads(
+        store, issuers, assertion_rules(_assertion_audiences(settings)), policy.clock_skew, clock
+    )
+    credentials = Credentials(store, hasher, policy, shielded, clock, workloads)
     ended = Revocations(store, policy, feed.announce, clock)
     try:
         yield Core(
@@ -266,3 +274,9 @@ async def open_core(
         )
     finally:
         hasher.close()
+
+
+def _assertion_audiences(settings: Settings) -> tuple[str, str]:
+    """Return what a client's own assertion may be for (RFC 7523 section 3)."""
+    base = (settings.public_url or settings.issuer).rstrip("/")
+    return settings.issuer, f"{base}/oauth2/token"

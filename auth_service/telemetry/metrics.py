@@ -31,6 +31,7 @@ __all__ = [
     "RPC_TOTAL",
     "SIGNATURES_VERIFIED",
     "WORKER_SLOT",
+    "WORKLOAD_KEYS_AGE",
     "Successes",
     "metrics_text",
 ]
@@ -68,6 +69,12 @@ CLOCK_AHEAD = Gauge(
     "auth_clock_ahead_seconds",
     "How far this machine's clock is ahead of the database's.",
     multiprocess_mode="mostrecent",  # workers share the machine's clock
+)
+WORKLOAD_KEYS_AGE = Gauge(
+    "auth_workload_keys_age_seconds",
+    "How long ago the keys of an issuer of workload tokens were last read.",
+    ["issuer"],
+    multiprocess_mode="livemax",
 )
 
 

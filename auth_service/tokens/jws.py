@@ -73,9 +73,9 @@ def _segment(value: dict[str, Any]) -> str:
     return base64url.encode(_JSON.encode(value).encode())
 
 
-def split(token: str) -> tuple[str, str, str]:
+def split(token: str, longest: int = MAX_TOKEN_LENGTH) -> tuple[str, str, str]:
     """Return the three segments. Raises InvalidToken for a wrong length or alphabet."""
-    if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
+    if len(token) > longest or not token.isascii():
         raise malformed()
     if token.encode().translate(None, _ALPHABET) != b"..":
         raise malformed()
@@ -87,7 +87,7 @@ def split(token: str) -> tuple[str, str, str]:
 
 def read_header(segment: str) -> Header:
     """Return the header. Raises InvalidToken for a parameter that this service never issues."""
-    parameters = _read_json(segment)
+    parameters = read_object(segment)
     if parameters.keys() != _HEADER_PARAMETERS:
         raise malformed()
     header = Header(**parameters)
@@ -104,15 +104,15 @@ def verify_signature(token: str, signature: str, key: SigningKey) -> None:
         valid = hmac.compare_digest(base64url.encode(key.mac(signing_input)), signature)
     else:
         algorithm = _ALGORITHMS[key.algorithm]
-        valid = algorithm.verify(signing_input, key.public_key, _decode(signature))
+        valid = algorithm.verify(signing_input, key.public_key, decode(signature))
     if not valid:
-        _decode(signature)  # or it is malformed
+        decode(signature)  # or it is malformed
         raise InvalidToken(InactiveReason.BAD_SIGNATURE)
 
 
 def read_claims(segment: str) -> dict[str, Any]:
     """Return the claims of a payload; check its signature first."""
-    return _read_json(segment)
+    return read_object(segment)
 
 
 def text(claims: dict[str, Any], name: str) -> str:
@@ -136,14 +136,16 @@ def whole_number(claims: dict[str, Any], name: str, largest: int) -> int:
     return value
 
 
-def _decode(segment: str) -> bytes:
+def decode(segment: str) -> bytes:
+    """Return the bytes of a segment. Raises InvalidToken if it is not canonical base64url."""
     try:
         return base64url.decode(segment)
     except ValueError as error:
         raise malformed() from error
 
 
-def _read_json(segment: str) -> dict[str, Any]:
+def read_object(segment: str) -> dict[str, Any]:
+    """Return the JSON object in a segment. Raises InvalidToken."""
     try:
         value = strict_json.decode(base64url.decode(segment).decode("utf-8"))
     except ValueError as error:

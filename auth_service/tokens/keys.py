@@ -264,10 +264,10 @@ def _require_strong(secret: bytes, name: str) -> None:
 def _asymmetric_key(algorithm: str, private: Any) -> SigningKey:
     public = private.public_key()
     jwk = _JWT_ALGORITHMS[algorithm].to_jwk(public, as_dict=True)
-    return SigningKey(_thumbprint(jwk), algorithm, private, public)
+    return SigningKey(thumbprint(jwk), algorithm, private, public)
 
 
-def _thumbprint(jwk: dict[str, Any]) -> str:
+def thumbprint(jwk: dict[str, Any]) -> str:
     """Return the JWK thumbprint (RFC 7638 section 3)."""
     required = {name: jwk[name] for name in ("crv", "e", "kty", "n", "x", "y") if name in jwk}
     canonical = json.dumps(required, separators=(",", ":"), sort_keys=True)

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from auth_service.errors import NotFound
+from auth_service.tokens.foreign_keys import ALGORITHMS
 from auth_service.tokens.keys import KeyRing
 from auth_service.web.responses import Problem
 
@@ -61,16 +62,20 @@ def _issuer_path(issuer: str) -> str | None:
 
 def _metadata(issuer: str, base: str) -> dict[str, Any]:
     """Return authorization server metadata (RFC 8414 section 2)."""
-    methods = ["client_secret_basic", "client_secret_post"]
+    methods = ["client_secret_basic", "client_secret_post", "private_key_jwt"]
+    algorithms = list(ALGORITHMS)
     return {
         "issuer": issuer,
         "jwks_uri": base + JWKS_PATH,
         "token_endpoint": f"{base}/oauth2/token",
         "token_endpoint_auth_methods_supported": [*methods, "none"],
+        "token_endpoint_auth_signing_alg_values_supported": algorithms,
         "introspection_endpoint": f"{base}/oauth2/introspect",
         "introspection_endpoint_auth_methods_supported": methods,
+        "introspection_endpoint_auth_signing_alg_values_supported": algorithms,
         "revocation_endpoint": f"{base}/oauth2/revoke",
         "revocation_endpoint_auth_methods_supported": methods,
+        "revocation_endpoint_auth_signing_alg_values_supported": algorithms,
         "grant_types_supported": ["refresh_token", "client_credentials"],
         "response_types_supported": [],  # there is no authorization endpoint
     }

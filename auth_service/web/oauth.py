@@ -1,7 +1,8 @@
 """The OAuth endpoints: token (RFC 6749), introspection (RFC 7662) and revocation (RFC 7009).
 
-Clients are service accounts, and applications without a secret by their `client_id`. The password
-grant is not among the grants: RFC 9700 section 2.4 forbids it.
+Clients are service accounts, by their secret or an assertion (RFC 7523 section 2.2), and
+applications without a secret by their `client_id`. The password grant is not among the grants: RFC
+9700 section 2.4 forbids it.
 """
 
 import base64
@@ -30,7 +31,7 @@ from auth_service.errors import (
     InvalidToken,
     PermissionDenied,
 )
-from auth_service.models import TokenPair
+from auth_service.models import ServiceAccount, TokenPair
 from auth_service.web.bodies import read_form, words
 from auth_service.web.idempotency import request_id
 from auth_service.web.responses import Problem, no_store
@@ -44,6 +45,7 @@ _TARGETS = ("audience", "resource")
 
 _ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - RFC 8693 section 3
 _JWT = "urn:ietf:params:oauth:token-type:jwt"
+_ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 class OAuth:
@@ -70,19 +72,13 @@ class OAuth:
         self._clock = clock
 
     async def token(self, request: Request) -> Response:
-        """Exchange a refresh token or a service account's secret for tokens."""
+        """Exchange a refresh token, or what proves a service account, for tokens."""
         form = await read_form(request, frozenset(_TARGETS))
         match form.get("grant_type"):
             case "refresh_token":
                 pair = await self._refresh(request, form)
             case "client_credentials":
-                client_id, secret = _credentials(request, form)
-                pair = await self._sessions.login_client(
-                    client_id,
-                    secret or "",
-                    audience=_audience(form),
-                    scope=words(form.get("scope", "")),
-                )
+                pair = await self._log_in(request, form)
             case "urn:ietf:params:oauth:grant-type:token-exchange":
                 return no_store(await self._exchanged(request, form))
             case None:
@@ -113,7 +109,7 @@ class OAuth:
     async def revoke(self, request: Request) -> Response:
         """End a token of the calling service account; does nothing if the token is invalid."""
         form = await read_form(request)
-        client_id = await self._authenticate(request, form)
+        client_id = (await self._authenticate(request, form)).client_id
         token = _required(form, "token")
         try:
             await self._shielded.run(self._revoker.revoke_token(token, client_id))
@@ -121,13 +117,25 @@ class OAuth:
             raise Problem(400, "unauthorized_client", error.text, error.reason) from error
         return Response(status_code=200, headers={"cache-control": "no-store"})
 
+    async def _log_in(self, request: Request, form: Form) -> TokenPair:
+        audience, scope = _audience(form), words(form.get("scope", ""))
+        if (assertion := _assertion(request, form)) is not None:
+            return await self._sessions.login_workload(
+                assertion, client_id=form.get("client_id", ""), audience=audience, scope=scope
+            )
+        client_id, secret = _credentials(request, form)
+        return await self._sessions.login_client(
+            client_id, secret or "", audience=audience, scope=scope
+        )
+
     async def _refresh(self, request: Request, form: Form) -> TokenPair:
         token = _required(form, "refresh_token")
-        client_id, secret = _credentials(request, form)
-        if not secret:  # RFC 6749 section 2.3.1: an empty secret is none
+        proof = _assertion(request, form) or _credentials(request, form)[1]
+        if not proof:  # RFC 6749 section 2.3.1: an empty secret is none
+            client_id = _credentials(request, form)[0]
             await self._credentials.require_public_client(client_id)
         else:
-            client_id = (await self._credentials.authenticate_client(client_id, secret)).client_id
+            client_id = (await self._authenticate(request, form)).client_id
         scope = words(form.get("scope", ""))
         return await self._sessions.refresh(
             token,
@@ -159,7 +167,7 @@ class OAuth:
         }
 
     async def _actor(self, request: Request, form: Form) -> Actor:
-        """Return who exchanges: by its access token, without a query, or by its secret."""
+        """Return who exchanges: by its access token, without a query, or as at a login."""
         if "actor_token" in form:
             if "client_secret" in form or "authorization" in request.headers:
                 raise InvalidArgument("actor_token", "authenticates the client twice; use one way")
@@ -167,17 +175,20 @@ class OAuth:
             claims = claims_of(self._validation, rule, [f"Bearer {form['actor_token']}"])
             return Actor.of(claims)
         now = self._clock()  # before the account is read, as at a login
-        client_id, secret = _credentials(request, form)
-        account = await self._credentials.authenticate_client(client_id, secret or "")
+        account = await self._authenticate(request, form)
         # No earlier revocation of the account covers what it exchanges from now on.
         issued_at = max(now, account.revoked_before or now)
         may_have = self._audiences.open_to(account.audiences)
         return Actor(account.client_id, int(issued_at.timestamp()), may_have)
 
-    async def _authenticate(self, request: Request, form: Form) -> str:
+    async def _authenticate(self, request: Request, form: Form) -> ServiceAccount:
+        """Return the calling service account: by its secret, or by an assertion."""
+        if (assertion := _assertion(request, form)) is not None:
+            return await self._credentials.authenticate_workload(
+                assertion, form.get("client_id", "")
+            )
         client_id, secret = _credentials(request, form)
-        account = await self._credentials.authenticate_client(client_id, secret or "")
-        return account.client_id
+        return await self._credentials.authenticate_client(client_id, secret or "")
 
 
 def oauth_routes(
@@ -244,6 +255,20 @@ def _required(form: Form, name: str) -> str:
 
 def _audience(form: Form) -> list[str]:
     return [name for target in _TARGETS for name in words(form.get(target, ""))]
+
+
+def _assertion(request: Request, form: Form) -> str | None:
+    """Return the client's assertion, if it authenticates by one (RFC 7521 section 4.2)."""
+    kind, assertion = form.get("client_assertion_type"), form.get("client_assertion")
+    if kind is None and assertion is None:
+        return None
+    if kind != _ASSERTION_TYPE:
+        raise InvalidArgument("client_assertion_type", f"must be {_ASSERTION_TYPE}")
+    if request.headers.getlist("authorization") or "client_secret" in form:
+        raise InvalidArgument("client_assertion", "authenticates the client twice; use one method")
+    if assertion is None:
+        raise InvalidCredentials
+    return assertion
 
 
 def _credentials(request: Request, form: Form) -> tuple[str, str | None]:

@@ -16,8 +16,13 @@ HEALTH_PATHS = ("/healthz", "/readyz")
 _FRESH = {"cache-control": "no-store"}
 
 
-def probe_routes(ready: Callable[[], bool]) -> list[Route]:
-    """Return /healthz, /readyz and /metrics; `ready` tells whether calls are answered."""
+def probe_routes(
+    ready: Callable[[], bool], warnings: Callable[[], list[str]] = list
+) -> list[Route]:
+    """Return /healthz, /readyz and /metrics; `ready` tells whether calls are answered.
+
+    `warnings` returns what an operator should look at; /readyz has them in its body.
+    """
 
     async def healthz(_request: Request) -> Response:
         """Return 200; a process that does not answer should be restarted."""
@@ -26,7 +31,8 @@ def probe_routes(ready: Callable[[], bool]) -> list[Route]:
     async def readyz(_request: Request) -> Response:
         """Return 200 while calls are answered, else 503: no traffic, but no restart either."""
         if ready():
-            return PlainTextResponse("ready\n", headers=_FRESH)
+            lines = ["ready", *(f"warning: {text}" for text in warnings())]
+            return PlainTextResponse("\n".join([*lines, ""]), headers=_FRESH)
         return PlainTextResponse("not ready\n", 503, _FRESH)
 
     async def metrics(_request: Request) -> Response:

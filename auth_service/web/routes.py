@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import NamedTuple
 
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
 from auth_service.config.loading import Settings
 from auth_service.core.core import Core
@@ -41,21 +41,30 @@ class HttpServers(NamedTuple):
             await server.stop()
 
 
-def http_servers(settings: Settings, core: Core, ready: Callable[[], bool]) -> HttpServers:
-    """Return the servers, bound; raises ConfigError. `ready` tells whether calls are answered."""
+def http_servers(
+    settings: Settings,
+    core: Core,
+    ready: Callable[[], bool],
+    warnings: Callable[[], list[str]] = list,
+) -> HttpServers:
+    """Return the servers, bound; raises ConfigError. `ready` tells whether calls are answered.
+
+    `warnings` returns what an operator should look at.
+    """
+    health = probe_routes(ready, warnings)
     probes = None
     if settings.probe_address is not None:
         probes = HttpServer(
-            create_app(probe_routes(ready), exempt=HEALTH_PATHS),
+            create_app(health, exempt=HEALTH_PATHS),
             settings.probe_address,
             variable="AUTH_PROBE_ADDRESS",
             reuse_port=settings.grpc_reuse_port,
             drain_timeout=settings.drain_timeout,
         )
-    return HttpServers(_public(settings, core, ready), probes)
+    return HttpServers(_public(settings, core, health), probes)
 
 
-def _public(settings: Settings, core: Core, ready: Callable[[], bool]) -> HttpServer | None:
+def _public(settings: Settings, core: Core, health: list[Route]) -> HttpServer | None:
     if settings.http_address == "off":
         return None
     limits = Limits(
@@ -65,7 +74,7 @@ def _public(settings: Settings, core: Core, ready: Callable[[], bool]) -> HttpSe
     )
     chain, key = settings.tls_cert_file, settings.tls_key_file
     return HttpServer(
-        create_app(_routes(settings, core, ready), limits, HEALTH_PATHS),
+        create_app(_routes(settings, core, health), limits, HEALTH_PATHS),
         settings.http_address,
         reuse_port=settings.grpc_reuse_port,
         certificate=None if chain is None or key is None else (chain, key),
@@ -74,7 +83,7 @@ def _public(settings: Settings, core: Core, ready: Callable[[], bool]) -> HttpSe
     )
 
 
-def _routes(settings: Settings, core: Core, ready: Callable[[], bool]) -> list[BaseRoute]:
+def _routes(settings: Settings, core: Core, health: list[Route]) -> list[BaseRoute]:
     policy = BrowserPolicy(settings.public_url, settings.browser_origins, settings.access_cookie)
     # Half the lead, so that a cache that just missed a new key fetches it before it signs.
     jwks_age = min(LONGEST_JWKS_AGE, settings.key_publish_lead / 2)
@@ -92,5 +101,5 @@ def _routes(settings: Settings, core: Core, ready: Callable[[], bool]) -> list[B
         ),
         browser_routes(core, policy),
         forward_auth_route(core.validation, core.gateway, settings.access_cookie),
-        *(probe_routes(ready) if settings.probe_address is None else ()),
+        *(health if settings.probe_address is None else ()),
     ]

@@ -19,7 +19,8 @@ import jwt
 import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from auth_service.cli.app import cli
 from tests.acceptance.servers import eventually
@@ -406,6 +407,30 @@ def test_a_secret_is_rotated_by_commands(served: Served) -> None:
     assert served.run(*create, "9999999d").returncode == 2
 
 
+def test_workloads_are_mapped_and_keys_registered_by_commands(served: Served) -> None:
+    """An account without a secret, the mapping and the key that open it, and their end."""
+    made = json.loads(served.ok("service-accounts", "create", "workload", "--no-secret", "--json"))
+    assert made == {"client_id": "workload", "client_secret": None}
+    subject = "system:serviceaccount:shop:workload"
+    mapped = served.run("workloads", "map", "https://cluster.test", subject, "workload", "--json")
+    assert mapped.returncode == 0
+    assert "is not in AUTH_WORKLOAD_ISSUERS_FILE" in mapped.stderr
+    listed = json.loads(served.ok("workloads", "list", "--json"))
+    assert [(each["subject"], each["client_id"]) for each in listed] == [(subject, "workload")]
+    given = ("https://cluster.test", "a:b", "workload", "--claim", "x")
+    assert served.run("workloads", "map", *given).returncode == 2
+    served.ok("workloads", "unmap", "https://cluster.test", subject)
+    assert served.run("workloads", "unmap", "https://cluster.test", subject).returncode == 1
+    private = ec.generate_private_key(ec.SECP256R1())
+    pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    add = ("workloads", "keys", "add", "workload", "--expires-in", "90d", "--json")
+    kid = json.loads(served.ok(*add, stdin=pem.decode()))["kid"]
+    keys = json.loads(served.ok("workloads", "keys", "list", "workload", "--json"))
+    assert [(key["kid"], key["live"]) for key in keys] == [(kid, True)]
+    served.ok("workloads", "keys", "delete", "workload", "--", kid)
+    assert served.run(*add, stdin="no key").returncode == 1
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -723,13 +748,15 @@ SERVICE_ACCOUNTS = (
     *("create", "list", "show", "update", "disable", "enable", "delete", "revoke-tokens"),
     "secrets",
 )
-GROUPS = ("users", "service-accounts", "sessions", "keys", "config", "token")
+GROUPS = ("users", "service-accounts", "workloads", "sessions", "keys", "config", "token")
 HELP = (
     *(["serve"], ["migrate"], ["users"], ["service-accounts"], ["sessions"], ["keys"], ["config"]),
     *(["login"], ["refresh"], ["validate"], ["revoke"], ["token"], ["token", "inspect"]),
     *(["users", n] for n in ("create", "list", "show", "disable", "enable", "set-password")),
     *(["service-accounts", n] for n in SERVICE_ACCOUNTS),
     *(["service-accounts", "secrets", n] for n in ("create", "delete")),
+    *(["workloads", n] for n in ("map", "unmap", "list", "keys")),
+    *(["workloads", "keys", n] for n in ("add", "list", "delete")),
     *(["sessions", n] for n in ("list", "revoke")),
     *(["keys", n] for n in KEYS),
     *(["config", n] for n in ("show", "check", "docs")),

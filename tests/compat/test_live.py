@@ -220,6 +220,12 @@ async def admin_rpcs(caller: Caller, user_id: str, admin: str) -> None:
         "SetServiceAccountDisabled": pb.SetServiceAccountDisabledRequest(client_id=client_id),
         "CreateServiceAccountSecret": expiring,
         "RevokeServiceAccountTokens": pb.RevokeServiceAccountTokensRequest(client_id=client_id),
+        "CreateWorkloadMapping": pb.CreateWorkloadMappingRequest(
+            mapping=pb.WorkloadMapping(issuer="i", subject=client_id, client_id=client_id)
+        ),
+        "ListWorkloadMappings": pb.ListWorkloadMappingsRequest(page_size=1),
+        "DeleteWorkloadMapping": pb.DeleteWorkloadMappingRequest(issuer="i", subject=client_id),
+        "ListServiceAccountKeys": pb.ListServiceAccountKeysRequest(client_id=client_id),
         "ListKeys": pb.ListKeysRequest(),
         "RotateKeys": pb.RotateKeysRequest(algorithm="EdDSA"),
     }

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
 from auth_service.core.token_issuer import TokenIssuer
 from auth_service.core.validation import Validation, Verdict
+from auth_service.core.workloads import Issuer, Workloads, assertion_rules
 from auth_service.db.store import Store
 from auth_service.models import TokenPair, User
 from auth_service.tokens import jws
@@ -41,6 +43,7 @@ class Core:
     store: Store
     hasher: PasswordHasher
     credentials: Credentials
+    workloads: Workloads
     audiences: Audiences
     sessions: Sessions
     revoker: Revoker
@@ -83,6 +86,7 @@ def make_core(
     *,
     profile: Argon2Profile = CHEAP,
     queue: int = 1000,
+    issuers: Sequence[Issuer] = (),
     **policy: Any,
 ) -> Core:
     """Wire the core; `policy` overrides fields of SessionPolicy."""
@@ -95,7 +99,8 @@ def make_core(
     tokens = TokenIssuer(signer, RefreshTokens(MASTER_KEY, ISSUER), rules)
     ended = Revocations(store, rules, revocations.add, clock)
     shielded = Shielded()
-    credentials = Credentials(store, hasher, rules, shielded, clock)
+    workloads = Workloads(store, issuers, assertion_rules([ISSUER]), rules.clock_skew, clock)
+    credentials = Credentials(store, hasher, rules, shielded, clock, workloads)
     audiences = Audiences(store, ISSUER, clock, steady=seconds(clock))
     sessions = Sessions(store, credentials, audiences, tokens, ended, rules, shielded, clock)
     revoker = Revoker(store, ended, tokens, verifier)
@@ -105,6 +110,7 @@ def make_core(
         store,
         hasher,
         credentials,
+        workloads,
         audiences,
         sessions,
         revoker,

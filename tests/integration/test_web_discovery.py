@@ -163,7 +163,7 @@ async def test_metadata_has_what_the_rfc_requires(shared: Edge) -> None:
     assert content["revocation_endpoint"] == f"{base}/oauth2/revoke"
     assert content["response_types_supported"] == []
     assert content["grant_types_supported"] == ["refresh_token", "client_credentials"]
-    methods = ["client_secret_basic", "client_secret_post"]
+    methods = ["client_secret_basic", "client_secret_post", "private_key_jwt"]
     assert content["token_endpoint_auth_methods_supported"] == [*methods, "none"]
 
 

@@ -14,8 +14,6 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from auth_service import base64url
 from auth_service.client.feed import BadEvent, Feed
-from auth_service.client.jwk import key_set as read_key_set
-from auth_service.client.jwk import public_key
 from auth_service.client.verifier import LocalVerifier, SyncLocalVerifier
 from auth_service.clock import utc_now
 from auth_service.errors import (
@@ -25,6 +23,8 @@ from auth_service.errors import (
     RevocationsStale,
 )
 from auth_service.tokens import jws
+from auth_service.tokens.jwk import key_set as read_key_set
+from auth_service.tokens.jwk import public_key
 from auth_service.tokens.keys import KeyRing, SigningKey, generate_key
 from auth_service.tokens.revocation import RevocationList
 from tests.clock import FakeClock

@@ -65,6 +65,39 @@ class ServiceAccountSecret(_message.Message):
     last_used_at: _timestamp_pb2.Timestamp
     def __init__(self, secret_id: _Optional[str] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_used_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
+class ServiceAccountKey(_message.Message):
+    __slots__ = ("kid", "public_jwk", "created_at", "expires_at")
+    KID_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_JWK_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    kid: str
+    public_jwk: str
+    created_at: _timestamp_pb2.Timestamp
+    expires_at: _timestamp_pb2.Timestamp
+    def __init__(self, kid: _Optional[str] = ..., public_jwk: _Optional[str] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class WorkloadMapping(_message.Message):
+    __slots__ = ("issuer", "subject", "client_id", "claims", "created_at")
+    class ClaimsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    issuer: str
+    subject: str
+    client_id: str
+    claims: _containers.ScalarMap[str, str]
+    created_at: _timestamp_pb2.Timestamp
+    def __init__(self, issuer: _Optional[str] = ..., subject: _Optional[str] = ..., client_id: _Optional[str] = ..., claims: _Optional[_Mapping[str, str]] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
 class SigningKey(_message.Message):
     __slots__ = ("kid", "algorithm", "state", "created_at")
     KID_FIELD_NUMBER: _ClassVar[int]
@@ -148,14 +181,16 @@ class SetUserPasswordResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class CreateServiceAccountRequest(_message.Message):
-    __slots__ = ("client_id", "roles", "scope")
+    __slots__ = ("client_id", "roles", "scope", "without_secret")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     ROLES_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_SECRET_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     roles: _containers.RepeatedScalarFieldContainer[str]
     scope: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, client_id: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ...) -> None: ...
+    without_secret: bool
+    def __init__(self, client_id: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., without_secret: bool = ...) -> None: ...
 
 class CreateServiceAccountResponse(_message.Message):
     __slots__ = ("client_id", "client_secret")
@@ -264,6 +299,88 @@ class RevokeServiceAccountTokensRequest(_message.Message):
     def __init__(self, client_id: _Optional[str] = ...) -> None: ...
 
 class RevokeServiceAccountTokensResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AddServiceAccountKeyRequest(_message.Message):
+    __slots__ = ("client_id", "public_key", "expires_at")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    public_key: str
+    expires_at: _timestamp_pb2.Timestamp
+    def __init__(self, client_id: _Optional[str] = ..., public_key: _Optional[str] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class AddServiceAccountKeyResponse(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: ServiceAccountKey
+    def __init__(self, key: _Optional[_Union[ServiceAccountKey, _Mapping]] = ...) -> None: ...
+
+class ListServiceAccountKeysRequest(_message.Message):
+    __slots__ = ("client_id",)
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    def __init__(self, client_id: _Optional[str] = ...) -> None: ...
+
+class ListServiceAccountKeysResponse(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[ServiceAccountKey]
+    def __init__(self, keys: _Optional[_Iterable[_Union[ServiceAccountKey, _Mapping]]] = ...) -> None: ...
+
+class DeleteServiceAccountKeyRequest(_message.Message):
+    __slots__ = ("client_id", "kid")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    KID_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    kid: str
+    def __init__(self, client_id: _Optional[str] = ..., kid: _Optional[str] = ...) -> None: ...
+
+class DeleteServiceAccountKeyResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CreateWorkloadMappingRequest(_message.Message):
+    __slots__ = ("mapping", "allow_default_account")
+    MAPPING_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_DEFAULT_ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    mapping: WorkloadMapping
+    allow_default_account: bool
+    def __init__(self, mapping: _Optional[_Union[WorkloadMapping, _Mapping]] = ..., allow_default_account: bool = ...) -> None: ...
+
+class CreateWorkloadMappingResponse(_message.Message):
+    __slots__ = ("mapping",)
+    MAPPING_FIELD_NUMBER: _ClassVar[int]
+    mapping: WorkloadMapping
+    def __init__(self, mapping: _Optional[_Union[WorkloadMapping, _Mapping]] = ...) -> None: ...
+
+class ListWorkloadMappingsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListWorkloadMappingsResponse(_message.Message):
+    __slots__ = ("mappings", "next_page_token")
+    MAPPINGS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    mappings: _containers.RepeatedCompositeFieldContainer[WorkloadMapping]
+    next_page_token: str
+    def __init__(self, mappings: _Optional[_Iterable[_Union[WorkloadMapping, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class DeleteWorkloadMappingRequest(_message.Message):
+    __slots__ = ("issuer", "subject")
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    issuer: str
+    subject: str
+    def __init__(self, issuer: _Optional[str] = ..., subject: _Optional[str] = ...) -> None: ...
+
+class DeleteWorkloadMappingResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

@@ -111,6 +111,36 @@ class AdminServiceStub(object):
                 request_serializer=authn_dot_v1_dot_admin__service__pb2.RevokeServiceAccountTokensRequest.SerializeToString,
                 response_deserializer=authn_dot_v1_dot_admin__service__pb2.RevokeServiceAccountTokensResponse.FromString,
                 _registered_method=True)
+        self.AddServiceAccountKey = channel.unary_unary(
+                '/authn.v1.AdminService/AddServiceAccountKey',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.AddServiceAccountKeyRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.AddServiceAccountKeyResponse.FromString,
+                _registered_method=True)
+        self.ListServiceAccountKeys = channel.unary_unary(
+                '/authn.v1.AdminService/ListServiceAccountKeys',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.ListServiceAccountKeysRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.ListServiceAccountKeysResponse.FromString,
+                _registered_method=True)
+        self.DeleteServiceAccountKey = channel.unary_unary(
+                '/authn.v1.AdminService/DeleteServiceAccountKey',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountKeyRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountKeyResponse.FromString,
+                _registered_method=True)
+        self.CreateWorkloadMapping = channel.unary_unary(
+                '/authn.v1.AdminService/CreateWorkloadMapping',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.CreateWorkloadMappingRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.CreateWorkloadMappingResponse.FromString,
+                _registered_method=True)
+        self.ListWorkloadMappings = channel.unary_unary(
+                '/authn.v1.AdminService/ListWorkloadMappings',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.ListWorkloadMappingsRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.ListWorkloadMappingsResponse.FromString,
+                _registered_method=True)
+        self.DeleteWorkloadMapping = channel.unary_unary(
+                '/authn.v1.AdminService/DeleteWorkloadMapping',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.DeleteWorkloadMappingRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.DeleteWorkloadMappingResponse.FromString,
+                _registered_method=True)
         self.ListKeys = channel.unary_unary(
                 '/authn.v1.AdminService/ListKeys',
                 request_serializer=authn_dot_v1_dot_admin__service__pb2.ListKeysRequest.SerializeToString,
@@ -281,6 +311,53 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddServiceAccountKey(self, request, context):
+        """AddServiceAccountKey registers a public key with which a service account signs assertions
+        (RFC 7523): it then needs no secret. The private key stays with the service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListServiceAccountKeys(self, request, context):
+        """ListServiceAccountKeys returns the public keys of a service account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteServiceAccountKey(self, request, context):
+        """DeleteServiceAccountKey deletes a public key, which opens nothing from then on. Access tokens
+        that were issued for it stay valid until they expire; RevokeServiceAccountTokens ends them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateWorkloadMapping(self, request, context):
+        """CreateWorkloadMapping lets a workload log in as a service account: a subject, exactly as it is
+        in the tokens of an issuer that is configured (AUTH_WORKLOAD_ISSUERS_FILE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWorkloadMappings(self, request, context):
+        """ListWorkloadMappings returns the mappings that were created so, a page at a time. Those of the
+        configuration are not among them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteWorkloadMapping(self, request, context):
+        """DeleteWorkloadMapping deletes a mapping. Access tokens that were issued by it stay valid until
+        they expire; RevokeServiceAccountTokens ends them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListKeys(self, request, context):
         """ListKeys returns the signing keys, without their secret parts.
         """
@@ -442,6 +519,36 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RevokeServiceAccountTokens,
                     request_deserializer=authn_dot_v1_dot_admin__service__pb2.RevokeServiceAccountTokensRequest.FromString,
                     response_serializer=authn_dot_v1_dot_admin__service__pb2.RevokeServiceAccountTokensResponse.SerializeToString,
+            ),
+            'AddServiceAccountKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddServiceAccountKey,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.AddServiceAccountKeyRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.AddServiceAccountKeyResponse.SerializeToString,
+            ),
+            'ListServiceAccountKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListServiceAccountKeys,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.ListServiceAccountKeysRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.ListServiceAccountKeysResponse.SerializeToString,
+            ),
+            'DeleteServiceAccountKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteServiceAccountKey,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountKeyRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountKeyResponse.SerializeToString,
+            ),
+            'CreateWorkloadMapping': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateWorkloadMapping,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.CreateWorkloadMappingRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.CreateWorkloadMappingResponse.SerializeToString,
+            ),
+            'ListWorkloadMappings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkloadMappings,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.ListWorkloadMappingsRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.ListWorkloadMappingsResponse.SerializeToString,
+            ),
+            'DeleteWorkloadMapping': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteWorkloadMapping,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.DeleteWorkloadMappingRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.DeleteWorkloadMappingResponse.SerializeToString,
             ),
             'ListKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListKeys,
@@ -883,6 +990,168 @@ class AdminService(object):
             '/authn.v1.AdminService/RevokeServiceAccountTokens',
             authn_dot_v1_dot_admin__service__pb2.RevokeServiceAccountTokensRequest.SerializeToString,
             authn_dot_v1_dot_admin__service__pb2.RevokeServiceAccountTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddServiceAccountKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/AddServiceAccountKey',
+            authn_dot_v1_dot_admin__service__pb2.AddServiceAccountKeyRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.AddServiceAccountKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListServiceAccountKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/ListServiceAccountKeys',
+            authn_dot_v1_dot_admin__service__pb2.ListServiceAccountKeysRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.ListServiceAccountKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteServiceAccountKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/DeleteServiceAccountKey',
+            authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountKeyRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.DeleteServiceAccountKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateWorkloadMapping(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/CreateWorkloadMapping',
+            authn_dot_v1_dot_admin__service__pb2.CreateWorkloadMappingRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.CreateWorkloadMappingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkloadMappings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/ListWorkloadMappings',
+            authn_dot_v1_dot_admin__service__pb2.ListWorkloadMappingsRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.ListWorkloadMappingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteWorkloadMapping(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/DeleteWorkloadMapping',
+            authn_dot_v1_dot_admin__service__pb2.DeleteWorkloadMappingRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.DeleteWorkloadMappingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,10 +57,19 @@ class ClientCredentials(_message.Message):
     client_secret: str
     def __init__(self, client_id: _Optional[str] = ..., client_secret: _Optional[str] = ...) -> None: ...
 
+class WorkloadCredentials(_message.Message):
+    __slots__ = ("token", "client_id")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    client_id: str
+    def __init__(self, token: _Optional[str] = ..., client_id: _Optional[str] = ...) -> None: ...
+
 class LoginRequest(_message.Message):
-    __slots__ = ("password", "client", "audience", "scope", "client_id", "device_label", "request_id")
+    __slots__ = ("password", "client", "workload", "audience", "scope", "client_id", "device_label", "request_id")
     PASSWORD_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -68,12 +77,13 @@ class LoginRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     password: PasswordCredentials
     client: ClientCredentials
+    workload: WorkloadCredentials
     audience: _containers.RepeatedScalarFieldContainer[str]
     scope: _containers.RepeatedScalarFieldContainer[str]
     client_id: str
     device_label: str
     request_id: str
-    def __init__(self, password: _Optional[_Union[PasswordCredentials, _Mapping]] = ..., client: _Optional[_Union[ClientCredentials, _Mapping]] = ..., audience: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., client_id: _Optional[str] = ..., device_label: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, password: _Optional[_Union[PasswordCredentials, _Mapping]] = ..., client: _Optional[_Union[ClientCredentials, _Mapping]] = ..., workload: _Optional[_Union[WorkloadCredentials, _Mapping]] = ..., audience: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., client_id: _Optional[str] = ..., device_label: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class TokenPair(_message.Message):
     __slots__ = ("access_token", "token_type", "access_expires_at", "refresh_token", "refresh_expires_at", "scope", "session_id")
