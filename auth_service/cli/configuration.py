@@ -44,6 +44,10 @@ def check(database: bool, config_file: Path | None) -> None:
     """Check the settings; exit with 3 if they are wrong."""
     settings = settings_of(config_file)
     settings.check_files()
+    if settings.workload_issuers_file is not None:
+        from auth_service.serving.workloads import configured_mappings  # noqa: PLC0415 - slow
+
+        configured_mappings(settings)
     if settings.database_url is not None:
         settings.master_key_bytes()
     if database:

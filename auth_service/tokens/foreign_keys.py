@@ -21,6 +21,8 @@ __all__ = ["ALGORITHMS", "ForeignKey", "TrustedKeys", "foreign_key", "foreign_ke
 
 MAX_KEYS = 100
 """Keys of a set; a longer one is no set of an issuer's keys."""
+MAX_KEY_LENGTH = 8192
+"""Characters of a key that is registered; those of RSA with 16,384 bits have some 3,000."""
 
 _BY_FORM = {
     ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -104,6 +106,8 @@ def public_jwk(text: str) -> dict[str, Any]:
     Its `kid` is the thumbprint unless it names one (RFC 7638). Raises ValueError, which does not
     quote the text.
     """
+    if len(text) > MAX_KEY_LENGTH:
+        raise ValueError(f"has more than {MAX_KEY_LENGTH} characters")
     jwk = _jwk_of_pem(text) if "-----BEGIN" in text else read_object(text)
     public_numbers(jwk)
     kept = ("kty", "crv", "x", "y", "n", "e", "alg", "use", "key_ops", "kid")

@@ -23,6 +23,8 @@ from auth_service.client.token_sources import SyncWorkloadTokens, WorkloadTokens
 from auth_service.clock import utc_now
 from auth_service.core.workloads import IssuerKind
 from auth_service.errors import InvalidCredentials, NotFound
+from auth_service.web.app import create_app
+from auth_service.web.probes import probe_routes
 from tests.acceptance.servers import PASSWORD, Client, make_user, open_accounts
 from tests.clock import FakeClock
 from tests.integration.serving import Refusal, address, make_settings, query, refusal, running
@@ -222,12 +224,21 @@ class TestHttp:
             assert "ES256" in algorithms
             assert not {"none", "HS256"} & set(algorithms)
 
-    async def test_readiness_tells_of_stale_keys_and_stays(self, service: Service) -> None:
-        """Another's key server takes no replica of this service out."""
+    async def test_the_age_of_keys_is_measured(self, service: Service) -> None:
+        """While they are fresh, readiness has nothing to tell."""
         answer = await service.http.get("/readyz")
         assert (answer.status_code, answer.text) == (200, "ready\n")
         metrics = (await service.http.get("/metrics")).text
         assert f'auth_workload_keys_age_seconds{{issuer="{CLUSTER.name}"}}' in metrics
+
+
+async def test_stale_keys_are_shown_by_a_replica_that_is_ready() -> None:
+    """The body of /readyz has a line for each issuer, and the status stays."""
+    app = create_app(probe_routes(lambda: True, lambda: ["the keys of a are stale"]))
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://auth.test") as http:
+        answer = await http.get("/readyz")
+    assert (answer.status_code, answer.text) == (200, "ready\nwarning: the keys of a are stale\n")
 
 
 class TestAdmin:

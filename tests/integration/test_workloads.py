@@ -439,6 +439,7 @@ class TestOwnKeys:
             "{}",
             "[]",
             "x",
+            json.dumps(OWN.jwk(x5c="x" * 8192)),
             json.dumps({"kty": "oct", "k": "AAAA"}),
             jwks(OWN.jwk()),
             json.dumps(OWN.jwk(use="enc")),
@@ -447,7 +448,7 @@ class TestOwnKeys:
             "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
             OWN.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
         ],
-        ids=range(11),
+        ids=range(12),
     )
     async def test_what_is_no_public_key_is_refused(self, core: Core, given: str) -> None:
         """The error does not quote it, because it may be a private key."""
