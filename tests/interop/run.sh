@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs clients that this project did not write against a live server, and the files of deploy/ in the
 # proxies that they are for: `make interop`.
-# Installs grpcurl, grpc-health-probe, a Go and a Node.js client, Envoy, playwright-core and linters
-# below .interop/ (kept, so that the next run is quick), then hands over to check.py and to mesh/.
-# Needs the project's .venv, Go, Node.js, nginx and Chromium; MESH=no leaves out all of mesh/.
+# Installs grpcurl, grpc-health-probe, SPIRE, a Go and a Node.js client, Envoy, playwright-core and
+# linters below .interop/ (kept, so that the next run is quick), then hands over to check.py, spire/
+# and mesh/.
+# Needs the project's .venv, Go, a C compiler, Node.js, nginx and Chromium; MESH=no leaves out all of mesh/.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -67,6 +68,15 @@ build_go() {
   done_with go "${inputs[@]}"
 }
 
+# SPIRE has 2,300 packages, and sqlite in C: the first build takes some minutes, and is kept.
+build_spire() {
+  local inputs=("$SOURCE/spire/go.mod" "$SOURCE/spire/go.sum")
+  [[ -x "$BUILD/bin/spire-agent" ]] && unchanged spire "${inputs[@]}" && return
+  echo "interop: building the SPIRE server and agent"
+  (cd "$SOURCE/spire" && GOBIN="$BUILD/bin" timeout 3000 go install -mod=readonly tool)
+  done_with spire "${inputs[@]}"
+}
+
 install_node() {
   local inputs=("$SOURCE"/node/package*.json)
   mkdir -p "$BUILD/node"
@@ -124,6 +134,7 @@ validate_files() {
 
 [[ -x "$PYTHON" ]] || fail ".venv is missing; run \`make interop\`, which makes it"
 need go golang-go
+need gcc gcc libc6-dev
 need node nodejs npm
 need npm npm
 go_version=$(cd "$SOURCE/tools" && go env GOVERSION) ||
@@ -132,9 +143,11 @@ echo "interop: $go_version, Node.js $(node --version)"
 mkdir -p "$BUILD/bin"
 install_tools
 build_go
+build_spire
 install_node
 bash "$SOURCE/xds/run.sh"
 "$PYTHON" "$SOURCE/check.py"
+"$PYTHON" "$SOURCE/spire"
 [[ ${MESH:-yes} == no ]] && exit
 need_nginx
 need chromium chromium
