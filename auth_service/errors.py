@@ -14,6 +14,7 @@ AuthError
 ├── NotFound                 the named object does not exist
 ├── AlreadyExists            the object exists already
 ├── TooManySecrets           the service account has as many live secrets as it may have
+├── CertificateRequired      the client has to present its certificate (RFC 8705)
 ├── Retryable                the same call may succeed later; carries `retry_after`
 │   ├── RateLimited          too many attempts or too much load
 │   └── Unavailable          a dependency is not available
@@ -45,6 +46,7 @@ class InactiveReason(StrEnum):
     TOKEN_REVOKED = "token_revoked"  # noqa: S105 - a reason, not a secret
     SESSION_REVOKED = "session_revoked"
     USER_REVOKED = "user_revoked"
+    WRONG_CERTIFICATE = "wrong_certificate"
     INSUFFICIENT_SCOPE = "insufficient_scope"
     INSUFFICIENT_ROLE = "insufficient_role"
 
@@ -168,6 +170,18 @@ class TooManySecrets(AuthError):
     """The service account has as many live secrets as it may have."""
 
     reason: ClassVar[str] = "TOO_MANY_SECRETS"
+
+
+class CertificateRequired(AuthError):
+    """The tokens are bound to a client certificate, and the client presented none (RFC 8705)."""
+
+    reason: ClassVar[str] = "CERTIFICATE_REQUIRED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "tokens for this account or audience are bound to a client certificate; present it by "
+            "mutual TLS"
+        )
 
 
 class Retryable(AuthError):

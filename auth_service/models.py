@@ -56,6 +56,8 @@ class ServiceAccount:
     """Tokens issued before this whole second are revoked."""
     audiences: tuple[UUID, ...] = ()
     """The ids of the restricted audiences that are granted; some may be deleted."""
+    bound: bool = False
+    """Whether its tokens are bound to the client certificate of its login (RFC 8705)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,8 @@ class Session:
     expires_at: datetime
     """When the session ends, whether it is refreshed or not."""
     revoked_at: datetime | None = None
+    bound_to: str = ""
+    """The client certificate that its tokens are bound to, as a thumbprint (RFC 8705); or empty."""
     refresh_request_hash: bytes | None = field(default=None, repr=False)
     """Identifies the request that made the current generation, if the client gave it an id."""
 

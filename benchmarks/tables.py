@@ -76,4 +76,4 @@ def rotation(user: UUID, session: UUID, generation: int, seed: bytes) -> Rotatio
     """Return the arguments of that UPDATE."""
     week, skew = timedelta(days=7), timedelta(seconds=10)
     jti = token_id(seed, generation)
-    return Rotation(user, session, generation, generation, (), week, skew, None, jti, (), "")
+    return Rotation(user, session, generation, generation, (), week, skew, None, jti, (), "", "")

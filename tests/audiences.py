@@ -25,11 +25,11 @@ async def register(
     return audience
 
 
-async def register_in(database_url: str, *names: str) -> None:
+async def register_in(database_url: str, *names: str, bound: bool = False) -> None:
     """Register audiences, open to all and with any scope, in the database of a server."""
     pool = await pools.connect(database_url, min_size=1, max_size=1)
     try:
         for name in names:
-            await register(Store(pool), name)
+            await register(Store(pool), name, bound=bound)
     finally:
         await pool.close()

@@ -7,10 +7,10 @@ transport: a refusal has a status of HTTP, which the gRPC edges translate.
 import logging
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from auth_service.errors import (
     AuthError,
@@ -21,7 +21,7 @@ from auth_service.errors import (
 )
 from auth_service.tokens.access import SCOPE_TOKEN, AccessClaims
 
-__all__ = ["Admission", "Refused", "Rule", "Verifier", "admit", "claims_of"]
+__all__ = ["Admission", "Refused", "Rule", "Verifier", "admit", "claims_of", "without_certificate"]
 
 log = logging.getLogger("auth_service.client")
 
@@ -39,8 +39,13 @@ class Verifier(Protocol):
         audience: str = "",
         required_scope: Collection[str] = (),
         required_roles: Collection[str] = (),
+        certificate_thumbprint: str = "",
     ) -> AccessClaims:
-        """Return the claims of a valid token. Raises InvalidToken or RevocationsStale."""
+        """Return the claims of a valid token. Raises InvalidToken or RevocationsStale.
+
+        `certificate_thumbprint` is that of the caller's certificate, empty if it shows none; a
+        token that is bound to another must be refused (RFC 8705 section 3).
+        """
         ...
 
 
@@ -119,28 +124,50 @@ class Admission:
     token: str = field(repr=False)
     claims: AccessClaims | None
 
+    @property
+    def certificate(self) -> str:
+        """The thumbprint of the caller's certificate, if the token is bound to it; else empty."""
+        return "" if self.claims is None else self.claims.certificate_thumbprint
+
     def renew(self) -> None:
         """Verify the token again. Raises Refused if it is no longer valid."""
-        _verify(self.verifier, self.rule, self.token)
+        _verify(self.verifier, self.rule, self.token, lambda: self.certificate)
 
 
-def admit(verifier: Verifier, rule: Rule, authorization: Sequence[str]) -> Admission:
+def without_certificate() -> str:
+    """Return the thumbprint of a caller that presents no certificate."""
+    return ""
+
+
+def admit(
+    verifier: Verifier,
+    rule: Rule,
+    authorization: Sequence[str],
+    certificate: Callable[[], str] = without_certificate,
+) -> Admission:
     """Admit a caller by the values of its `authorization` header. Raises Refused.
 
-    A public rule never refuses; a caller with an invalid token is treated as anonymous.
+    `certificate` returns the thumbprint of the caller's certificate, see `authz.certificates`. It
+    is called for a bound token only, as reading a certificate takes longer than verifying. A public
+    rule never refuses; a caller with an invalid token is treated as anonymous.
     """
     try:
         token = _bearer_token(authorization)
-        return Admission(verifier, rule, token, _verify(verifier, rule, token))
+        return Admission(verifier, rule, token, _verify(verifier, rule, token, certificate))
     except Refused:
         if rule.public:
             return Admission(verifier, rule, "", None)
         raise
 
 
-def claims_of(verifier: Verifier, rule: Rule, authorization: Sequence[str]) -> AccessClaims:
+def claims_of(
+    verifier: Verifier,
+    rule: Rule,
+    authorization: Sequence[str],
+    certificate: Callable[[], str] = without_certificate,
+) -> AccessClaims:
     """Return the claims of the token in these values. Raises Refused, even under a public rule."""
-    return _verify(verifier, rule, _bearer_token(authorization))
+    return _verify(verifier, rule, _bearer_token(authorization), certificate)
 
 
 def _bearer_token(authorization: Sequence[str]) -> str:
@@ -157,11 +184,29 @@ def _bearer_token(authorization: Sequence[str]) -> str:
     return token
 
 
-def _verify(verifier: Verifier, rule: Rule, token: str) -> AccessClaims:
+def _ask(
+    verifier: Verifier, rule: Rule, token: str, certificate: Callable[[], str]
+) -> AccessClaims:
+    asked: dict[str, Any] = {
+        "audience": rule.audience,
+        "required_scope": rule.scope,
+        "required_roles": rule.roles,
+    }
     try:
-        claims = verifier.verify(
-            token, audience=rule.audience, required_scope=rule.scope, required_roles=rule.roles
-        )
+        return verifier.verify(token, **asked)
+    except InvalidToken as error:
+        if error.inactive_reason is not InactiveReason.WRONG_CERTIFICATE:
+            raise
+        if not (thumbprint := certificate()):
+            raise
+    return verifier.verify(token, **asked, certificate_thumbprint=thumbprint)
+
+
+def _verify(
+    verifier: Verifier, rule: Rule, token: str, certificate: Callable[[], str]
+) -> AccessClaims:
+    try:
+        claims = _ask(verifier, rule, token, certificate)
         if not isinstance(claims, AccessClaims):  # for example a coroutine
             raise TypeError(f"verify() returned {type(claims).__name__}, not AccessClaims")
         return claims
@@ -203,6 +248,8 @@ def _invalid(text: str) -> Refused:
 def _refusal(error: InvalidToken, rule: Rule) -> Refused:
     if error.inactive_reason is InactiveReason.WRONG_AUDIENCE:
         return _invalid("the access token is for another audience")
+    if error.inactive_reason is InactiveReason.WRONG_CERTIFICATE:
+        return _invalid("the access token is bound to a client certificate; present it")
     if error.inactive_reason not in _INSUFFICIENT:
         return _invalid(error.text)
     challenge = 'Bearer error="insufficient_scope"'

@@ -7,7 +7,13 @@ import logging
 from typing import Protocol
 
 from auth_service.authz.admission import Refused
-from auth_service.errors import AuthError, ConfigError, InvalidSubjectToken, InvalidTarget
+from auth_service.errors import (
+    AuthError,
+    CertificateRequired,
+    ConfigError,
+    InvalidSubjectToken,
+    InvalidTarget,
+)
 from auth_service.tokens.access import AccessClaims
 
 __all__ = ["Exchange", "exchanged"]
@@ -21,7 +27,7 @@ class Exchange(Protocol):
     def token(self, parent: AccessClaims, audience: str) -> str:
         """Return a token for an audience, by the claims of a valid token.
 
-        Raises ConfigError, InvalidTarget, InvalidSubjectToken.
+        Raises ConfigError, InvalidTarget, InvalidSubjectToken, CertificateRequired.
         """
         ...
 
@@ -35,5 +41,5 @@ def exchanged(exchange: Exchange, claims: AccessClaims, audience: str) -> str:
         raise Refused(
             500, AuthError.reason, "server_error", "internal error; the log has the cause"
         ) from error
-    except (InvalidTarget, InvalidSubjectToken) as error:
+    except (InvalidTarget, InvalidSubjectToken, CertificateRequired) as error:
         raise Refused(403, error.reason, "access_denied", error.text) from error

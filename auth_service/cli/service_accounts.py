@@ -21,6 +21,12 @@ Result = TypeVar("Result")
 
 _PAGE = 500
 
+bound_option = click.option(
+    "--bound/--unbound",
+    default=None,
+    help="Whether its tokens are bound to the client certificate of its login (RFC 8705).",
+)
+
 
 @click.group(
     "service-accounts",
@@ -46,6 +52,7 @@ def service_accounts() -> None:
 @roles_option
 @scope_option
 @click.option("--no-secret", is_flag=True, help="Make no secret: the service is a workload.")
+@bound_option
 @json_option
 @config_option
 def create(
@@ -53,6 +60,7 @@ def create(
     roles: tuple[str, ...],
     scope: tuple[str, ...],
     no_secret: bool,
+    bound: bool | None,
     as_json: bool,
     config_file: Path | None,
 ) -> None:
@@ -62,7 +70,9 @@ def create(
     """
 
     async def work(accounts: ServiceAccounts) -> str:
-        return await accounts.create(client_id, roles=roles, scope=scope, secret=not no_secret)
+        return await accounts.create(
+            client_id, roles=roles, scope=scope, secret=not no_secret, bound=bool(bound)
+        )
 
     secret = _run(config_file, work)
     show({"client_id": client_id, "client_secret": secret or None}, as_json=as_json)
@@ -113,6 +123,7 @@ def show_(client_id: str, as_json: bool, config_file: Path | None) -> None:
 @click.option("--no-roles", is_flag=True, help="Take all roles away.")
 @scope_option
 @click.option("--no-scope", is_flag=True, help="Take all scopes away.")
+@bound_option
 @json_option
 @config_option
 def update(
@@ -121,6 +132,7 @@ def update(
     no_roles: bool,
     scope: tuple[str, ...],
     no_scope: bool,
+    bound: bool | None,
     as_json: bool,
     config_file: Path | None,
 ) -> None:
@@ -130,7 +142,7 @@ def update(
     """
     if (roles and no_roles) or (scope and no_scope):
         fail(Exit.USAGE, "give either the new ones or --no-roles, --no-scope")
-    if not (roles or no_roles or scope or no_scope):
+    if not (roles or no_roles or scope or no_scope) and bound is None:
         fail(Exit.USAGE, "nothing to update", "give --role, --scope, --no-roles or --no-scope")
 
     async def work(accounts: ServiceAccounts) -> ServiceAccount:
@@ -138,6 +150,7 @@ def update(
             client_id,
             roles=roles if roles or no_roles else None,
             scope=scope if scope or no_scope else None,
+            bound=bound,
         )
 
     _show(_run(config_file, work), as_json)
@@ -271,6 +284,7 @@ def _record(account: ServiceAccount) -> dict[str, object]:
         "roles": account.roles,
         "scope": account.scope,
         "disabled": account.disabled,
+        "bound": account.bound,
         "created_at": account.created_at,
     }
 

@@ -59,12 +59,18 @@ def inspect(as_json: bool) -> None:
 @click.option("--audience", default="", help="An audience that the token must have.")
 @click.option("--scope", multiple=True, help="A scope that the token must have; may be repeated.")
 @click.option("--role", multiple=True, help="A role that the token must have; may be repeated.")
+@click.option(
+    "--certificate-thumbprint",
+    default="",
+    help="The SHA-256 of the presenter's certificate in DER, in base64url.",
+)
 @json_option
 @config_option
 def explain(
     audience: str,
     scope: tuple[str, ...],
     role: tuple[str, ...],
+    certificate_thumbprint: str,
     as_json: bool,
     config_file: Path | None,
 ) -> None:
@@ -81,7 +87,11 @@ def explain(
         clock = backend.database.clock
         how = explanations(backend.settings, backend.database, keys, None, clock)
         return await how.explain(
-            access_token, audience=audience, required_scope=scope, required_roles=role
+            access_token,
+            audience=audience,
+            required_scope=scope,
+            required_roles=role,
+            certificate_thumbprint=certificate_thumbprint,
         )
 
     explained = run(config_file, work)

@@ -14,7 +14,7 @@ import grpc
 from auth_service.authz.admission import Admission, Refused
 from auth_service.authz.status import status_of
 from auth_service.client.guard import Guard
-from auth_service.client.principal import acting_as
+from auth_service.client.principal import acting_for
 
 __all__ = ["AioCall"]
 
@@ -38,7 +38,7 @@ class AioCall:
             admission = self._guard.admit(context)
         except Refused as refused:
             await _abort(context, refused)
-        with acting_as(admission.claims, admission.token):
+        with acting_for(admission):
             return await self._behavior(request, context)
 
     async def coroutine(self, request: Any, context: Context) -> Any:
@@ -58,7 +58,7 @@ class AioCall:
                     while (response := await watch.step(anext, responses, _END)) is not _END:
                         yield response
                 finally:
-                    with acting_as(watch.admission.claims, watch.admission.token):
+                    with acting_for(watch.admission):
                         await responses.aclose()
         except Refused as refused:
             await _abort(context, refused)
@@ -93,7 +93,7 @@ class _Watch:
         self._check()
         try:
             async with asyncio.timeout(None) as self._scope:
-                with acting_as(self.admission.claims, self.admission.token):
+                with acting_for(self.admission):
                     result = await behavior(*arguments)
         except TimeoutError:
             self._check()

@@ -12,10 +12,17 @@ carry no token.
 
 import json
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
+from functools import partial
 from typing import Any
 
 from auth_service.authz.admission import Refused, Rule, Verifier, admit, claims_of
-from auth_service.client.principal import acting_as
+from auth_service.authz.certificates import (
+    FORWARDED,
+    TrustedProxies,
+    presented_to_proxy,
+    thumbprint_of_pem,
+)
+from auth_service.client.principal import acting_for
 from auth_service.tokens.access import AccessClaims
 
 __all__ = ["BearerMiddleware", "require"]
@@ -41,6 +48,10 @@ class BearerMiddleware:
     `public_paths` are paths of the application, below its root path: "/health" is that one path,
     and "/docs/*" all paths below "/docs/". A path that another layer could read differently ("..",
     "//", "%2e", "\\", ";") is never public by a "/*". Raises ValueError for any other form of path.
+
+    A token that is bound to a client certificate (RFC 8705) needs that certificate: of the
+    connection, if the server has the TLS extension of ASGI, or, from a client in `trusted_proxies`
+    (networks such as "10.0.0.0/8"), the one that x-forwarded-client-cert names.
     """
 
     def __init__(
@@ -52,8 +63,10 @@ class BearerMiddleware:
         scope: Collection[str] = (),
         roles: Collection[str] = (),
         public_paths: Iterable[str] = (),
+        trusted_proxies: Collection[str] = (),
     ) -> None:
         self._app = app
+        self._proxies = TrustedProxies(trusted_proxies)
         self._verifier = verifier
         self._rule = _rule(audience, scope, roles)
         self._public = Rule(audience, public=True)
@@ -68,12 +81,13 @@ class BearerMiddleware:
             raise NotImplementedError(f"no access check for ASGI scope type {scope['type']!r}")
         rule = self._public if self._is_public(_route_path(scope)) else self._rule
         try:
-            admission = admit(self._verifier, rule, _authorization(scope))
+            certificate = partial(_certificate, scope, self._proxies)
+            admission = admit(self._verifier, rule, _authorization(scope), certificate)
         except Refused as refused:
             await _refuse(scope, send, refused)
             return
         scope.setdefault("state", {})["principal"] = admission.claims
-        with acting_as(admission.claims, admission.token):
+        with acting_for(admission):
             await self._app(scope, receive, send)
 
 
@@ -83,6 +97,7 @@ def require(
     audience: str = "",
     scope: Collection[str] = (),
     roles: Collection[str] = (),
+    trusted_proxies: Collection[str] = (),
 ) -> Callable[..., Awaitable[AccessClaims]]:
     """Return a dependency for FastAPI: `Depends(require(verifier, scope=("orders.read",)))`.
 
@@ -93,11 +108,12 @@ def require(
     from starlette.exceptions import HTTPException  # noqa: PLC0415
     from starlette.requests import HTTPConnection  # noqa: PLC0415
 
-    rule = _rule(audience, scope, roles)
+    rule, proxies = _rule(audience, scope, roles), TrustedProxies(trusted_proxies)
 
     async def caller(request: HTTPConnection) -> AccessClaims:
         try:
-            return claims_of(verifier, rule, request.headers.getlist("authorization"))
+            certificate = partial(_certificate, request.scope, proxies)
+            return claims_of(verifier, rule, _authorization(request.scope), certificate)
         except Refused as refused:
             detail: Any = refused.body()  # FastAPI's own HTTPException takes any JSON as well
             raise HTTPException(refused.status, detail, refused.headers()) from refused
@@ -112,11 +128,21 @@ def _rule(audience: str, scope: Collection[str], roles: Collection[str]) -> Rule
 
 
 def _authorization(scope: Scope) -> list[str]:
-    return [
-        value.decode("latin-1")
-        for name, value in scope["headers"]
-        if name.lower() == b"authorization"
-    ]
+    return _header(scope, "authorization")
+
+
+def _header(scope: Scope, wanted: str) -> list[str]:
+    key = wanted.encode()
+    return [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == key]
+
+
+def _certificate(scope: Scope, proxies: TrustedProxies) -> str:
+    """Return the thumbprint of the client's certificate; empty if it presents none."""
+    if proxies.knows((scope.get("client") or (None,))[0]):
+        return presented_to_proxy(_header(scope, FORWARDED))
+    tls = (scope.get("extensions") or {}).get("tls") or {}  # ASGI TLS extension
+    chain = tls.get("client_cert_chain") or ("",)
+    return thumbprint_of_pem(chain[0])
 
 
 def _public_paths(patterns: Iterable[str]) -> Callable[[str], bool]:

@@ -35,6 +35,7 @@ _TIMEOUT = 3.0  # seconds of an exchange
 _FORCED_APART = 10.0  # seconds; a service that refuses every token causes no exchange for each call
 
 Work = TypeVar("Work")
+Received = tuple[str, str]  # a token, and the thumbprint of the certificate of its presenter
 
 
 @dataclass(slots=True)
@@ -52,23 +53,27 @@ class _Kept(Generic[Work]):
             raise ValueError("exchange_for must name an audience")
         self._audience = audience
         self._scope = tuple(scope)
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._received: dict[str, str] = {}
-        self.running: dict[str, Work] = {}
+        self._entries: OrderedDict[Received, _Entry] = OrderedDict()
+        self._received: dict[str, Received] = {}
+        self.running: dict[Received, Work] = {}
 
     def __repr__(self) -> str:
         return f"<exchanged tokens for {self._audience}>"
 
-    def request(self, received: str) -> pb.ExchangeRequest:
+    def request(self, received: Received) -> pb.ExchangeRequest:
+        subject_token, certificate = received
         return pb.ExchangeRequest(
-            subject_token=received, audience=self._audience, scope=self._scope
+            subject_token=subject_token,
+            audience=self._audience,
+            scope=self._scope,
+            certificate_thumbprint=certificate,
         )
 
-    def find(self, received: str) -> str | None:
+    def find(self, received: Received) -> str | None:
         entry = self._entries.get(received)
         return entry.token if entry is not None and time.time() < entry.until else None
 
-    def keep(self, received: str, answer: pb.ExchangeResponse) -> str:
+    def keep(self, received: Received, answer: pb.ExchangeResponse) -> str:
         before = self._forget(received)
         forced_at = before.forced_at if before is not None else 0.0
         until = answer.expires_at.seconds - _SPARE
@@ -80,32 +85,32 @@ class _Kept(Generic[Work]):
 
     def invalidate(self, token: str) -> None:
         """Let a token that a service has refused be exchanged again, once in a while."""
-        entry = self._entries.get(self._received.get(token, ""))
+        entry = self._entries.get(self._received.get(token, ("", "")))
         now = time.monotonic()
         if entry is not None and now >= entry.forced_at + _FORCED_APART:
             entry.until, entry.forced_at = 0.0, now
 
-    def _forget(self, received: str) -> _Entry | None:
+    def _forget(self, received: Received) -> _Entry | None:
         entry = self._entries.pop(received, None)
         if entry is not None:
             self._received.pop(entry.token, None)
         return entry
 
 
-def _ended(running: dict[str, "asyncio.Task[str]"], received: str, task: Any) -> None:
+def _ended(running: dict[Received, "asyncio.Task[str]"], received: Received, task: Any) -> None:
     running.pop(received, None)
     if not task.cancelled():
         task.exception()  # so that it is not logged where nobody waits any more
 
 
-def _received() -> str:
-    token = received_token()
-    if not token:
+def _received() -> Received:
+    received = received_token()
+    if not received[0]:
         raise Unauthenticated(
             "there is no token to exchange: this code runs outside of a call that the auth "
             "interceptor or middleware guards, or in a public call without a valid token"
         )
-    return token
+    return received
 
 
 class ExchangedTokens:
@@ -150,7 +155,7 @@ class ExchangedTokens:
         """Exchange again at the next call, because a service has refused this token."""
         self._kept.invalidate(token)
 
-    async def _ask(self, received: str) -> str:
+    async def _ask(self, received: Received) -> str:
         own = await self._own.access_token(_TIMEOUT)
         try:
             try:
@@ -164,7 +169,7 @@ class ExchangedTokens:
             raise reason_of(error) from error
         return self._kept.keep(received, answer)
 
-    async def _call(self, received: str, own: str) -> pb.ExchangeResponse:
+    async def _call(self, received: Received, own: str) -> pb.ExchangeResponse:
         answer: pb.ExchangeResponse = await self._exchange(
             self._kept.request(received), metadata=(bearer(own),), timeout=_TIMEOUT
         )
@@ -211,7 +216,7 @@ class SyncExchangedTokens:
                 if time.monotonic() >= end:
                     raise
 
-    def _lead(self, received: str, mine: "Future[str]", timeout: float) -> str:
+    def _lead(self, received: Received, mine: "Future[str]", timeout: float) -> str:
         try:
             token = self._ask(received, timeout)
             mine.set_result(token)
@@ -230,7 +235,7 @@ class SyncExchangedTokens:
         with self._lock:
             self._kept.invalidate(token)
 
-    def _ask(self, received: str, timeout: float) -> str:
+    def _ask(self, received: Received, timeout: float) -> str:
         own = self._own.access_token(timeout)
         try:
             try:
@@ -245,7 +250,7 @@ class SyncExchangedTokens:
         with self._lock:
             return self._kept.keep(received, answer)
 
-    def _call(self, received: str, own: str, timeout: float) -> pb.ExchangeResponse:
+    def _call(self, received: Received, own: str, timeout: float) -> pb.ExchangeResponse:
         answer: pb.ExchangeResponse = self._exchange(
             self._kept.request(received), metadata=(bearer(own),), timeout=timeout
         )

@@ -5,9 +5,11 @@ Owns reading the metadata, and when the token of a stream is checked again.
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from auth_service.authz.admission import Admission, Rule, Verifier, admit
+from auth_service.authz.certificates import TrustedProxies, presented
 
 __all__ = ["Guard"]
 
@@ -19,12 +21,16 @@ class Guard:
     verifier: Verifier
     rule: Rule
     recheck_interval: float | None
+    proxies: TrustedProxies
 
     def admit(self, context: Any) -> Admission:
         """Admit the caller of this call; raises Refused."""
         metadata = context.invocation_metadata() or ()
         return admit(
-            self.verifier, self.rule, [value for key, value in metadata if key == "authorization"]
+            self.verifier,
+            self.rule,
+            [value for key, value in metadata if key == "authorization"],
+            partial(presented, context, self.proxies),
         )
 
     def pause(self, admission: Admission) -> float | None:

@@ -10,12 +10,13 @@ code of other interceptors that runs at look-up has no principal yet.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import grpc
 
 from auth_service.authz.admission import Verifier
+from auth_service.authz.certificates import TrustedProxies
 from auth_service.client.aio_calls import AioCall
 from auth_service.client.guard import Guard
 from auth_service.client.rules import Rules
@@ -43,6 +44,10 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
     every `recheck_interval` seconds and at its expiry, and the handler is cancelled; a handler that
     suppresses its cancellation runs until it yields or returns. With `end_streams=False` the token
     is checked only when the stream begins. Raises ValueError if the interval is not above zero.
+
+    A token that is bound to a client certificate (RFC 8705) needs that certificate on the call's
+    connection. Behind proxies in `trusted_proxies`, networks such as "10.0.0.0/8", it is the one
+    that the proxy names in x-forwarded-client-cert.
     """
 
     def __init__(
@@ -52,8 +57,9 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         *,
         end_streams: bool = True,
         recheck_interval: float = 1.0,
+        trusted_proxies: Collection[str] = (),
     ) -> None:
-        self._guard_of = _guards(verifier, rules, end_streams, recheck_interval)
+        self._guard_of = _guards(verifier, rules, end_streams, recheck_interval, trusted_proxies)
 
     async def intercept_service(
         self,
@@ -82,8 +88,9 @@ class SyncAuthInterceptor(grpc.ServerInterceptor):
         *,
         end_streams: bool = True,
         recheck_interval: float = 1.0,
+        trusted_proxies: Collection[str] = (),
     ) -> None:
-        self._guard_of = _guards(verifier, rules, end_streams, recheck_interval)
+        self._guard_of = _guards(verifier, rules, end_streams, recheck_interval, trusted_proxies)
 
     def intercept_service(
         self,
@@ -97,12 +104,17 @@ class SyncAuthInterceptor(grpc.ServerInterceptor):
 
 
 def _guards(
-    verifier: Verifier, rules: Rules, end_streams: bool, recheck_interval: float
+    verifier: Verifier,
+    rules: Rules,
+    end_streams: bool,
+    recheck_interval: float,
+    trusted_proxies: Collection[str],
 ) -> Callable[[str], Guard]:
     if not recheck_interval > 0:
         raise ValueError("recheck_interval must be above zero seconds")
     interval = recheck_interval if end_streams else None
-    return lambda method: Guard(verifier, rules.of(method), interval)
+    proxies = TrustedProxies(trusted_proxies)
+    return lambda method: Guard(verifier, rules.of(method), interval, proxies)
 
 
 def _guarded(handler: Any, guard: Guard, behavior_of: Callable[[Any, Guard], Any]) -> Any:

@@ -5,21 +5,26 @@ threads that a handler starts by itself do not inherit it (see `contextvars.copy
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 
+from auth_service.authz.admission import Admission
 from auth_service.tokens.access import AccessClaims
 
-__all__ = ["acting_as", "current_principal", "principal", "received_token"]
+__all__ = ["acting_as", "acting_for", "current_principal", "principal", "received_token"]
 
 current_principal: ContextVar[AccessClaims | None] = ContextVar("current_principal", default=None)
 """The caller's claims; None outside of a call, and for an anonymous caller."""
 
-_received: ContextVar[str] = ContextVar("received_token", default="")
+_received: ContextVar[tuple[str, str]] = ContextVar("received_token", default=("", ""))
 
 
-def received_token() -> str:
-    """Return the caller's access token; empty outside of a call, and for an anonymous caller."""
+def received_token() -> tuple[str, str]:
+    """Return the caller's access token, and the thumbprint of its certificate.
+
+    Both are empty outside of a call and for an anonymous caller; the second also for a caller
+    without a certificate.
+    """
     return _received.get()
 
 
@@ -35,14 +40,22 @@ def principal() -> AccessClaims:
 
 
 @contextmanager
-def acting_as(claims: AccessClaims | None, token: str = "") -> Iterator[None]:
+def acting_as(
+    claims: AccessClaims | None, token: str = "", certificate: str = ""
+) -> Iterator[None]:
     """Make these claims the principal while the block runs; None stands for no principal.
 
-    `token` is the access token with these claims.
+    `token` is the access token with these claims, and `certificate` the thumbprint of the caller's.
     """
-    before, received_before = current_principal.set(claims), _received.set(token)
+    before = current_principal.set(claims)
+    received_before = _received.set((token, certificate))
     try:
         yield
     finally:
         _received.reset(received_before)
         current_principal.reset(before)
+
+
+def acting_for(admission: Admission) -> AbstractContextManager[None]:
+    """Make an admitted caller the principal while the block runs."""
+    return acting_as(admission.claims, admission.token, admission.certificate)

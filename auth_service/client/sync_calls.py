@@ -20,7 +20,7 @@ import grpc
 from auth_service.authz.admission import Admission, Refused
 from auth_service.authz.status import status_of
 from auth_service.client.guard import Guard
-from auth_service.client.principal import acting_as
+from auth_service.client.principal import acting_for
 
 __all__ = ["SyncCall"]
 
@@ -41,7 +41,7 @@ class SyncCall:
             admission = self._guard.admit(context)
         except Refused as refused:
             _abort(context, refused)
-        with acting_as(admission.claims, admission.token):
+        with acting_for(admission):
             return self._behavior(request, context)
 
     def gathering(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
@@ -84,7 +84,7 @@ class _Unwatched:
         self._admission = admission
 
     def run(self, part: Callable[..., Any], *arguments: Any) -> Any:
-        with acting_as(self._admission.claims, self._admission.token):
+        with acting_for(self._admission):
             return part(*arguments)
 
     def last(self, part: Callable[[], Any]) -> None:
@@ -103,7 +103,7 @@ class _Watched:
         self._admission = admission
         self._pause = pause
         self._thread = thread
-        with acting_as(admission.claims, admission.token):
+        with acting_for(admission):
             self._context = copy_context()
         self._due = time.monotonic() + pause()
         self._refused: Refused | None = None

@@ -100,15 +100,18 @@ class _Verdicts:
         audience: str = "",
         required_scope: Collection[str] = (),
         required_roles: Collection[str] = (),
+        certificate_thumbprint: str = "",
         max_staleness: timedelta | Literal[_Setting.OWN] | None = _OWN,
         on_stale: OnStale | None = None,
     ) -> AccessClaims:
         """Return the claims of a valid token, from memory; from any thread.
 
-        An empty `audience` accepts any; every required scope and role must be there. Without
-        `max_staleness` and `on_stale` the verifier's own hold. Raises InvalidToken with the first
-        reason against the token, and RevocationsStale, before it looks at the token, if the
-        revocations are not known up to `max_staleness` ago.
+        An empty `audience` accepts any; every required scope and role must be there. A token that
+        is bound to a client certificate is valid only with `certificate_thumbprint`, the SHA-256
+        of the presenter's certificate in DER, in base64url (RFC 8705). Without `max_staleness` and
+        `on_stale` the verifier's own hold. Raises InvalidToken with the first reason against the
+        token, and RevocationsStale, before it looks at the token, if the revocations are not known
+        up to `max_staleness` ago.
         """
         limit = self._limit
         if max_staleness is not _OWN or on_stale is not None:
@@ -125,6 +128,7 @@ class _Verdicts:
             audience=audience,
             required_scope=required_scope,
             required_roles=required_roles,
+            certificate_thumbprint=certificate_thumbprint,
         )
 
     @property

@@ -29,6 +29,7 @@ from auth_service.config.types import (
     HttpAddress,
     Key,
     Names,
+    Networks,
     OptionalNames,
     Origins,
     Positive,
@@ -223,8 +224,8 @@ class Settings(BaseSettings):
     http_address: HttpAddress = _field(
         "127.0.0.1:8080",
         "Address of the HTTP server (keys, OAuth, forward-auth, browsers, probes, metrics): "
-        "host:port or [IPv6]:port; `off` disables HTTP. TLS is that of gRPC, without client "
-        "certificates.",
+        "host:port or [IPv6]:port; `off` disables HTTP. TLS is that of gRPC; client certificates "
+        "are asked for with AUTH_HTTP_CLIENT_CERTIFICATES.",
         "[::]:8080",
     )
     http_max_connections: Positive = _field(
@@ -294,8 +295,22 @@ class Settings(BaseSettings):
     )
     tls_client_ca_file: File | None = _field(
         None,
-        "Authorities of client certificates in PEM; clients must present a certificate (mTLS).",
+        "Authorities of client certificates in PEM; gRPC clients must present a certificate "
+        "(mTLS).",
         "/etc/auth/clients.crt",
+    )
+    http_client_certificates: bool = _field(
+        False,
+        "Also ask HTTP clients for a certificate of AUTH_TLS_CLIENT_CA_FILE. They may go without; "
+        "browsers that have one ask their user.",
+        True,
+    )
+    trusted_proxies: Networks = _field(
+        (),
+        "Networks of proxies that name the certificate of their client in x-forwarded-client-cert, "
+        "for tokens that are bound to one. Such a proxy must replace the header that a client "
+        "sends.",
+        "10.0.0.0/8,::1",
     )
     max_message_bytes: Annotated[int, Field(ge=4096, le=2**31 - 1)] = _field(
         4 * 1024 * 1024, "Maximum size of a request message in bytes.", 4 * 1024 * 1024
@@ -370,6 +385,11 @@ class Settings(BaseSettings):
             raise wrong("AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE are required together; set both")
         if self.tls_client_ca_file is not None and self.tls_cert_file is None:
             raise wrong("AUTH_TLS_CLIENT_CA_FILE requires AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE")
+        if self.http_client_certificates and self.tls_client_ca_file is None:
+            raise wrong(
+                "AUTH_HTTP_CLIENT_CERTIFICATES requires AUTH_TLS_CLIENT_CA_FILE, which says whose "
+                "certificates are good; set it"
+            )
         if self.tls_cert_file is not None or self.allow_plaintext:
             return
         for name in ("grpc_address", "http_address"):

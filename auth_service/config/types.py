@@ -3,6 +3,7 @@
 Owns how text of the environment becomes a value. Knows no setting by name.
 """
 
+import ipaddress
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "HttpAddress",
     "Key",
     "Names",
+    "Networks",
     "OptionalNames",
     "Origins",
     "Positive",
@@ -52,6 +54,13 @@ def _duration(value: object) -> timedelta:
 
 def _split(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise wrong(f"{value!r} is not a network, such as 10.0.0.0/8 or ::1") from None
 
 
 def _named_path(value: object) -> object:
@@ -134,6 +143,9 @@ OptionalNames = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],
     NoDecode,
     BeforeValidator(_split),
+]
+Networks = Annotated[
+    tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)
 ]
 File = Annotated[Path, BeforeValidator(_named_path)]
 Key = Annotated[SecretStr, AfterValidator(_key)]

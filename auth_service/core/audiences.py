@@ -54,6 +54,10 @@ class Audiences:
         known = self._known.values()
         return frozenset(each.name for each in known if each.open or each.id in granted)
 
+    def any_bound(self, names: Iterable[str]) -> bool:
+        """Tell whether tokens for one of these audiences are bound to a client certificate."""
+        return any(name in self._known and self._known[name].bound for name in names)
+
     def scope_of(self, names: Iterable[str]) -> frozenset[str]:
         """Return the scopes that belong to any of these audiences; see ANY_SCOPE."""
         known = (self._known[name] for name in names if name in self._known)

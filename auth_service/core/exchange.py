@@ -19,6 +19,7 @@ from auth_service.core import fields
 from auth_service.core.audiences import confined
 from auth_service.core.validation import Validation
 from auth_service.errors import (
+    CertificateRequired,
     ConfigError,
     InvalidScope,
     InvalidSubjectToken,
@@ -44,9 +45,11 @@ class Actor(NamedTuple):
     """When its own token was issued, or its account was read; seconds since the epoch."""
     audience: Collection[str]
     """The audiences that it may have tokens for itself."""
+    certificate: Callable[[], str] = lambda: ""
+    """Returns the thumbprint of the certificate that it presents, or empty."""
 
     @classmethod
-    def of(cls, claims: AccessClaims) -> "Actor":
+    def of(cls, claims: AccessClaims, certificate: Callable[[], str] = lambda: "") -> "Actor":
         """Return the holder of a token of this service's API. Raises PermissionDenied.
 
         Anybody may name any `client_id` at a login with a password, so only a token without a
@@ -54,7 +57,7 @@ class Actor(NamedTuple):
         """
         if claims.session_id or claims.chain or claims.subject != claims.client_id:
             raise PermissionDenied("only a service account may exchange, with its own access token")
-        return cls(claims.client_id, claims.issued_at, claims.audience)
+        return cls(claims.client_id, claims.issued_at, claims.audience, certificate)
 
 
 class TokenExchange:
@@ -84,14 +87,17 @@ class TokenExchange:
         audience: str,
         scope: Sequence[str] = (),
         lifetime: timedelta | None = None,
+        presenter: str = "",
     ) -> tuple[str, AccessClaims]:
         """Return a token for one audience, and its claims.
 
-        Without `scope` it has all that it may have. Raises InvalidSubjectToken if the token is not
-        valid, or not for this actor; InvalidTarget if the actor may not act for this subject
-        towards the audience; InvalidScope; RevocationsStale.
+        Without `scope` it has all that it may have. `presenter` is the thumbprint of the
+        certificate of who presented the token to the actor, which a bound token needs. Raises
+        InvalidSubjectToken if the token is not valid, or not for this actor; InvalidTarget if the
+        actor may not act for this subject towards the audience; InvalidScope; CertificateRequired;
+        RevocationsStale.
         """
-        parent = self._parent(subject_token)
+        parent = self._parent(subject_token, presenter)
         if not self._is_for(actor, parent):
             raise InvalidSubjectToken(
                 "is for another service: exchange tokens for an audience of your own token, or for "
@@ -108,6 +114,9 @@ class TokenExchange:
         lifetime: timedelta | None = None,
     ) -> tuple[str, AccessClaims]:
         """Return a token for a target of this actor, by the claims of a valid token."""
+        bound_to = actor.certificate() if target.bound else ""
+        if target.bound and not bound_to:
+            raise CertificateRequired
         now = int(self._now())
         life = self._longest
         if lifetime is not None:
@@ -128,12 +137,13 @@ class TokenExchange:
             auth_time=parent.auth_time,
             amr=parent.amr,
             chain=(link, *parent.chain),
+            certificate_thumbprint=bound_to,
         )
         return self._signer.sign(claims), claims
 
-    def _parent(self, subject_token: str) -> AccessClaims:
+    def _parent(self, subject_token: str, presenter: str) -> AccessClaims:
         try:
-            return self._validation.verify(subject_token)
+            return self._validation.verify(subject_token, certificate_thumbprint=presenter)
         except InvalidToken as error:
             raise InvalidSubjectToken(f"is not active: {error.inactive_reason}") from error
 
@@ -155,7 +165,7 @@ class TokenExchange:
         if len(parent.chain) >= MAX_DEPTH:
             raise InvalidSubjectToken(f"was exchanged {MAX_DEPTH} times, which is the limit")
         known = self._find_audience(fields.label(audience, "audience"))
-        if known is not None and audience != self._own and not known.bound:
+        if known is not None and audience != self._own:
             for rule in known.actors:
                 if rule.client_id == actor.client_id and (
                     not rule.subject_roles or not set(rule.subject_roles).isdisjoint(parent.roles)
@@ -202,7 +212,8 @@ class GatewayExchange:
         """Return a token for an audience, by the claims of a valid token.
 
         Raises ConfigError if no service account stands for the gateways, InvalidTarget,
-        InvalidSubjectToken.
+        InvalidSubjectToken, and CertificateRequired for an audience whose tokens are bound: the
+        service does not see the certificate that the gateway presents to its upstream.
         """
         if not self._client_id:
             raise ConfigError("AUTH_GATEWAY_ACCOUNT names no service account")

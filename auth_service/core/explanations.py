@@ -76,6 +76,7 @@ class Explanations:
         audience: str = "",
         required_scope: Sequence[str] = (),
         required_roles: Sequence[str] = (),
+        certificate_thumbprint: str = "",
     ) -> Explained:
         """Return why a token is active or not. Raises InvalidArgument, Unavailable.
 
@@ -87,6 +88,7 @@ class Explanations:
             fields.label(audience, "audience"),
             fields.scope(required_scope, "required_scope"),
             fields.labels(required_roles, "required_roles"),
+            fields.thumbprint(certificate_thumbprint, "certificate_thumbprint"),
         )
         stored = {key.kid: key for key in await self._keys.stored()}
         now = self._clock()
@@ -127,6 +129,7 @@ class Explanations:
                 audience=question.audience,
                 required_scope=question.required_scope,
                 required_roles=question.required_roles,
+                certificate_thumbprint=question.certificate_thumbprint,
             )
         except InvalidToken as error:
             return error.inactive_reason

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from auth_service.errors import InvalidArgument
-from auth_service.tokens.access import SCOPE_TOKEN
+from auth_service.tokens.access import SCOPE_TOKEN, THUMBPRINT
 
 MAX_IDENTIFIER_LENGTH = 254  # an e-mail address, RFC 5321 section 4.5.3.1.3
 MAX_LABEL_LENGTH = 256
@@ -71,6 +71,15 @@ def request_id(value: str, field: str = "request_id") -> str | None:
     if value and _REQUEST_ID.fullmatch(value) is None:
         raise InvalidArgument(field, "must have 8 to 128 printable ASCII characters without spaces")
     return value or None
+
+
+def thumbprint(value: str, field: str) -> str:
+    """Return the thumbprint of a certificate (RFC 8705 section 3.1), or empty."""
+    if value and THUMBPRINT.fullmatch(value) is None:
+        raise InvalidArgument(
+            field, "must be the SHA-256 of the certificate in DER, as 43 characters of base64url"
+        )
+    return value
 
 
 def uuid(value: str, field: str) -> UUID:

@@ -29,6 +29,8 @@ class RefreshCall:
     arrived_at: datetime
     steady_arrival: float
     coalesce: bool
+    certificate: str
+    """The thumbprint of the client's certificate, or empty."""
 
     @property
     def expired(self) -> bool:

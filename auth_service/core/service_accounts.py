@@ -39,6 +39,7 @@ class ServiceAccounts:
         roles: Sequence[str] = (),
         scope: Sequence[str] = (),
         secret: bool = True,
+        bound: bool = False,
     ) -> str:
         """Make an account and return its secret, which cannot be read later.
 
@@ -54,6 +55,7 @@ class ServiceAccounts:
                 scope=fields.scope(scope),
                 disabled=False,
                 created_at=made.created_at,
+                bound=bound,
             )
         )
         return text if secret else ""
@@ -75,8 +77,9 @@ class ServiceAccounts:
         *,
         roles: Sequence[str] | None = None,
         scope: Sequence[str] | None = None,
+        bound: bool | None = None,
     ) -> ServiceAccount:
-        """Replace the roles, the scopes or both, and return the account.
+        """Replace what is given, and return the account.
 
         Tokens that were issued before keep theirs until they expire.
         """
@@ -85,6 +88,7 @@ class ServiceAccounts:
             client_id,
             None if roles is None else fields.labels(roles, "roles"),
             None if scope is None else fields.scope(scope),
+            bound,
             self._clock(),
         )
         return await self.get(client_id)

@@ -18,7 +18,7 @@ from auth_service.core.shielded import Shielded
 from auth_service.core.token_issuer import TokenIssuer
 from auth_service.db.sessions import FoundSession, RotatedSession, Rotation
 from auth_service.db.store import Store
-from auth_service.errors import InvalidArgument, InvalidGrant, Unavailable
+from auth_service.errors import CertificateRequired, InvalidArgument, InvalidGrant, Unavailable
 from auth_service.models import ServiceAccount, Session, TokenPair, User
 from auth_service.tokens.refresh import RefreshClaims, is_genuine
 
@@ -66,11 +66,14 @@ class Sessions:
         client_id: str = "",
         device_label: str = "",
         request_id: str = "",
+        certificate: str = "",
     ) -> TokenPair:
         """Return the first tokens of a new session, or of the one that `request_id` began.
 
         Without a scope they have all that the user is granted and that belong to the audiences.
-        Raises InvalidCredentials, RateLimited, InvalidTarget and InvalidScope.
+        `certificate` is the thumbprint of the client's certificate, or empty; the tokens of the
+        session are bound to it if one of the audiences asks for that (RFC 8705). Raises
+        InvalidCredentials, RateLimited, InvalidTarget, InvalidScope and CertificateRequired.
         """
         identifier = fields.identifier(identifier, "password.identifier")
         audience = fields.labels(audience, "audience") or self._policy.default_audience
@@ -88,6 +91,7 @@ class Sessions:
                 device_label,
                 tuple(audience),
                 granted_scope(user.scope, scope, within),
+                self._bound_to(audience, certificate),
             )
             await self._credentials.renew_hash(user, password)
             stored = await self._store.create_session(
@@ -111,6 +115,7 @@ class Sessions:
         device_label: str,
         audience: tuple[str, ...],
         scope: tuple[str, ...],
+        bound_to: str,
     ) -> Session:
         now = _uncovered(self._clock(), user.revoked_before)
         expires_at = now + self._policy.refresh_absolute_ttl
@@ -129,7 +134,19 @@ class Sessions:
             refreshed_at=now,
             refresh_expires_at=min(now + self._policy.refresh_idle_ttl, expires_at),
             expires_at=expires_at,
+            bound_to=bound_to,
         )
+
+    def _bound_to(self, audience: Sequence[str], certificate: str, asked: bool = False) -> str:
+        """Return the certificate that tokens for these audiences are bound to; empty if none.
+
+        Raises CertificateRequired if they have to be and the client presented none.
+        """
+        if not (asked or self._audiences.any_bound(audience)):
+            return ""
+        if not certificate:
+            raise CertificateRequired
+        return certificate
 
     async def login_client(
         self,
@@ -138,38 +155,45 @@ class Sessions:
         *,
         audience: Sequence[str] = (),
         scope: Sequence[str] = (),
+        certificate: str = "",
     ) -> TokenPair:
-        """Return the access token of a service account; it gets no refresh token."""
+        """Return the access token of a service account; it gets no refresh token.
+
+        It is bound to the certificate if the account or one of the audiences asks for that. Raises
+        what `login_password` raises.
+        """
 
         async def prove() -> ServiceAccount:
             return await self._credentials.authenticate_client(client_id, client_secret)
 
-        return await self._login_service(prove, audience, scope)
+        return await self._login_service(prove, audience, scope, certificate)
 
     async def login_workload(
         self,
         token: str,
         *,
-        certificate: Sequence[str] = (),
+        uris: Sequence[str] = (),
         client_id: str = "",
         audience: Sequence[str] = (),
         scope: Sequence[str] = (),
+        certificate: str = "",
     ) -> TokenPair:
         """Do as `login_client` for a workload: by its platform's token, or by its certificate.
 
-        `certificate` are the URIs in the certificate of the caller, used if there is no token.
+        `uris` are those in the certificate of the caller, used if there is no token.
         """
 
         async def prove() -> ServiceAccount:
-            return await self._credentials.authenticate_workload(token, client_id, certificate)
+            return await self._credentials.authenticate_workload(token, client_id, uris)
 
-        return await self._login_service(prove, audience, scope)
+        return await self._login_service(prove, audience, scope, certificate)
 
     async def _login_service(
         self,
         prove: Callable[[], Awaitable[ServiceAccount]],
         audience: Sequence[str],
         scope: Sequence[str],
+        certificate: str,
     ) -> TokenPair:
         audience = fields.labels(audience, "audience") or self._policy.default_audience
         scope = fields.scope(scope)
@@ -179,7 +203,8 @@ class Sessions:
         within = await self._audiences.admit(audience, account.audiences)
         granted = granted_scope(account.scope, scope, within)
         issued_at = _uncovered(now, account.revoked_before)
-        return self._tokens.for_service(account, tuple(audience), granted, issued_at)
+        bound_to = self._bound_to(audience, certificate, account.bound)
+        return self._tokens.for_service(account, tuple(audience), granted, issued_at, bound_to)
 
     # Refresh
 
@@ -192,6 +217,7 @@ class Sessions:
         client_id: str | None = None,
         request_id: str = "",
         coalesce: bool = False,
+        certificate: str = "",
     ) -> TokenPair:
         """Return the successor of a refresh token, the same one for every retry.
 
@@ -202,8 +228,9 @@ class Sessions:
         With `coalesce`, a token that succeeded another within the grace is its own successor. Then
         no page of the many that share a session is ever two steps behind.
 
-        Raises InvalidGrant for an invalid token, and for one that was issued to another client than
-        `client_id` (RFC 6749 section 6). A token that was used before also ends its session (RFC
+        Raises InvalidGrant for an invalid token, for one that was issued to another client than
+        `client_id` (RFC 6749 section 6), and for one that is bound to another `certificate` (RFC
+        8705 section 4). A token that was used before also ends its session (RFC
         9700 section 4.14.2). With nothing changed, raises InvalidTarget for an audience that is not
         the session's or no longer the user's, and InvalidScope for a scope that is not the
         session's or does not belong to the audiences.
@@ -212,7 +239,9 @@ class Sessions:
         target = fields.labels(audience, "audience")
         claims = self._tokens.read_refresh_token(refresh_token)
         hashed = request_hash(claims, request)
-        call = RefreshCall(claims, wanted, target, hashed, self._clock(), self._steady(), coalesce)
+        call = RefreshCall(
+            claims, wanted, target, hashed, self._clock(), self._steady(), coalesce, certificate
+        )
         if call.expired and not self._may_be_a_retry(call):
             raise InvalidGrant
         if client_id is not None and await self._client_of(claims) != client_id:
@@ -249,6 +278,8 @@ class Sessions:
                 log.error("refresh_token_forged", session_id=str(session.id))
                 raise InvalidGrant
             if session.revoked_at or found.disabled or session.expires_at <= found.read_at:
+                raise InvalidGrant
+            if session.bound_to not in ("", call.certificate):
                 raise InvalidGrant
             call.require_granted(found)
             # By the database's clock, and never later than it was.
@@ -301,6 +332,7 @@ class Sessions:
             claims.token_id,
             call.audience,
             self._audiences.own,
+            call.certificate,
         )
 
     async def _end(self, session: Session, event: str) -> None:

@@ -61,6 +61,7 @@ class TokenIssuer:
             roles=roles,
             auth_time=int(session.auth_time.timestamp()),
             amr=session.amr,
+            certificate_thumbprint=session.bound_to,
         )
         return TokenPair(
             access_token=self._signer.sign(claims),
@@ -77,6 +78,7 @@ class TokenIssuer:
         audience: tuple[str, ...],
         scope: tuple[str, ...],
         now: datetime,
+        bound_to: str = "",
     ) -> TokenPair:
         """Return the access token of a service account; it gets no refresh token."""
         expires_at = now + self._policy.access_ttl
@@ -93,6 +95,7 @@ class TokenIssuer:
             roles=account.roles,
             auth_time=int(now.timestamp()),
             amr=(),
+            certificate_thumbprint=bound_to,
         )
         return TokenPair(self._signer.sign(claims), _whole_second(expires_at), scope)
 

@@ -11,6 +11,8 @@ from auth_service.clock import Clock, seconds
 from auth_service.errors import InactiveReason, InvalidToken, RevocationsStale
 from auth_service.tokens.access import AccessClaims, TokenVerifier
 
+_WRONG_CERTIFICATE = InactiveReason.WRONG_CERTIFICATE
+
 
 class Verdict(NamedTuple):
     """The claims, or the reason why there are none (RFC 7662 section 2.2)."""
@@ -44,6 +46,7 @@ class Validation:
         audience: str = "",
         required_scope: Collection[str] = (),
         required_roles: Collection[str] = (),
+        certificate_thumbprint: str = "",
         max_staleness: timedelta | None = None,
     ) -> Verdict:
         """Return the verdict. Raises RevocationsStale if revocations are staler than allowed."""
@@ -54,18 +57,20 @@ class Validation:
                 audience=audience,
                 required_scope=required_scope,
                 required_roles=required_roles,
+                certificate_thumbprint=certificate_thumbprint,
             )
         except InvalidToken as error:
             return Verdict(None, error.inactive_reason, as_of)
         return Verdict(claims, None, as_of)
 
-    def recall(self, token: str) -> datetime | None:
+    def recall(self, token: str, certificate_thumbprint: str = "") -> datetime | None:
         """Return as_of if a token that is remembered is still active.
 
         None means that `validate` has to give the verdict. Raises RevocationsStale for a token
         that is remembered.
         """
-        return self._require_fresh(None) if self._verifier.recall(token) else None
+        known = self._verifier.recall(token, certificate_thumbprint)
+        return self._require_fresh(None) if known else None
 
     @property
     def signatures_verified(self) -> int:
@@ -79,12 +84,31 @@ class Validation:
         audience: str = "",
         required_scope: Collection[str] = (),
         required_roles: Collection[str] = (),
+        certificate_thumbprint: str = "",
     ) -> AccessClaims:
         """Return the claims of an active token. Raises InvalidToken, RevocationsStale."""
         self._require_fresh(None)
         return self._verifier.verify(
-            token, audience=audience, required_scope=required_scope, required_roles=required_roles
+            token,
+            audience=audience,
+            required_scope=required_scope,
+            required_roles=required_roles,
+            certificate_thumbprint=certificate_thumbprint,
         )
+
+    def introspect(self, token: str, certificate_thumbprint: str = "") -> AccessClaims:
+        """Return the claims of an active token to a resource server that checks `cnf` itself.
+
+        Without a thumbprint, a bound token counts as presented with its own certificate, as in RFC
+        8705 section 3.2. Raises InvalidToken, RevocationsStale.
+        """
+        try:
+            return self.verify(token, certificate_thumbprint=certificate_thumbprint)
+        except InvalidToken as error:
+            if certificate_thumbprint or error.inactive_reason is not _WRONG_CERTIFICATE:
+                raise
+        bound_to = self._verifier.authenticate(token).certificate_thumbprint
+        return self.verify(token, certificate_thumbprint=bound_to)
 
     def _require_fresh(self, max_staleness: timedelta | None) -> datetime:
         as_of = self._revocations_as_of()

@@ -63,10 +63,10 @@ RETURNING revoked_before
 -- tokens ($1) dates those of the new account, and no longer says that the account is disabled.
 WITH created AS (
     INSERT INTO service_accounts (
-        client_id, secret_hash, roles, scope, disabled, created_at, revoked_before
+        client_id, secret_hash, roles, scope, disabled, created_at, revoked_before, bound
     )
     SELECT $1::text, $6::text, $2::text[], $3::text[], $4::boolean, $5::timestamptz,
-        (SELECT issued_before FROM revocations WHERE kind = 'user' AND target = $1)
+        (SELECT issued_before FROM revocations WHERE kind = 'user' AND target = $1), $8::boolean
     RETURNING client_id, created_at
 ), secret AS (
     INSERT INTO service_account_secrets (client_id, id, secret_hash, created_at)
@@ -105,7 +105,8 @@ LIMIT $1
 -- name: update_service_account
 WITH updated AS (
     UPDATE service_accounts
-    SET roles = coalesce($2::text[], roles), scope = coalesce($3::text[], scope)
+    SET roles = coalesce($2::text[], roles), scope = coalesce($3::text[], scope),
+        bound = coalesce($5::boolean, bound)
     WHERE client_id = $1
     RETURNING client_id
 )
@@ -357,11 +358,11 @@ DELETE FROM login_throttle WHERE identifier = $1
 WITH created AS (
     INSERT INTO sessions (
         user_id, id, generation, seed, client_id, device_label, audience, scope, amr, auth_time,
-        created_at, refreshed_at, refresh_expires_at, expires_at, request_id
+        created_at, refreshed_at, refresh_expires_at, expires_at, request_id, bound_to
     )
     SELECT u.id, $2, $3::bigint, $4, $5, $6, $7::text[], $8::text[], $9::text[],
         $10::timestamptz, $11::timestamptz, $12::timestamptz, $13::timestamptz, $14::timestamptz,
-        $15
+        $15, nullif($18::text, '')
     FROM users u
     WHERE u.id = $1 AND NOT u.disabled
         AND (u.revoked_before IS NULL OR u.revoked_before <= $11)
@@ -395,6 +396,8 @@ SELECT id FROM sessions WHERE user_id = $1 AND id = $2 FOR UPDATE
 -- date further ahead than verifiers allow ($7) is dropped: the database's clock was set back.
 -- The tokens are for the audiences $10, or else for those of the session. Nothing changes if the user
 -- may no longer have tokens for one of them: it may be granted again. $11 is the service's own one.
+-- A session that is bound to a client certificate needs that one ($12), and a session that is not
+-- has no tokens for an audience that asks for one.
 UPDATE sessions s
 SET generation = $3::bigint + 1,
     refreshed_at = GREATEST(free.now, u.revoked_before, CASE
@@ -403,11 +406,12 @@ SET generation = $3::bigint + 1,
     refresh_expires_at = LEAST(free.now + $6::interval, s.expires_at),
     refresh_request_hash = $8
 FROM users u, (
-    SELECT id, audience, clock_timestamp() AS now FROM sessions
+    SELECT id, audience, bound_to, clock_timestamp() AS now FROM sessions
     WHERE user_id = $1 AND id = $2 FOR UPDATE SKIP LOCKED
 ) free, LATERAL (
     SELECT array_agg(named.name) FILTER (
             WHERE NOT (named.name = $11::text OR coalesce(a.open OR a.id = ANY (u.audiences), false))
+                OR a.bound AND free.bound_to IS NULL
         ) AS refused,
         coalesce(array_agg(DISTINCT belongs.scope) FILTER (WHERE belongs.scope IS NOT NULL), '{}') AS scope
     FROM unnest(CASE WHEN $10::text[] = '{}' THEN free.audience ELSE $10 END) named (name)
@@ -417,6 +421,7 @@ FROM users u, (
 WHERE s.user_id = $1 AND s.id = free.id AND s.generation BETWEEN $4::bigint AND $3
     AND s.scope @> $5::text[] AND s.audience @> $10
     AND target.refused IS NULL AND (target.scope @> $5 OR '*' = ANY (target.scope))
+    AND (s.bound_to IS NULL OR s.bound_to = $12::text)
     AND s.revoked_at IS NULL AND s.refresh_expires_at > free.now AND s.expires_at > free.now
     AND refresh_token_id(s.seed, $3) = $9::bytea
     AND u.id = $1 AND NOT u.disabled
@@ -429,6 +434,7 @@ SELECT s.*, u.roles, u.disabled, clock_timestamp() AS read_at,
 FROM sessions s JOIN users u ON u.id = s.user_id, LATERAL (
     SELECT array_agg(named.name) FILTER (
             WHERE NOT (named.name = $4::text OR coalesce(a.open OR a.id = ANY (u.audiences), false))
+                OR a.bound AND s.bound_to IS NULL
         ) AS refused,
         coalesce(array_agg(DISTINCT belongs.scope) FILTER (WHERE belongs.scope IS NOT NULL), '{}') AS scope
     FROM unnest(CASE WHEN $3::text[] = '{}' THEN s.audience ELSE $3 END) named (name)

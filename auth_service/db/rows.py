@@ -49,6 +49,7 @@ def service_account(row: asyncpg.Record) -> ServiceAccount:
         created_at=row["created_at"],
         revoked_before=row["revoked_before"],
         audiences=tuple(row["audiences"]),
+        bound=row["bound"],
     )
 
 
@@ -106,6 +107,7 @@ def session(row: asyncpg.Record) -> Session:
         refresh_expires_at=row["refresh_expires_at"],
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
+        bound_to=row["bound_to"] or "",
         refresh_request_hash=row["refresh_request_hash"],
     )
 

@@ -36,7 +36,7 @@ class ServiceAccountStore(Executor):
             await self._durable_row(
                 "create_service_account", account.client_id, account.roles, account.scope,
                 account.disabled, account.created_at,
-                secret.secret_hash if secret else "", secret.id if secret else None,
+                secret.secret_hash if secret else "", secret.id if secret else None, account.bound,
             )  # fmt: skip
         except asyncpg.UniqueViolationError as error:
             raise AlreadyExists("a service account with this id exists already") from error
@@ -58,10 +58,12 @@ class ServiceAccountStore(Executor):
         client_id: str,
         roles: tuple[str, ...] | None,
         scope: tuple[str, ...] | None,
+        bound: bool | None,
         now: datetime,
     ) -> None:
-        """Replace the roles, the scopes or both. Raises NotFound."""
-        if await self._durable_row("update_service_account", client_id, roles, scope, now) is None:
+        """Replace what is given. Raises NotFound."""
+        row = await self._durable_row("update_service_account", client_id, roles, scope, now, bound)
+        if row is None:
             raise _not_found()
 
     async def enable_service_account(self, client_id: str, now: datetime) -> None:

@@ -51,6 +51,8 @@ class Rotation(NamedTuple):
     """The audiences of the access token, out of the session's; all of those if empty."""
     own_audience: str
     """The service's own audience, which needs no grant."""
+    certificate: str
+    """The thumbprint of the client's certificate, or empty. A bound session needs its own."""
 
 
 class RotatedSession(NamedTuple):
@@ -96,7 +98,7 @@ class SessionStore(Executor):
         """
         row = await self._durable_row(
             "create_session", *rows.session_arguments(session), request_id, revoked_before,
-            identifier,
+            identifier, session.bound_to,
         )  # fmt: skip
         if row is None and request_id is not None:
             row = await self._row("find_requested_session", session.user_id, request_id)

@@ -124,6 +124,7 @@ class AdminServicer(
             audience=request.audience,
             required_scope=request.required_scope,
             required_roles=request.required_roles,
+            certificate_thumbprint=request.certificate_thumbprint,
         )
         claims = explained.claims if explained.genuine else None
         log_change("ExplainToken", caller, token_id=None if claims is None else claims.token_id)

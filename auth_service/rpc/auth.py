@@ -6,6 +6,7 @@ from datetime import timedelta
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import auth_service_pb2_grpc
 
+from auth_service.core import fields
 from auth_service.core.exchange import TokenExchange
 from auth_service.core.revocation import Revoker
 from auth_service.core.sessions import Sessions
@@ -13,7 +14,7 @@ from auth_service.core.shielded import Shielded
 from auth_service.core.validation import Validation
 from auth_service.errors import InvalidArgument
 from auth_service.models import TokenPair
-from auth_service.rpc.callers import Callers, certificate_uris
+from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Context, in_bytes, parse
 from auth_service.rpc.exchange import Exchanges
 from auth_service.rpc.timestamps import timestamp
@@ -58,6 +59,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                     client_id=request.client_id,
                     device_label=request.device_label,
                     request_id=request.request_id,
+                    certificate=self._callers.certificate(context),
                 )
             case "client":
                 pair = await self._sessions.login_client(
@@ -65,14 +67,16 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                     _required(request.client.client_secret, "client.client_secret"),
                     audience=request.audience,
                     scope=request.scope,
+                    certificate=self._callers.certificate(context),
                 )
             case "workload":
                 pair = await self._sessions.login_workload(
                     request.workload.token,
-                    certificate=certificate_uris(context),
+                    uris=self._callers.uris(context),
                     client_id=request.workload.client_id,
                     audience=request.audience,
                     scope=request.scope,
+                    certificate=self._callers.certificate(context),
                 )
             case _:
                 raise InvalidArgument(
@@ -84,7 +88,11 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         """Trade a refresh token for its successor."""
         token = _required(request.refresh_token, "refresh_token")
         pair = await self._sessions.refresh(
-            token, request.scope, audience=request.audience, request_id=request.request_id
+            token,
+            request.scope,
+            audience=request.audience,
+            request_id=request.request_id,
+            certificate=self._callers.certificate(context),
         )
         return pb.RefreshResponse(tokens=_tokens(pair))
 
@@ -149,16 +157,20 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         if not token:
             raise InvalidArgument(f"{path}access_token", "is required")
         max_staleness = _max_staleness(request, path)
+        bound_to = fields.thumbprint(
+            request.certificate_thumbprint, f"{path}certificate_thumbprint"
+        )
         verdict = self._validation.validate(
             token,
             audience=request.audience,
             required_scope=request.required_scope,
             required_roles=request.required_roles,
+            certificate_thumbprint=bound_to,
             max_staleness=max_staleness,
         )
         # The answer to a request with a bound of its own depends on the time at which it is asked.
         repeatable = data if max_staleness is None else b""
-        return self._verdicts.response(verdict, token, repeatable)
+        return self._verdicts.response(verdict, token, repeatable, bound_to)
 
 
 def _required(value: str, field: str) -> str:

@@ -2,11 +2,13 @@
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import error_reason_pb2
 
+from auth_service.core import fields
 from auth_service.core.exchange import Actor, TokenExchange
 from auth_service.errors import AuthError, InvalidArgument, Retryable
 from auth_service.rpc.callers import Callers
@@ -28,7 +30,7 @@ class Exchanges:
 
     def one(self, data: bytes, context: Context) -> bytes:
         """Exchange one token."""
-        actor = Actor.of(self._callers.require(context))
+        actor = self._actor(context)
         response: Any = pb.ExchangeResponse()
         self._fill(response, actor, parse(pb.ExchangeRequest, data))
         encoded: bytes = response.SerializeToString()
@@ -36,7 +38,7 @@ class Exchanges:
 
     async def many(self, data: bytes, context: Context) -> bytes:
         """Exchange up to MAX_BATCH tokens, each with a result of its own."""
-        actor = Actor.of(self._callers.require(context))
+        actor = self._actor(context)
         requests = parse(pb.BatchExchangeRequest, data).requests
         if not 1 <= len(requests) <= MAX_BATCH:
             raise InvalidArgument("requests", f"must have 1 to {MAX_BATCH} items")
@@ -57,12 +59,20 @@ class Exchanges:
         encoded: bytes = response.SerializeToString()
         return encoded
 
+    def _actor(self, context: Context) -> Actor:
+        return Actor.of(self._callers.require(context), partial(self._callers.certificate, context))
+
     def _fill(self, response: Any, actor: Actor, request: Any) -> None:
         for field in ("subject_token", "audience"):
             if not getattr(request, field):
                 raise InvalidArgument(field, "is required")
         token, claims = self._exchange.exchange(
-            actor, request.subject_token, request.audience, request.scope, _lifetime(request)
+            actor,
+            request.subject_token,
+            request.audience,
+            request.scope,
+            _lifetime(request),
+            fields.thumbprint(request.certificate_thumbprint, "certificate_thumbprint"),
         )
         response.access_token = token
         response.token_type = "Bearer"  # noqa: S105 - RFC 6750

@@ -10,6 +10,10 @@ A route's `context_extensions` hold its rule, and optionally:
     remove_authorization  "true": the upstream does not see the token
     exchange_audience     the upstream sees a token for this audience instead (core.exchange)
 
+A token that is bound to a client certificate (RFC 8705) needs that certificate: as `source`, which
+the proxy sends with `include_peer_certificate`, or in x-forwarded-client-cert from a proxy of
+AUTH_TRUSTED_PROXIES, which says who the client behind another proxy is.
+
 A mistake in them refuses every request of the route. An admitted request carries the headers of
 `authz.identity_headers`; headers of these names that the caller sent are removed.
 """
@@ -17,8 +21,9 @@ A mistake in them refuses every request of the route. An admitted request carrie
 import binascii
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import grpc
 import structlog
@@ -27,6 +32,12 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 
 from auth_service.authz.admission import Refused, Rule, Verifier, admit
+from auth_service.authz.certificates import (
+    FORWARDED,
+    TrustedProxies,
+    presented_to_proxy,
+    thumbprint_of_pem,
+)
 from auth_service.authz.gateway import Exchange, exchanged
 from auth_service.authz.identity_headers import NAMES, identity_headers
 from auth_service.authz.rules import EXCHANGE, parse_audience, parse_flag, parse_rule
@@ -57,11 +68,13 @@ _LOOK_ALIKES = tuple(
 )
 
 
-def add_ext_authz(server: Dispatcher, verifier: Verifier, gateway: Exchange) -> None:
+def add_ext_authz(
+    server: Dispatcher, verifier: Verifier, gateway: Exchange, proxies: TrustedProxies
+) -> None:
     """Serve Check, and add its descriptor for reflection."""
     add_descriptor()
     method = grpc.unary_unary_rpc_method_handler(
-        _Authorization(verifier, gateway).Check,
+        _Authorization(verifier, gateway, proxies).Check,
         request_deserializer=pb.CheckRequest.FromString,
         response_serializer=pb.CheckResponse.SerializeToString,
     )
@@ -71,9 +84,10 @@ def add_ext_authz(server: Dispatcher, verifier: Verifier, gateway: Exchange) -> 
 class _Authorization:
     """The service. Its RPC status is always OK; the response tells the proxy what to do."""
 
-    def __init__(self, verifier: Verifier, gateway: Exchange) -> None:
+    def __init__(self, verifier: Verifier, gateway: Exchange, proxies: TrustedProxies) -> None:
         self._verifier = verifier
         self._gateway = gateway
+        self._proxies = proxies
 
     async def Check(self, request: pb.CheckRequest, context: Context) -> pb.CheckResponse:
         """Decide whether a request may pass."""
@@ -81,13 +95,24 @@ class _Authorization:
         http = attributes.request.http
         try:
             route = _route_of(attributes.context_extensions)
-            claims = admit(self._verifier, route.rule, _values(http, "authorization")).claims
+            certificate = partial(self._certificate, attributes, context)
+            given = _values(http, "authorization")
+            claims = admit(self._verifier, route.rule, given, certificate).claims
             token = ""
             if route.exchange_audience and claims is not None:
                 token = exchanged(self._gateway, claims, route.exchange_audience)
         except Refused as refused:
             return _denied(refused, _is_grpc(http))
         return _admitted(claims, route, token)
+
+    def _certificate(self, attributes: pb.AttributeContext, context: Context) -> str:
+        """Return the thumbprint of the certificate of the proxy's client; empty if it has none."""
+        if self._proxies.knows_peer(context.peer()) and (
+            forwarded := _values(attributes.request.http, FORWARDED)
+        ):
+            return presented_to_proxy(forwarded)
+        escaped = attributes.source.certificate
+        return thumbprint_of_pem(unquote(escaped)) if escaped else ""
 
 
 class _Route(NamedTuple):

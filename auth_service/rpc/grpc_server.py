@@ -11,6 +11,7 @@ from authn.v1 import (
 )
 from grpc_health.v1 import health_pb2_grpc
 
+from auth_service.authz.certificates import TrustedProxies
 from auth_service.config.loading import Settings
 from auth_service.core.core import Core
 from auth_service.errors import ConfigError
@@ -71,7 +72,8 @@ class GrpcServer:
 
     def _add_services(self, settings: Settings, core: Core) -> None:
         server, validation, shielded = Dispatcher(self._server), core.validation, core.shielded
-        callers = Callers(validation, core.api_audience)
+        proxies = TrustedProxies(settings.trusted_proxies)
+        callers = Callers(validation, core.api_audience, proxies)
         auth_service_pb2_grpc.add_AuthServiceServicer_to_server(
             AuthServicer(core.sessions, core.revoker, validation, core.exchange, callers, shielded),
             server,
@@ -87,7 +89,7 @@ class GrpcServer:
             AdminServicer(core, callers), server
         )
         if settings.ext_authz:
-            ext_authz.add_ext_authz(server, validation, core.gateway)
+            ext_authz.add_ext_authz(server, validation, core.gateway, proxies)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if settings.reflection:
             enable_reflection(server, (*services(settings), _HEALTH))

@@ -20,7 +20,7 @@ from auth_service.rpc.timestamps import moment, timestamp
 __all__ = ["ServiceAccountMethods"]
 
 _GIVEN = "service_account"
-_UPDATABLE = ("roles", "scope")
+_UPDATABLE = ("roles", "scope", "bound")
 
 
 class ServiceAccountMethods:
@@ -40,6 +40,7 @@ class ServiceAccountMethods:
             roles=request.roles,
             scope=request.scope,
             secret=not request.without_secret,
+            bound=request.bound,
         )
         log_change("CreateServiceAccount", caller, client_id=client_id)
         return pb.CreateServiceAccountResponse(client_id=client_id, client_secret=secret)
@@ -69,7 +70,7 @@ class ServiceAccountMethods:
     async def UpdateServiceAccount(
         self, request: pb.UpdateServiceAccountRequest, context: Context
     ) -> pb.UpdateServiceAccountResponse:
-        """Replace the roles or the scopes of a service account."""
+        """Replace roles or scopes of a service account, or whether it is bound."""
         caller, given = self._admins.require(context), request.service_account
         client_id = fields.identifier(given.client_id, f"{_GIVEN}.client_id")
         mask = _masked(request.update_mask.paths, given)
@@ -78,6 +79,7 @@ class ServiceAccountMethods:
                 client_id,
                 roles=fields.labels(given.roles, f"{_GIVEN}.roles") if "roles" in mask else None,
                 scope=fields.scope(given.scope, f"{_GIVEN}.scope") if "scope" in mask else None,
+                bound=given.bound if "bound" in mask else None,
             )
         )
         log_change("UpdateServiceAccount", caller, client_id=client_id, fields=mask)
@@ -149,7 +151,7 @@ def _masked(paths: Sequence[str], given: pb.ServiceAccount) -> list[str]:
     elif list(paths) == ["*"]:
         paths = _UPDATABLE
     if not paths or not set(paths) <= set(_UPDATABLE):
-        raise InvalidArgument("update_mask", "must name roles, scope or both")
+        raise InvalidArgument("update_mask", "must name some of roles, scope and bound")
     return [name for name in _UPDATABLE if name in paths]
 
 
@@ -161,6 +163,7 @@ def _account(account: ServiceAccount) -> pb.ServiceAccount:
         disabled=account.disabled,
         created_at=timestamp(account.created_at),
         secrets=map(_secret, account.secrets),
+        bound=account.bound,
     )
 
 

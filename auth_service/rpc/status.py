@@ -16,6 +16,7 @@ _CODES: dict[type[errors.AuthError], grpc.StatusCode] = {
     errors.InvalidTarget: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.InvalidSubjectToken: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.CertificateRequired: grpc.StatusCode.FAILED_PRECONDITION,
     errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,

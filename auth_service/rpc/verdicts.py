@@ -45,7 +45,7 @@ class Verdicts:
 
     def __init__(self, validation: Validation) -> None:
         self._validation = validation
-        self._known: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[str, str, bytes]] = OrderedDict()
 
     def again(self, request: bytes) -> bytes | None:
         """Return the answer to a request that is remembered, if its token is still active.
@@ -55,23 +55,31 @@ class Verdicts:
         known = self._known.get(request)
         if known is None:
             return None
-        token, encoded = known
-        as_of = self._validation.recall(token)
+        token, certificate_thumbprint, encoded = known
+        as_of = self._validation.recall(token, certificate_thumbprint)
         return None if as_of is None else encoded + _as_of(as_of)
 
-    def response(self, verdict: Verdict, token: str = "", request: bytes = b"") -> bytes:
+    def response(
+        self,
+        verdict: Verdict,
+        token: str = "",
+        request: bytes = b"",
+        certificate_thumbprint: str = "",
+    ) -> bytes:
         """Return a ValidateResponse in bytes.
 
         An active verdict on a token that the verifier remembers is remembered by `request`, if
-        given: the same bytes ask the same question. Requests longer than 4 KiB are not cached,
-        which bounds the memory that one valid token can consume.
+        given: the same bytes ask the same question, with the same certificate. Requests longer than
+        4 KiB are not cached, which bounds the memory that one valid token can consume.
         """
         as_of = _as_of(verdict.revocations_as_of)
         if verdict.claims is None:
             return _inactive(verdict.inactive_reason) + as_of
         encoded = _active(verdict.claims)
-        if 0 < len(request) <= LONGEST_REMEMBERED and self._validation.recall(token):
-            self._known[request] = token, encoded
+        if 0 < len(request) <= LONGEST_REMEMBERED and self._validation.recall(
+            token, certificate_thumbprint
+        ):
+            self._known[request] = token, certificate_thumbprint, encoded
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         return encoded + as_of
@@ -99,6 +107,8 @@ def fill_claims(message: pb.Claims, claims: AccessClaims) -> None:
         message.roles.extend(claims.roles)
     message.auth_time.seconds = claims.auth_time
     message.authentication_methods.extend(claims.amr)
+    if claims.certificate_thumbprint:
+        message.certificate_thumbprint = claims.certificate_thumbprint
     bearer: Any = message
     for link in claims.chain:
         bearer = bearer.actor

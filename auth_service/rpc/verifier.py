@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Collection
 from authn.v1 import verifier_service_pb2 as pb
 from authn.v1 import verifier_service_pb2_grpc
 
-from auth_service.rpc.callers import Callers, certificate_names
+from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Context, encodes
 from auth_service.rpc.watch import WatchHub
 from auth_service.tokens.keys import KeyRing
@@ -45,7 +45,7 @@ class VerifierServicer(verifier_service_pb2_grpc.VerifierServiceServicer):
         )
 
     def _is_verifier(self, context: Context) -> bool:
-        if not self._certificates.isdisjoint(certificate_names(context)):
+        if not self._certificates.isdisjoint(self._callers.names(context)):
             return True
         caller = self._callers.find(context)
         return caller is not None and VERIFIER_ROLE in caller.roles

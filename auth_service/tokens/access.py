@@ -22,6 +22,10 @@ from auth_service.tokens.revocation import Marks, RevocationList, marks
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068 section 2.1
 SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 """One scope (RFC 6749 section 3.3)."""
+THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
+"""The SHA-256 of a certificate in DER, 32 bytes in canonical base64url (RFC 8705 section 3.1)."""
+
+_CONFIRMATION = "x5t#S256"
 
 _SIGHTS = 1 << 16
 
@@ -47,6 +51,8 @@ class AccessClaims(NamedTuple):
     not_before: int = 0
     chain: Chain = ()
     """The exchanges that led to this token (RFC 8693), newest first."""
+    certificate_thumbprint: str = ""
+    """The client certificate that the token is bound to (RFC 8705); empty for a bearer token."""
 
     @property
     def actors(self) -> tuple[str, ...]:
@@ -74,6 +80,8 @@ class AccessClaims(NamedTuple):
             claims["nbf"] = self.not_before
         if self.chain:
             claims |= delegation.as_claims(self.chain)
+        if self.certificate_thumbprint:
+            claims["cnf"] = {_CONFIRMATION: self.certificate_thumbprint}
         return claims
 
 
@@ -134,10 +142,13 @@ class TokenVerifier:
         audience: str = "",
         required_scope: Collection[str] = (),
         required_roles: Collection[str] = (),
+        certificate_thumbprint: str = "",
     ) -> AccessClaims:
         """Return the claims of a valid token. Raises InvalidToken with the first reason against it.
 
         An empty `audience` accepts any. The token must have every required scope and role.
+        `certificate_thumbprint` is that of the certificate that the presenter of the token has
+        proved to hold; without the right one, a bound token is refused (RFC 8705 section 3).
         """
         memory = self._memory
         if memory.revision != self._key_ring.revision:
@@ -157,6 +168,9 @@ class TokenVerifier:
             raise InvalidToken(InactiveReason.WRONG_AUDIENCE)
         if (reason := self._revocations.check(claims, looked_up)) is not None:
             raise InvalidToken(reason)
+        bound_to = claims.certificate_thumbprint
+        if bound_to and bound_to != certificate_thumbprint:
+            raise InvalidToken(InactiveReason.WRONG_CERTIFICATE)
         if required_scope and not set(claims.scope).issuperset(required_scope):
             raise InvalidToken(InactiveReason.INSUFFICIENT_SCOPE)
         if required_roles and not set(claims.roles).issuperset(required_roles):
@@ -168,11 +182,12 @@ class TokenVerifier:
                     memory.claims.popitem(last=False)
         return claims
 
-    def recall(self, token: str) -> bool:
+    def recall(self, token: str, certificate_thumbprint: str = "") -> bool:
         """Return whether `verify` accepted this token before and it is still valid.
 
         False also means that it was forgotten: `verify` then gives the verdict. What `verify` was
-        asked for (audience, scope and roles) does not change while a token lives.
+        asked for (audience, scope and roles) does not change while a token lives. A bound token
+        needs its certificate here too.
         """
         memory = self._memory
         if memory.revision != self._key_ring.revision:
@@ -187,6 +202,7 @@ class TokenVerifier:
             claims.expires_at > now
             and claims.issued_at <= latest
             and claims.not_before <= latest
+            and claims.certificate_thumbprint in ("", certificate_thumbprint)
             and self._revocations.check(claims, looked_up) is None
         )
 
@@ -283,6 +299,7 @@ def read_access_claims(claims: dict[str, Any]) -> AccessClaims:
     for moment in (expires_at, issued_at, not_before, auth_time):
         if type(moment) is not int or not 0 <= moment <= jws.LATEST_TIME:
             raise jws.malformed()
+    bound_to = _thumbprint(claims["cnf"]) if "cnf" in claims else ""
     return AccessClaims(
         issuer,
         subject,
@@ -298,4 +315,19 @@ def read_access_claims(claims: dict[str, Any]) -> AccessClaims:
         tuple(amr),
         not_before,
         delegation.read_chain(claims) if "act" in claims or "parents" in claims else (),
+        bound_to,
     )
+
+
+def _thumbprint(confirmation: Any) -> str:
+    """Return the thumbprint in a claim `cnf`. Raises InvalidToken for anything else in it.
+
+    A confirmation that is not understood is one that nobody checks, so the token is refused. RFC
+    7800 section 3.1 leaves that to the application.
+    """
+    if type(confirmation) is not dict or confirmation.keys() != {_CONFIRMATION}:
+        raise jws.malformed()
+    thumbprint = confirmation[_CONFIRMATION]
+    if type(thumbprint) is not str or not THUMBPRINT.fullmatch(thumbprint):
+        raise jws.malformed()
+    return thumbprint

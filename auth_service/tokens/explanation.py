@@ -21,6 +21,9 @@ __all__ = ["Check", "Explanation", "Outcome", "Question", "View", "explain"]
 
 Result = TypeVar("Result")
 
+_OF_CLAIMS = (
+    *("issuer", "expiry", "start", "audience", "revocation", "certificate", "scope", "roles"),
+)
 _NEVER_READ = "the token has no readable claims"
 
 
@@ -49,6 +52,8 @@ class Question:
     audience: str = ""
     required_scope: tuple[str, ...] = ()
     required_roles: tuple[str, ...] = ()
+    certificate_thumbprint: str = ""
+    """Of the certificate of who presents the token; empty if it presents none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ class _Explainer:
         self._times(claims)
         self._audience(claims, question.audience)
         self._revocation(claims)
+        self._certificate(claims, question.certificate_thumbprint)
         self._required("scope", claims.scope, question.required_scope)
         self._required("roles", claims.roles, question.required_roles)
         return Explanation(tuple(self._checks), claims, genuine)
@@ -224,6 +230,17 @@ class _Explainer:
         }
         self._failed("revocation", reason, what[reason])
 
+    def _certificate(self, claims: AccessClaims, presented: str) -> None:
+        bound_to = claims.certificate_thumbprint
+        if not bound_to:
+            self._passed("certificate", "it is not bound to a certificate")
+        elif bound_to == presented:
+            self._passed("certificate", "it is bound to the certificate that was presented")
+        else:
+            other = "and another was presented" if presented else "and none was presented"
+            detail = f"it is bound to the certificate {bound_to}, {other}"
+            self._failed("certificate", InactiveReason.WRONG_CERTIFICATE, detail)
+
     def _required(self, name: str, held: tuple[str, ...], required: tuple[str, ...]) -> None:
         missing = [each for each in required if each not in held]
         if missing:
@@ -241,7 +258,16 @@ class _Explainer:
     def _without_claims(self, genuine: bool) -> Explanation:
         if not any(check.name == "claims" for check in self._checks):
             self._skipped("claims", "the token is not three segments of base64url")
-        for name in ("issuer", "expiry", "start", "audience", "revocation", "scope", "roles"):
+        for name in (
+            "issuer",
+            "expiry",
+            "start",
+            "audience",
+            "revocation",
+            "certificate",
+            "scope",
+            "roles",
+        ):
             self._skipped(name, _NEVER_READ)
         return Explanation(tuple(self._checks), None, genuine)
 

@@ -8,6 +8,7 @@ have a header that a form cannot send. Each of the two prevents CSRF, and so doe
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.middleware import Middleware
@@ -22,8 +23,10 @@ from auth_service.core import fields
 from auth_service.core.core import Core
 from auth_service.errors import InvalidArgument, InvalidGrant, NotFound, PermissionDenied
 from auth_service.models import TokenPair
+from auth_service.tokens.access import AccessClaims
 from auth_service.web.app import answering
 from auth_service.web.bodies import read_json
+from auth_service.web.certificates import CertificateOf
 from auth_service.web.cookies import ACCESS_COOKIE, REFRESH_COOKIE, clear_cookies, set_cookies
 from auth_service.web.idempotency import IDEMPOTENCY_HEADER, request_id
 from auth_service.web.oauth import token_response
@@ -74,13 +77,14 @@ class BrowserPolicy:
 class BrowserSessions:
     """The four endpoints."""
 
-    def __init__(self, core: Core, policy: BrowserPolicy) -> None:
+    def __init__(self, core: Core, policy: BrowserPolicy, certificate_of: CertificateOf) -> None:
         self._sessions = core.sessions
         self._revoker = core.revoker
         self._validation = core.validation
         self._shielded = core.shielded
         self._clock = core.clock
         self._policy = policy
+        self._certificate_of = certificate_of
         self._rule = Rule(core.api_audience)
 
     async def login(self, request: Request) -> Response:
@@ -92,7 +96,11 @@ class BrowserSessions:
                 raise InvalidArgument(name, "is required")
         given.setdefault("device_label", _device(request))
         pair = await self._sessions.login_password(
-            given.pop("identifier"), given.pop("password"), client_id=CLIENT_ID, **given
+            given.pop("identifier"),
+            given.pop("password"),
+            client_id=CLIENT_ID,
+            certificate=self._certificate_of(request),
+            **given,
         )
         return self._with_tokens(pair)
 
@@ -113,6 +121,7 @@ class BrowserSessions:
             client_id=CLIENT_ID,
             request_id=request_id(request),
             coalesce=True,
+            certificate=self._certificate_of(request),
         )
         return self._with_tokens(pair)
 
@@ -126,14 +135,14 @@ class BrowserSessions:
 
     async def session(self, request: Request) -> Response:
         """Return the claims of the access token in the header, or else in the cookie."""
-        return no_store(claims_of(self._validation, self._rule, self._bearer(request)).as_jwt())
+        return no_store(self._claims(request, self._rule).as_jwt())
 
     async def _end(self, request: Request) -> None:
         if token := request.cookies.get(REFRESH_COOKIE):
             await self._revoker.revoke_refresh_token(token)
-        if authorization := self._bearer(request):
+        if self._bearer(request):
             try:
-                claims = claims_of(self._validation, _ANY_VALID_TOKEN, authorization)
+                claims = self._claims(request, _ANY_VALID_TOKEN)
             except Refused as refused:
                 if refused.status == 401:  # already ended
                     return
@@ -143,9 +152,13 @@ class BrowserSessions:
                     "authorization",
                     "is of a service account, which has no session; end it at /oauth2/revoke",
                 )
-            claims_of(self._validation, self._rule, authorization)  # it must be for this service
+            self._claims(request, self._rule)  # it must be for this service
             with suppress(NotFound):  # a deleted session has ended too
                 await self._revoker.revoke_session(claims.session_id, claims)
+
+    def _claims(self, request: Request, rule: Rule) -> AccessClaims:
+        certificate = partial(self._certificate_of, request)
+        return claims_of(self._validation, rule, self._bearer(request), certificate)
 
     def _bearer(self, request: Request) -> list[str]:
         given = request.headers.getlist("authorization")
@@ -174,9 +187,9 @@ class BrowserSessions:
             )
 
 
-def browser_routes(core: Core, policy: BrowserPolicy) -> Mount:
+def browser_routes(core: Core, policy: BrowserPolicy, certificate_of: CertificateOf) -> Mount:
     """Return the routes below /v1, with CORS for the configured origins only."""
-    browser = BrowserSessions(core, policy)
+    browser = BrowserSessions(core, policy, certificate_of)
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(policy.origins),

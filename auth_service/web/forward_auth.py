@@ -1,8 +1,11 @@
 """Forward-auth: nginx's auth_request and Traefik's ForwardAuth ask whether a request may pass.
 
 The rule is in the query, which the gateway's configuration sets. The headers of the answer identify
-the caller.
+the caller. The certificate for a bound token (RFC 8705) is the one that the gateway names in
+x-forwarded-client-cert, if it is a proxy of AUTH_TRUSTED_PROXIES.
 """
+
+from functools import partial
 
 import structlog
 from starlette.requests import Request
@@ -14,6 +17,7 @@ from auth_service.authz.gateway import Exchange, exchanged
 from auth_service.authz.identity_headers import identity_headers
 from auth_service.authz.rules import EXCHANGE, NAMES, parse_audience, parse_rule
 from auth_service.core.validation import Validation
+from auth_service.web.certificates import CertificateOf
 from auth_service.web.cookies import ACCESS_COOKIE
 from auth_service.web.responses import refusal
 
@@ -24,7 +28,9 @@ log = structlog.get_logger(__name__)
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def forward_auth_route(validation: Validation, gateway: Exchange, access_cookie: bool) -> Route:
+def forward_auth_route(
+    validation: Validation, gateway: Exchange, access_cookie: bool, certificate_of: CertificateOf
+) -> Route:
     """Return the route /auth; with `access_cookie` it reads the cookie if there is no header."""
 
     async def auth(request: Request) -> Response:
@@ -38,7 +44,8 @@ def forward_auth_route(validation: Validation, gateway: Exchange, access_cookie:
         if access_cookie and not authorization and ACCESS_COOKIE in request.cookies:
             authorization = [f"Bearer {request.cookies[ACCESS_COOKIE]}"]
         try:
-            claims = admit(validation, rule, authorization).claims
+            certificate = partial(certificate_of, request)
+            claims = admit(validation, rule, authorization, certificate).claims
             headers = identity_headers(claims)
             if exchange_audience and claims is not None:
                 token = exchanged(gateway, claims, exchange_audience)

@@ -36,15 +36,17 @@ class HttpServer:
         variable: str = "AUTH_HTTP_ADDRESS",
         reuse_port: bool = False,
         certificate: tuple[Path, Path] | None = None,
+        client_authorities: Path | None = None,
         drain_timeout: timedelta = timedelta(seconds=10),
         limits: Limits | None = None,
     ) -> None:
         """Bind; raises ConfigError if the address or the files cannot be used.
 
-        `certificate` is the chain and its key; `variable` is the setting of the address. Clients
+        `certificate` is the chain and its key; with `client_authorities` clients may present
+        certificates of theirs. `variable` is the setting of the address. Clients
         can connect at once, and wait until `start`.
         """
-        tls = None if certificate is None else Certificate(*certificate)
+        tls = None if certificate is None else Certificate(*certificate, client_authorities)
         self._socket = _bind(variable, address, reuse_port)
         self.port: int = self._socket.getsockname()[1]
         """The TCP port."""

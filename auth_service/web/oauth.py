@@ -8,6 +8,7 @@ applications without a secret by their `client_id`. The password grant is not am
 import base64
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -16,14 +17,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from auth_service.authz.admission import Rule, claims_of
-from auth_service.clock import Clock
-from auth_service.core.audiences import Audiences
-from auth_service.core.credentials import Credentials
-from auth_service.core.exchange import Actor, TokenExchange
-from auth_service.core.revocation import Revoker
-from auth_service.core.sessions import Sessions
-from auth_service.core.shielded import Shielded
-from auth_service.core.validation import Validation
+from auth_service.core import fields
+from auth_service.core.core import Core
+from auth_service.core.exchange import Actor
 from auth_service.errors import (
     InvalidArgument,
     InvalidCredentials,
@@ -33,6 +29,7 @@ from auth_service.errors import (
 )
 from auth_service.models import ServiceAccount, TokenPair
 from auth_service.web.bodies import read_form, words
+from auth_service.web.certificates import CertificateOf
 from auth_service.web.idempotency import request_id
 from auth_service.web.responses import Problem, no_store
 
@@ -51,25 +48,16 @@ _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 class OAuth:
     """The three endpoints."""
 
-    def __init__(
-        self,
-        credentials: Credentials,
-        sessions: Sessions,
-        revoker: Revoker,
-        validation: Validation,
-        exchange: TokenExchange,
-        audiences: Audiences,
-        shielded: Shielded,
-        clock: Clock,
-    ) -> None:
-        self._credentials = credentials
-        self._sessions = sessions
-        self._revoker = revoker
-        self._validation = validation
-        self._exchange = exchange
-        self._audiences = audiences
-        self._shielded = shielded
-        self._clock = clock
+    def __init__(self, core: Core, certificate_of: CertificateOf) -> None:
+        self._credentials = core.credentials
+        self._sessions = core.sessions
+        self._revoker = core.revoker
+        self._validation = core.validation
+        self._exchange = core.exchange
+        self._audiences = core.audiences
+        self._shielded = core.shielded
+        self._clock = core.clock
+        self._certificate_of = certificate_of
 
     async def token(self, request: Request) -> Response:
         """Exchange a refresh token, or what proves a service account, for tokens."""
@@ -95,13 +83,15 @@ class OAuth:
     async def introspect(self, request: Request) -> Response:
         """Tell a service account whether an access token is active, and return its claims.
 
-        Anything else is inactive, including a refresh token (RFC 7662 section 2.2).
+        Anything else is inactive, including a refresh token (RFC 7662 section 2.2). A bound token
+        is answered with `cnf`, which the caller compares (RFC 8705 section 3.2); if it sends
+        `certificate_thumbprint` in the form, the token is active only with the right one.
         """
         form = await read_form(request)
         await self._authenticate(request, form)
         token = _required(form, "token")
         try:
-            claims = self._validation.verify(token)
+            claims = self._validation.introspect(token, form.get("certificate_thumbprint", ""))
         except InvalidToken:
             return no_store({"active": False})
         return no_store({"active": True, "token_type": "Bearer"} | claims.as_jwt())
@@ -119,13 +109,18 @@ class OAuth:
 
     async def _log_in(self, request: Request, form: Form) -> TokenPair:
         audience, scope = _audience(form), words(form.get("scope", ""))
+        certificate = self._certificate_of(request)
         if (assertion := _assertion(request, form)) is not None:
             return await self._sessions.login_workload(
-                assertion, client_id=form.get("client_id", ""), audience=audience, scope=scope
+                assertion,
+                client_id=form.get("client_id", ""),
+                audience=audience,
+                scope=scope,
+                certificate=certificate,
             )
         client_id, secret = _credentials(request, form)
         return await self._sessions.login_client(
-            client_id, secret or "", audience=audience, scope=scope
+            client_id, secret or "", audience=audience, scope=scope, certificate=certificate
         )
 
     async def _refresh(self, request: Request, form: Form) -> TokenPair:
@@ -143,6 +138,7 @@ class OAuth:
             audience=_audience(form),
             client_id=client_id,
             request_id=request_id(request),
+            certificate=self._certificate_of(request),
         )
 
     async def _exchanged(self, request: Request, form: Form) -> dict[str, Any]:
@@ -156,7 +152,13 @@ class OAuth:
             raise InvalidArgument("audience", "must name one audience")
         actor = await self._actor(request, form)
         token, claims = self._exchange.exchange(
-            actor, subject_token, target[0], words(form.get("scope", ""))
+            actor,
+            subject_token,
+            target[0],
+            words(form.get("scope", "")),
+            presenter=fields.thumbprint(
+                form.get("certificate_thumbprint", ""), "certificate_thumbprint"
+            ),
         )
         return {
             "access_token": token,
@@ -168,18 +170,18 @@ class OAuth:
 
     async def _actor(self, request: Request, form: Form) -> Actor:
         """Return who exchanges: by its access token, without a query, or as at a login."""
+        certificate = partial(self._certificate_of, request)
         if "actor_token" in form:
             if "client_secret" in form or "authorization" in request.headers:
                 raise InvalidArgument("actor_token", "authenticates the client twice; use one way")
-            rule = Rule(self._audiences.own)
-            claims = claims_of(self._validation, rule, [f"Bearer {form['actor_token']}"])
-            return Actor.of(claims)
+            rule, token = Rule(self._audiences.own), f"Bearer {form['actor_token']}"
+            return Actor.of(claims_of(self._validation, rule, [token], certificate), certificate)
         now = self._clock()  # before the account is read, as at a login
         account = await self._authenticate(request, form)
         # No earlier revocation of the account covers what it exchanges from now on.
         issued_at = max(now, account.revoked_before or now)
         may_have = self._audiences.open_to(account.audiences)
-        return Actor(account.client_id, int(issued_at.timestamp()), may_have)
+        return Actor(account.client_id, int(issued_at.timestamp()), may_have, certificate)
 
     async def _authenticate(self, request: Request, form: Form) -> ServiceAccount:
         """Return the calling service account: by its secret, or by an assertion."""
@@ -191,18 +193,9 @@ class OAuth:
         return await self._credentials.authenticate_client(client_id, secret or "")
 
 
-def oauth_routes(
-    credentials: Credentials,
-    sessions: Sessions,
-    revoker: Revoker,
-    validation: Validation,
-    exchange: TokenExchange,
-    audiences: Audiences,
-    shielded: Shielded,
-    clock: Clock,
-) -> list[Route]:
+def oauth_routes(core: Core, certificate_of: CertificateOf) -> list[Route]:
     """Return the routes of the three endpoints."""
-    oauth = OAuth(credentials, sessions, revoker, validation, exchange, audiences, shielded, clock)
+    oauth = OAuth(core, certificate_of)
     endpoints = {"token": oauth.token, "introspect": oauth.introspect, "revoke": oauth.revoke}
     return [
         Route(f"/oauth2/{name}", _answering(endpoint), methods=["POST"])

@@ -14,7 +14,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from auth_service.authz.certificates import thumbprint
 from auth_service.telemetry.metrics import HTTP_CLOSED
+from auth_service.web.certificates import CLIENT_CERTIFICATE
 from auth_service.web.connections import Limits, Place
 
 __all__ = ["Protocol"]
@@ -52,6 +54,9 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
         super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and (certificate := tls.getpeercert(binary_form=True)):
+            self.app_state[CLIENT_CERTIFICATE] = thumbprint(certificate)
         self._enter(Phase.IDLE)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 from starlette.routing import BaseRoute, Route
 
+from auth_service.authz.certificates import TrustedProxies
 from auth_service.config.loading import Settings
 from auth_service.core.core import Core
 from auth_service.web.app import create_app
 from auth_service.web.browser import BrowserPolicy, browser_routes
+from auth_service.web.certificates import certificate_of
 from auth_service.web.connections import Limits
 from auth_service.web.discovery import discovery_routes
 from auth_service.web.forward_auth import forward_auth_route
@@ -78,6 +80,9 @@ def _public(settings: Settings, core: Core, health: list[Route]) -> HttpServer |
         settings.http_address,
         reuse_port=settings.grpc_reuse_port,
         certificate=None if chain is None or key is None else (chain, key),
+        client_authorities=(
+            settings.tls_client_ca_file if settings.http_client_certificates else None
+        ),
         drain_timeout=settings.drain_timeout,
         limits=limits,
     )
@@ -85,21 +90,13 @@ def _public(settings: Settings, core: Core, health: list[Route]) -> HttpServer |
 
 def _routes(settings: Settings, core: Core, health: list[Route]) -> list[BaseRoute]:
     policy = BrowserPolicy(settings.public_url, settings.browser_origins, settings.access_cookie)
+    certificates = certificate_of(TrustedProxies(settings.trusted_proxies))
     # Half the lead, so that a cache that just missed a new key fetches it before it signs.
     jwks_age = min(LONGEST_JWKS_AGE, settings.key_publish_lead / 2)
     return [
         *discovery_routes(core.keys.ring, settings.issuer, settings.public_url, jwks_age),
-        *oauth_routes(
-            core.credentials,
-            core.sessions,
-            core.revoker,
-            core.validation,
-            core.exchange,
-            core.audiences,
-            core.shielded,
-            core.clock,
-        ),
-        browser_routes(core, policy),
-        forward_auth_route(core.validation, core.gateway, settings.access_cookie),
+        *oauth_routes(core, certificates),
+        browser_routes(core, policy, certificates),
+        forward_auth_route(core.validation, core.gateway, settings.access_cookie, certificates),
         *(health if settings.probe_address is None else ()),
     ]

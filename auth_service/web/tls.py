@@ -17,11 +17,15 @@ log = structlog.get_logger(__name__)
 
 
 class Certificate:
-    """A certificate chain and its key in files."""
+    """A certificate chain and its key in files.
 
-    def __init__(self, chain: Path, key: Path) -> None:
+    With `client_authorities`, clients are asked for a certificate and may go without one.
+    """
+
+    def __init__(self, chain: Path, key: Path, client_authorities: Path | None = None) -> None:
         """Read the files; raises ConfigError if they cannot be used."""
         self._files = chain, key
+        self._authorities = client_authorities
         try:
             self._seen = self._stamp()
             self.context = self._current = self._read()
@@ -29,7 +33,8 @@ class Certificate:
         except OSError as error:  # ssl.SSLError is one
             raise ConfigError(
                 f"the TLS files cannot be used: {error}; AUTH_TLS_CERT_FILE and AUTH_TLS_KEY_FILE "
-                "must be a certificate chain and its unencrypted key, in PEM"
+                "must be a certificate chain and its unencrypted key, in PEM, and "
+                "AUTH_TLS_CLIENT_CA_FILE certificates of authorities"
             ) from error
         self.context.sni_callback = self._show
 
@@ -49,8 +54,12 @@ class Certificate:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         # Without a password OpenSSL would ask for the one of an encrypted key on the terminal.
         context.load_cert_chain(*self._files, password="")
+        if self._authorities is not None:
+            context.load_verify_locations(self._authorities)
+            context.verify_mode = ssl.CERT_OPTIONAL
         return context
 
     def _stamp(self) -> list[tuple[int, int, int]]:
-        stats = [file.stat() for file in self._files]
+        files = [file for file in (*self._files, self._authorities) if file is not None]
+        stats = [file.stat() for file in files]
         return [(each.st_mtime_ns, each.st_ino, each.st_size) for each in stats]

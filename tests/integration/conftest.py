@@ -47,6 +47,7 @@ def rotation(
         token_id(session.seed, generation),
         (),
         "",
+        "",
     )
 
 

@@ -67,7 +67,7 @@ OWN_TOKEN: dict[str, Any] = {
     "authn.v1.AdminService.CreateAudience": {"name": "orders"},
     "authn.v1.AdminService.GetAudience": {"name": "orders"},
     "authn.v1.AdminService.ListAudiences": {},
-    "authn.v1.AdminService.UpdateAudience": {"audience": {"name": "orders", "bound": True}},
+    "authn.v1.AdminService.UpdateAudience": {"audience": {"name": "orders", "open": True}},
     "authn.v1.AdminService.DeleteAudience": {"name": "ledger"},
     "authn.v1.AdminService.GrantAudience": {"name": "orders", "client_id": "orders"},
     "authn.v1.AdminService.WithdrawAudience": {"name": "orders", "client_id": "orders"},

@@ -280,6 +280,6 @@ def test_the_received_token_is_that_of_the_innermost_call() -> None:
     """It is reset at the end."""
     with acting_as(None, "outer"):
         with acting_as(None, "inner"):
-            assert received_token() == "inner"
-        assert received_token() == "outer"
-    assert received_token() == ""
+            assert received_token() == ("inner", "")
+        assert received_token() == ("outer", "")
+    assert received_token() == ("", "")

@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from auth_service.authz.certificates import TrustedProxies
 from auth_service.rpc.dispatcher import Dispatcher
 from auth_service.rpc.ext_authz import add_ext_authz
 from auth_service.telemetry.metrics import Successes
@@ -609,7 +610,8 @@ async def test_a_verifier_that_fails_denies_access(
 ) -> None:
     """Fail closed: 500, and the cause in the log alone."""
     server = grpc.aio.server()
-    add_ext_authz(Dispatcher(server), BrokenVerifier(), BrokenVerifier())
+    broken = BrokenVerifier()
+    add_ext_authz(Dispatcher(server), broken, broken, TrustedProxies())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -12,12 +13,14 @@ import pytest
 import pytest_asyncio
 from authn.v1 import auth_service_pb2 as pb
 
+from auth_service.authz.certificates import TrustedProxies
 from auth_service.core.exchange import TokenExchange
 from auth_service.core.shielded import Shielded
 from auth_service.core.validation import Validation
 from auth_service.db.pool import connect
 from auth_service.db.store import Store
 from auth_service.web.app import create_app
+from auth_service.web.certificates import certificate_of
 from auth_service.web.oauth import oauth_routes
 from tests.acceptance.servers import Proxy, database_target, eventually, through
 from tests.audiences import register_in
@@ -564,18 +567,17 @@ async def test_introspection_on_old_knowledge_is_refused(database_url: str) -> N
     exchange = TokenExchange(
         validation, core.signer, core.audiences.find, core.audiences.own, limit, clock
     )
-    app = create_app(
-        oauth_routes(
-            core.credentials,
-            core.sessions,
-            core.revoker,
-            validation,
-            exchange,
-            core.audiences,
-            Shielded(),
-            clock,
-        )
+    parts: Any = SimpleNamespace(
+        credentials=core.credentials,
+        sessions=core.sessions,
+        revoker=core.revoker,
+        validation=validation,
+        exchange=exchange,
+        audiences=core.audiences,
+        shielded=Shielded(),
+        clock=clock,
     )
+    app = create_app(oauth_routes(parts, certificate_of(TrustedProxies())))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         sent: Any = {"url": "/oauth2/introspect", "data": {"token": token}}

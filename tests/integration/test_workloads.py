@@ -495,16 +495,16 @@ class TestCertificates:
         issuer = replace(SPIFFE.issuer(clock.now), certificates=True)
         core = make_core(store, clock, issuers=[issuer])
         await core.accounts.services.create(BILLING, secret=False)
-        assert core.active(await login(core, "", certificate=[SPIFFE.subject]))
+        assert core.active(await login(core, "", uris=[SPIFFE.subject]))
         for uris in ([SPIFFE.subject, SPIFFE.subject], [SPIFFE.subject, "https://x"]):
-            assert await refused(core, "", certificate=uris) is RefusalReason.NO_CERTIFICATE
+            assert await refused(core, "", uris=uris) is RefusalReason.NO_CERTIFICATE
         wrong = [f"{SPIFFE.subject}x"]
-        assert await refused(core, "", certificate=wrong) is RefusalReason.NOT_MAPPED
+        assert await refused(core, "", uris=wrong) is RefusalReason.NOT_MAPPED
         for uri in ("https://example.org/billing", "spiffe://other.test/billing", ""):
-            assert await refused(core, "", certificate=[uri]) is RefusalReason.UNKNOWN_ISSUER
+            assert await refused(core, "", uris=[uri]) is RefusalReason.UNKNOWN_ISSUER
         core.hasher.close()
 
     async def test_elsewhere_it_does_not(self, core: Core) -> None:
         """`mtls` of the issuer is off unless it is set."""
-        seen = await refused(core, "", certificate=[SPIFFE.subject])
+        seen = await refused(core, "", uris=[SPIFFE.subject])
         assert seen is RefusalReason.UNKNOWN_ISSUER

@@ -48,6 +48,7 @@ CLAIMS = AccessClaims(
     amr=("pwd",),
 )
 GOOD = CLAIMS.as_jwt()
+THUMBPRINT = base64url.encode(bytes(range(100, 132)))
 
 
 @pytest.fixture
@@ -149,14 +150,17 @@ PAST = st.integers(0, EPOCH)
         amr=LISTS,
         not_before=PAST,
         chain=st.lists(st.builds(Link, WORDS, PAST, WORDS, PAST), max_size=5).map(tuple),
+        certificate_thumbprint=st.just("")
+        | st.binary(min_size=32, max_size=32).map(base64url.encode),
     )
 )
 def test_what_is_signed_verifies(algorithm: str, claims: AccessClaims) -> None:
     """The claims are equal, under every algorithm, at the first and at the second time."""
     token = token_of(claims, algorithm)
     verifier = lone_verifier()
-    assert verifier.verify(token) == claims
-    assert verifier.verify(token) == claims
+    holder = claims.certificate_thumbprint
+    assert verifier.verify(token, certificate_thumbprint=holder) == claims
+    assert verifier.verify(token, certificate_thumbprint=holder) == claims
     assert verifier.authenticate(token) == claims
 
 
@@ -208,7 +212,7 @@ def test_optional_claims_have_their_defaults(verifier: TokenVerifier) -> None:
 
 def test_a_claim_that_we_do_not_know_is_ignored(verifier: TokenVerifier) -> None:
     """RFC 7519 section 4 requires this of claims, unlike of header parameters."""
-    assert verifier.verify(ours(GOOD | {"cnf": {"jkt": "x"}})) == CLAIMS
+    assert verifier.verify(ours(GOOD | {"tenant": {"id": "x"}})) == CLAIMS
 
 
 def test_token_ids_are_random() -> None:
@@ -373,6 +377,7 @@ FAULTS: list[tuple[dict[str, Any], InactiveReason]] = [
     ({"token_id": "revoked"}, InactiveReason.TOKEN_REVOKED),
     ({"session_id": "revoked"}, InactiveReason.SESSION_REVOKED),
     ({"subject": "revoked"}, InactiveReason.USER_REVOKED),
+    ({"certificate_thumbprint": "B" * 42 + "A"}, InactiveReason.WRONG_CERTIFICATE),
     ({"scope": ()}, InactiveReason.INSUFFICIENT_SCOPE),
     ({"roles": ()}, InactiveReason.INSUFFICIENT_ROLE),
 ]
@@ -382,7 +387,7 @@ FAULTS: list[tuple[dict[str, Any], InactiveReason]] = [
 def test_of_several_faults_the_first_is_the_reason(
     verifier: TokenVerifier, revocations: RevocationList, first: int
 ) -> None:
-    """The order is issuer, time, audience, revocation, scope, role."""
+    """The order is issuer, time, audience, revocation, certificate, scope, role."""
     for kind in (RevocationKind.TOKEN, RevocationKind.SESSION, RevocationKind.USER):
         revocations.add(revocation(kind, "revoked"))
     changes = {name: value for fault, _ in FAULTS[first:] for name, value in fault.items()}
@@ -392,6 +397,7 @@ def test_of_several_faults_the_first_is_the_reason(
         audience="billing",
         required_scope=["read"],
         required_roles=["user"],
+        certificate_thumbprint=THUMBPRINT,
     )
     assert verdict is FAULTS[first][1]
 
@@ -405,6 +411,90 @@ def test_a_forgery_tells_nothing_of_its_claims(verifier: TokenVerifier) -> None:
     assert refusal(verifier.verify, wrong_type) is InactiveReason.WRONG_TYPE
     assert refusal(verifier.verify, unknown_key) is InactiveReason.UNKNOWN_KEY
     assert refusal(verifier.verify, bad_signature) is InactiveReason.BAD_SIGNATURE
+
+
+# Tokens that are bound to a certificate
+
+
+BOUND = CLAIMS._replace(certificate_thumbprint=THUMBPRINT)
+
+
+def test_a_bound_token_names_the_certificate_as_rfc_8705_does() -> None:
+    """In `cnf`, by the member x5t#S256; other tokens have no `cnf`."""
+    assert BOUND.as_jwt()["cnf"] == {"x5t#S256": THUMBPRINT}
+    assert "cnf" not in GOOD
+
+
+@pytest.mark.parametrize(
+    "presented", ["", THUMBPRINT[:-1], THUMBPRINT + "=", THUMBPRINT.lower(), "A" * 43, "*", " "]
+)
+def test_a_bound_token_needs_its_certificate_each_time(
+    verifier: TokenVerifier, presented: str
+) -> None:
+    """Also once it is remembered; the rightful holder is not disturbed."""
+    token = token_of(BOUND)
+    for _ in range(4):
+        wrong = refusal(verifier.verify, token, certificate_thumbprint=presented)
+        assert wrong is InactiveReason.WRONG_CERTIFICATE
+        assert refusal(verifier.verify, token) is InactiveReason.WRONG_CERTIFICATE
+        assert verifier.verify(token, certificate_thumbprint=THUMBPRINT) == BOUND
+    assert verifier.recall(token, THUMBPRINT)
+    assert not verifier.recall(token, presented)
+    assert not verifier.recall(token)
+
+
+def test_other_tokens_are_valid_with_any_certificate(verifier: TokenVerifier) -> None:
+    """A certificate on the connection says nothing against a bearer token."""
+    for _ in range(3):
+        assert verifier.verify(token_of(), certificate_thumbprint=THUMBPRINT) == CLAIMS
+    assert verifier.recall(token_of(), THUMBPRINT)
+
+
+@pytest.mark.parametrize(
+    "confirmation",
+    [
+        None,
+        {},
+        [],
+        "",
+        THUMBPRINT,
+        True,
+        {"jkt": THUMBPRINT},
+        {"x5t#S256": THUMBPRINT, "jkt": THUMBPRINT},
+        {"x5t#S256": THUMBPRINT, "kid": None},
+        {"X5T#S256": THUMBPRINT},
+        {"x5t": THUMBPRINT},
+        *(
+            {"x5t#S256": wrong}
+            for wrong in (
+                None,
+                "",
+                0,
+                [THUMBPRINT],
+                THUMBPRINT + "=",
+                THUMBPRINT + "A",
+                THUMBPRINT[:-1],
+                THUMBPRINT[:-1] + "B",  # not canonical: bits that no byte needs
+                THUMBPRINT[:-2] + "+A",
+                THUMBPRINT + "\n",
+            )
+        ),
+    ],
+    ids=repr,
+)
+def test_a_confirmation_that_is_not_understood_is_refused(
+    verifier: TokenVerifier, confirmation: object
+) -> None:
+    """Nobody could check it: the token must not pass as one that needs no proof."""
+    token = ours(GOOD | {"cnf": confirmation})
+    for presented in ("", THUMBPRINT):
+        reason = refusal(verifier.verify, token, certificate_thumbprint=presented)
+        assert reason is InactiveReason.MALFORMED
+
+
+def test_a_bound_token_can_be_revoked_by_whoever_has_it(verifier: TokenVerifier) -> None:
+    """A thief may end it: RFC 7009 asks for the token alone."""
+    assert verifier.authenticate(token_of(BOUND)) == BOUND
 
 
 # Authentication alone, for revocation

@@ -31,6 +31,7 @@ REASONS = {
     "InvalidScope": "INVALID_SCOPE",
     "InvalidTarget": "INVALID_TARGET",
     "InvalidSubjectToken": "INVALID_SUBJECT_TOKEN",
+    "CertificateRequired": "CERTIFICATE_REQUIRED",
     "PermissionDenied": "PERMISSION_DENIED",
     "NotFound": "NOT_FOUND",
     "AlreadyExists": "ALREADY_EXISTS",

@@ -24,6 +24,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 EPOCH = int(START.timestamp())
 KEYS = {algorithm: generate_key(algorithm) for algorithm in ALGORITHMS if algorithm != "RS256"}
 FOREIGN = generate_key("HS256")
+HOLDER = "A" * 43
 CLAIMS = AccessClaims(
     issuer="https://auth.test",
     subject="alice",
@@ -44,7 +45,7 @@ CHAIN = (
 )
 NAMES = [
     "form", "header", "type", "key", "signature", "claims", "issuer", "expiry", "start", "audience",
-    "revocation", "scope", "roles",
+    "revocation", "certificate", "scope", "roles",
 ]  # fmt: skip
 
 
@@ -73,6 +74,7 @@ def verdict(token: str, known: View, question: Question) -> InactiveReason | Non
         verifier.verify(
             token, audience=question.audience, required_scope=question.required_scope,
             required_roles=question.required_roles,
+            certificate_thumbprint=question.certificate_thumbprint,
         )  # fmt: skip
     except InvalidToken as error:
         return error.inactive_reason
@@ -113,6 +115,7 @@ CHANGES = st.fixed_dictionaries(
         "scope": st.sampled_from(["", "read", 5]),
         "roles": st.sampled_from([[], ["admin"], "clerk"]),
         "act": st.sampled_from([{}, {"sub": "orders"}]),
+        "cnf": st.sampled_from([{"x5t#S256": HOLDER}, {"x5t#S256": "short"}, {"jkt": HOLDER}]),
     },
 )
 QUESTIONS = st.builds(
@@ -120,6 +123,7 @@ QUESTIONS = st.builds(
     st.sampled_from(["", "billing", "ledger"]),
     st.sampled_from([(), ("read",), ("read", "delete")]),
     st.sampled_from([(), ("clerk",), ("admin",)]),
+    st.sampled_from(["", HOLDER, "B" * 42 + "A"]),
 )
 TYPES = st.sampled_from(["at+jwt", "at+jwt", "at+jwt", "rt+jwt"])
 SIGNERS = st.sampled_from([*KEYS.values(), FOREIGN])

@@ -39,6 +39,11 @@ EXPECTED: list[tuple[AuthError, grpc.StatusCode, str]] = [
         grpc.StatusCode.INVALID_ARGUMENT,
         "INVALID_SUBJECT_TOKEN",
     ),
+    (
+        errors.CertificateRequired(),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "CERTIFICATE_REQUIRED",
+    ),
     (errors.PermissionDenied("no"), grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"),
     (errors.NotFound("none"), grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
     (errors.AlreadyExists("taken"), grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS"),

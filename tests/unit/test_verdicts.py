@@ -59,6 +59,11 @@ class Replica:
         self.verdicts = Verdicts(self.validation)
         self.token = TokenSigner(self.ring).sign(CLAIMS)
 
+    def ask_bound(self, request: bytes, token: str, certificate: str) -> bytes:
+        """Answer a request for a bound token, presented with a certificate."""
+        verdict = self.validation.validate(token, certificate_thumbprint=certificate)
+        return self.verdicts.response(verdict, token, request, certificate)
+
     def ask(self, request: bytes) -> None:
         """Answer a request for the token as AuthService does when no answer is remembered."""
         verdict = self.validation.validate(self.token)
@@ -179,6 +184,29 @@ def test_a_token_revoked_since_has_no_remembered_answer(
     replica.remember(REQUEST)
     change(replica)
     assert verdicts.again(REQUEST) is None
+
+
+def test_a_bound_token_is_remembered_for_its_certificate_alone(
+    replica: Replica, verdicts: Verdicts
+) -> None:
+    """A refusal is never remembered, and a remembered answer is that of one certificate."""
+    holder, thief = "A" * 43, "E" * 43
+    token = TokenSigner(replica.ring).sign(CLAIMS._replace(certificate_thumbprint=holder))
+    for _ in range(4):
+        for certificate in ("", thief):
+            answer = parsed(replica.ask_bound(certificate.encode() or b"-", token, certificate))
+            assert answer.inactive_reason == pb.INACTIVE_REASON_WRONG_CERTIFICATE
+            assert not answer.active
+        answer = parsed(replica.ask_bound(holder.encode(), token, holder))
+        assert answer.claims.certificate_thumbprint == holder
+    assert verdicts.again(thief.encode()) is None
+    assert verdicts.again(b"-") is None
+    remembered = verdicts.again(holder.encode())
+    assert remembered is not None
+    assert parsed(remembered).claims.certificate_thumbprint == holder
+    # Even if the request were mistaken for another: the memory asks the verifier once more.
+    assert replica.validation.recall(token) is None
+    assert replica.validation.recall(token, thief) is None
 
 
 @pytest.mark.parametrize("seconds", [900, -11], ids=["expired", "not yet valid"])

@@ -38,20 +38,22 @@ class User(_message.Message):
     def __init__(self, user_id: _Optional[str] = ..., identifiers: _Optional[_Iterable[str]] = ..., roles: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., disabled: bool = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ServiceAccount(_message.Message):
-    __slots__ = ("client_id", "roles", "scope", "disabled", "created_at", "secrets")
+    __slots__ = ("client_id", "roles", "scope", "disabled", "created_at", "secrets", "bound")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     ROLES_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     DISABLED_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     SECRETS_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     roles: _containers.RepeatedScalarFieldContainer[str]
     scope: _containers.RepeatedScalarFieldContainer[str]
     disabled: bool
     created_at: _timestamp_pb2.Timestamp
     secrets: _containers.RepeatedCompositeFieldContainer[ServiceAccountSecret]
-    def __init__(self, client_id: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., disabled: bool = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., secrets: _Optional[_Iterable[_Union[ServiceAccountSecret, _Mapping]]] = ...) -> None: ...
+    bound: bool
+    def __init__(self, client_id: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., disabled: bool = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., secrets: _Optional[_Iterable[_Union[ServiceAccountSecret, _Mapping]]] = ..., bound: bool = ...) -> None: ...
 
 class ServiceAccountSecret(_message.Message):
     __slots__ = ("secret_id", "created_at", "expires_at", "last_used_at")
@@ -181,16 +183,18 @@ class SetUserPasswordResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class CreateServiceAccountRequest(_message.Message):
-    __slots__ = ("client_id", "roles", "scope", "without_secret")
+    __slots__ = ("client_id", "roles", "scope", "without_secret", "bound")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     ROLES_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_SECRET_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     roles: _containers.RepeatedScalarFieldContainer[str]
     scope: _containers.RepeatedScalarFieldContainer[str]
     without_secret: bool
-    def __init__(self, client_id: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., without_secret: bool = ...) -> None: ...
+    bound: bool
+    def __init__(self, client_id: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., without_secret: bool = ..., bound: bool = ...) -> None: ...
 
 class CreateServiceAccountResponse(_message.Message):
     __slots__ = ("client_id", "client_secret")
@@ -583,16 +587,18 @@ class CoveringRevocation(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., target: _Optional[str] = ..., recorded_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., issued_before: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ExplainTokenRequest(_message.Message):
-    __slots__ = ("access_token", "audience", "required_scope", "required_roles")
+    __slots__ = ("access_token", "audience", "required_scope", "required_roles", "certificate_thumbprint")
     ACCESS_TOKEN_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_SCOPE_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_ROLES_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _ClassVar[int]
     access_token: str
     audience: str
     required_scope: _containers.RepeatedScalarFieldContainer[str]
     required_roles: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, access_token: _Optional[str] = ..., audience: _Optional[str] = ..., required_scope: _Optional[_Iterable[str]] = ..., required_roles: _Optional[_Iterable[str]] = ...) -> None: ...
+    certificate_thumbprint: str
+    def __init__(self, access_token: _Optional[str] = ..., audience: _Optional[str] = ..., required_scope: _Optional[_Iterable[str]] = ..., required_roles: _Optional[_Iterable[str]] = ..., certificate_thumbprint: _Optional[str] = ...) -> None: ...
 
 class ExplainTokenResponse(_message.Message):
     __slots__ = ("active", "inactive_reason", "checks", "claims", "claims_verified", "revocations", "revocations_as_of", "explained_at")

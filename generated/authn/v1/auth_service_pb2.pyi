@@ -26,6 +26,7 @@ class InactiveReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INACTIVE_REASON_USER_REVOKED: _ClassVar[InactiveReason]
     INACTIVE_REASON_INSUFFICIENT_SCOPE: _ClassVar[InactiveReason]
     INACTIVE_REASON_INSUFFICIENT_ROLE: _ClassVar[InactiveReason]
+    INACTIVE_REASON_WRONG_CERTIFICATE: _ClassVar[InactiveReason]
 INACTIVE_REASON_UNSPECIFIED: InactiveReason
 INACTIVE_REASON_MALFORMED: InactiveReason
 INACTIVE_REASON_BAD_SIGNATURE: InactiveReason
@@ -40,6 +41,7 @@ INACTIVE_REASON_SESSION_REVOKED: InactiveReason
 INACTIVE_REASON_USER_REVOKED: InactiveReason
 INACTIVE_REASON_INSUFFICIENT_SCOPE: InactiveReason
 INACTIVE_REASON_INSUFFICIENT_ROLE: InactiveReason
+INACTIVE_REASON_WRONG_CERTIFICATE: InactiveReason
 
 class PasswordCredentials(_message.Message):
     __slots__ = ("identifier", "password")
@@ -150,21 +152,23 @@ class RevokeResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ValidateRequest(_message.Message):
-    __slots__ = ("access_token", "audience", "required_scope", "required_roles", "max_staleness")
+    __slots__ = ("access_token", "audience", "required_scope", "required_roles", "max_staleness", "certificate_thumbprint")
     ACCESS_TOKEN_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_SCOPE_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_ROLES_FIELD_NUMBER: _ClassVar[int]
     MAX_STALENESS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _ClassVar[int]
     access_token: str
     audience: str
     required_scope: _containers.RepeatedScalarFieldContainer[str]
     required_roles: _containers.RepeatedScalarFieldContainer[str]
     max_staleness: _duration_pb2.Duration
-    def __init__(self, access_token: _Optional[str] = ..., audience: _Optional[str] = ..., required_scope: _Optional[_Iterable[str]] = ..., required_roles: _Optional[_Iterable[str]] = ..., max_staleness: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    certificate_thumbprint: str
+    def __init__(self, access_token: _Optional[str] = ..., audience: _Optional[str] = ..., required_scope: _Optional[_Iterable[str]] = ..., required_roles: _Optional[_Iterable[str]] = ..., max_staleness: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., certificate_thumbprint: _Optional[str] = ...) -> None: ...
 
 class Claims(_message.Message):
-    __slots__ = ("issuer", "subject", "audience", "expires_at", "issued_at", "token_id", "session_id", "client_id", "scope", "roles", "auth_time", "authentication_methods", "actor")
+    __slots__ = ("issuer", "subject", "audience", "expires_at", "issued_at", "token_id", "session_id", "client_id", "scope", "roles", "auth_time", "authentication_methods", "actor", "certificate_thumbprint")
     ISSUER_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
@@ -178,6 +182,7 @@ class Claims(_message.Message):
     AUTH_TIME_FIELD_NUMBER: _ClassVar[int]
     AUTHENTICATION_METHODS_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _ClassVar[int]
     issuer: str
     subject: str
     audience: _containers.RepeatedScalarFieldContainer[str]
@@ -191,7 +196,8 @@ class Claims(_message.Message):
     auth_time: _timestamp_pb2.Timestamp
     authentication_methods: _containers.RepeatedScalarFieldContainer[str]
     actor: Actor
-    def __init__(self, issuer: _Optional[str] = ..., subject: _Optional[str] = ..., audience: _Optional[_Iterable[str]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., issued_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., token_id: _Optional[str] = ..., session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., roles: _Optional[_Iterable[str]] = ..., auth_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., authentication_methods: _Optional[_Iterable[str]] = ..., actor: _Optional[_Union[Actor, _Mapping]] = ...) -> None: ...
+    certificate_thumbprint: str
+    def __init__(self, issuer: _Optional[str] = ..., subject: _Optional[str] = ..., audience: _Optional[_Iterable[str]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., issued_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., token_id: _Optional[str] = ..., session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., roles: _Optional[_Iterable[str]] = ..., auth_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., authentication_methods: _Optional[_Iterable[str]] = ..., actor: _Optional[_Union[Actor, _Mapping]] = ..., certificate_thumbprint: _Optional[str] = ...) -> None: ...
 
 class Actor(_message.Message):
     __slots__ = ("subject", "actor")
@@ -226,16 +232,18 @@ class BatchValidateResponse(_message.Message):
     def __init__(self, responses: _Optional[_Iterable[_Union[ValidateResponse, _Mapping]]] = ...) -> None: ...
 
 class ExchangeRequest(_message.Message):
-    __slots__ = ("subject_token", "audience", "scope", "lifetime")
+    __slots__ = ("subject_token", "audience", "scope", "lifetime", "certificate_thumbprint")
     SUBJECT_TOKEN_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _ClassVar[int]
     subject_token: str
     audience: str
     scope: _containers.RepeatedScalarFieldContainer[str]
     lifetime: _duration_pb2.Duration
-    def __init__(self, subject_token: _Optional[str] = ..., audience: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., lifetime: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    certificate_thumbprint: str
+    def __init__(self, subject_token: _Optional[str] = ..., audience: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., lifetime: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., certificate_thumbprint: _Optional[str] = ...) -> None: ...
 
 class ExchangeResponse(_message.Message):
     __slots__ = ("access_token", "token_type", "expires_at", "scope")

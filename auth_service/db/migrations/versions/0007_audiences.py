@@ -78,6 +78,8 @@ STATEMENTS = (
         ADD COLUMN audiences uuid[] NOT NULL DEFAULT '{}',
         ADD COLUMN bound boolean NOT NULL DEFAULT false
     """,
+    # The thumbprint of the client certificate that the tokens of a session are bound to.
+    'ALTER TABLE sessions ADD COLUMN bound_to text COLLATE "C"',
     'ALTER TABLE audit_log ADD COLUMN audience text COLLATE "C"',
 )
 

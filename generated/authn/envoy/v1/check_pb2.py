@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61uthn/envoy/v1/check.proto\x12\x0e\x61uthn.envoy.v1\x1a\x19google/protobuf/any.proto\"D\n\x0c\x43heckRequest\x12\x34\n\nattributes\x18\x01 \x01(\x0b\x32 .authn.envoy.v1.AttributeContext\"\x96\x04\n\x10\x41ttributeContext\x12\x39\n\x07request\x18\x04 \x01(\x0b\x32(.authn.envoy.v1.AttributeContext.Request\x12S\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32\x37.authn.envoy.v1.AttributeContext.ContextExtensionsEntry\x1a\x45\n\x07Request\x12:\n\x04http\x18\x02 \x01(\x0b\x32,.authn.envoy.v1.AttributeContext.HttpRequest\x1a\xf0\x01\n\x0bHttpRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12J\n\x07headers\x18\x03 \x03(\x0b\x32\x39.authn.envoy.v1.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0c\n\x04host\x18\x05 \x01(\t\x12-\n\nheader_map\x18\r \x01(\x0b\x32\x19.authn.envoy.v1.HeaderMap\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\tHeaderMap\x12,\n\x07headers\x18\x01 \x03(\x0b\x32\x1b.authn.envoy.v1.HeaderValue\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\xbe\x01\n\rCheckResponse\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.authn.envoy.v1.Status\x12=\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32\".authn.envoy.v1.DeniedHttpResponseH\x00\x12\x35\n\x0bok_response\x18\x03 \x01(\x0b\x32\x1e.authn.envoy.v1.OkHttpResponseH\x00\x42\x0f\n\rhttp_response\"N\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\"\x82\x01\n\x12\x44\x65niedHttpResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.authn.envoy.v1.HttpStatus\x12\x32\n\x07headers\x18\x02 \x03(\x0b\x32!.authn.envoy.v1.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\"_\n\x0eOkHttpResponse\x12\x32\n\x07headers\x18\x02 \x03(\x0b\x32!.authn.envoy.v1.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"\xd5\x02\n\x11HeaderValueOption\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.authn.envoy.v1.HeaderValue\x12K\n\rappend_action\x18\x03 \x01(\x0e\x32\x34.authn.envoy.v1.HeaderValueOption.HeaderAppendAction\"\xc5\x01\n\x12HeaderAppendAction\x12$\n HEADER_APPEND_ACTION_UNSPECIFIED\x10\x00\x12&\n\"HEADER_APPEND_ACTION_ADD_IF_ABSENT\x10\x01\x12\x33\n/HEADER_APPEND_ACTION_OVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12,\n(HEADER_APPEND_ACTION_OVERWRITE_IF_EXISTS\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61uthn/envoy/v1/check.proto\x12\x0e\x61uthn.envoy.v1\x1a\x19google/protobuf/any.proto\"D\n\x0c\x43heckRequest\x12\x34\n\nattributes\x18\x01 \x01(\x0b\x32 .authn.envoy.v1.AttributeContext\"\xea\x04\n\x10\x41ttributeContext\x12\x35\n\x06source\x18\x01 \x01(\x0b\x32%.authn.envoy.v1.AttributeContext.Peer\x12\x39\n\x07request\x18\x04 \x01(\x0b\x32(.authn.envoy.v1.AttributeContext.Request\x12S\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32\x37.authn.envoy.v1.AttributeContext.ContextExtensionsEntry\x1a\x1b\n\x04Peer\x12\x13\n\x0b\x63\x65rtificate\x18\x05 \x01(\t\x1a\x45\n\x07Request\x12:\n\x04http\x18\x02 \x01(\x0b\x32,.authn.envoy.v1.AttributeContext.HttpRequest\x1a\xf0\x01\n\x0bHttpRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12J\n\x07headers\x18\x03 \x03(\x0b\x32\x39.authn.envoy.v1.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0c\n\x04host\x18\x05 \x01(\t\x12-\n\nheader_map\x18\r \x01(\x0b\x32\x19.authn.envoy.v1.HeaderMap\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\tHeaderMap\x12,\n\x07headers\x18\x01 \x03(\x0b\x32\x1b.authn.envoy.v1.HeaderValue\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\xbe\x01\n\rCheckResponse\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.authn.envoy.v1.Status\x12=\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32\".authn.envoy.v1.DeniedHttpResponseH\x00\x12\x35\n\x0bok_response\x18\x03 \x01(\x0b\x32\x1e.authn.envoy.v1.OkHttpResponseH\x00\x42\x0f\n\rhttp_response\"N\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\"\x82\x01\n\x12\x44\x65niedHttpResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.authn.envoy.v1.HttpStatus\x12\x32\n\x07headers\x18\x02 \x03(\x0b\x32!.authn.envoy.v1.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\"_\n\x0eOkHttpResponse\x12\x32\n\x07headers\x18\x02 \x03(\x0b\x32!.authn.envoy.v1.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"\xd5\x02\n\x11HeaderValueOption\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.authn.envoy.v1.HeaderValue\x12K\n\rappend_action\x18\x03 \x01(\x0e\x32\x34.authn.envoy.v1.HeaderValueOption.HeaderAppendAction\"\xc5\x01\n\x12HeaderAppendAction\x12$\n HEADER_APPEND_ACTION_UNSPECIFIED\x10\x00\x12&\n\"HEADER_APPEND_ACTION_ADD_IF_ABSENT\x10\x01\x12\x33\n/HEADER_APPEND_ACTION_OVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12,\n(HEADER_APPEND_ACTION_OVERWRITE_IF_EXISTS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -29,31 +29,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKREQUEST']._serialized_start=73
   _globals['_CHECKREQUEST']._serialized_end=141
   _globals['_ATTRIBUTECONTEXT']._serialized_start=144
-  _globals['_ATTRIBUTECONTEXT']._serialized_end=678
-  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_start=308
-  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_end=377
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_start=380
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_end=620
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_start=574
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_end=620
-  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_start=622
-  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_end=678
-  _globals['_HEADERMAP']._serialized_start=680
-  _globals['_HEADERMAP']._serialized_end=737
-  _globals['_HEADERVALUE']._serialized_start=739
-  _globals['_HEADERVALUE']._serialized_end=799
-  _globals['_CHECKRESPONSE']._serialized_start=802
-  _globals['_CHECKRESPONSE']._serialized_end=992
-  _globals['_STATUS']._serialized_start=994
-  _globals['_STATUS']._serialized_end=1072
-  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1075
-  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1205
-  _globals['_OKHTTPRESPONSE']._serialized_start=1207
-  _globals['_OKHTTPRESPONSE']._serialized_end=1302
-  _globals['_HTTPSTATUS']._serialized_start=1304
-  _globals['_HTTPSTATUS']._serialized_end=1330
-  _globals['_HEADERVALUEOPTION']._serialized_start=1333
-  _globals['_HEADERVALUEOPTION']._serialized_end=1674
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=1477
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=1674
+  _globals['_ATTRIBUTECONTEXT']._serialized_end=762
+  _globals['_ATTRIBUTECONTEXT_PEER']._serialized_start=363
+  _globals['_ATTRIBUTECONTEXT_PEER']._serialized_end=390
+  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_start=392
+  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_end=461
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_start=464
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_end=704
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_start=658
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_end=704
+  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_start=706
+  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_end=762
+  _globals['_HEADERMAP']._serialized_start=764
+  _globals['_HEADERMAP']._serialized_end=821
+  _globals['_HEADERVALUE']._serialized_start=823
+  _globals['_HEADERVALUE']._serialized_end=883
+  _globals['_CHECKRESPONSE']._serialized_start=886
+  _globals['_CHECKRESPONSE']._serialized_end=1076
+  _globals['_STATUS']._serialized_start=1078
+  _globals['_STATUS']._serialized_end=1156
+  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1159
+  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1289
+  _globals['_OKHTTPRESPONSE']._serialized_start=1291
+  _globals['_OKHTTPRESPONSE']._serialized_end=1386
+  _globals['_HTTPSTATUS']._serialized_start=1388
+  _globals['_HTTPSTATUS']._serialized_end=1414
+  _globals['_HEADERVALUEOPTION']._serialized_start=1417
+  _globals['_HEADERVALUEOPTION']._serialized_end=1758
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=1561
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=1758
 # @@protoc_insertion_point(module_scope)
