@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from auth_service.db.migrate import migrate
+from tests.audiences import register_in
 from tests.compat.live import VARIABLE, Live
 from tests.compat.service import serving
 from tests.folders import open_folder
@@ -200,6 +201,7 @@ def service() -> Iterator[Live]:
         runner.run(postgres.start())
         try:
             runner.run(migrate(postgres.dsn))
+            runner.run(register_in(postgres.dsn, "internal"))
             with serving(postgres.dsn, HOME / "server.log") as live:
                 yield live
         finally:

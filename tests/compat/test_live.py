@@ -1,6 +1,7 @@
 """The client library against a running service: each RPC, token sources and local verification."""
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -42,6 +43,9 @@ from tests.compat.live import ADMIN, SERVICE_ACCOUNT, VARIABLE, Live
 
 TIMEOUT = 30.0  # seconds; no passing test takes as long
 ISSUER = "https://auth.internal"
+PUBLIC_KEY = (  # of RFC 8037, appendix A.2
+    '{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}'
+)
 PASSWORD = "a password that nobody guesses"
 SERVICES: dict[str, tuple[ModuleType, ModuleType]] = {
     "AuthService": (auth_service_pb2, auth_service_pb2_grpc),
@@ -148,6 +152,7 @@ async def test_each_rpc_answers(caller: Caller, live: Live) -> None:
     await auth_rpcs(caller, name)
     await account_rpcs(caller, name)
     await admin_rpcs(caller, user_id, admin)
+    await audience_rpcs(caller, live, admin)
     jwks = await caller.call("VerifierService/GetJwks", verifier_service_pb2.GetJwksRequest())
     assert "keys" in json.loads(jwks.jwks_json)
     event = await caller.call("VerifierService/Watch", verifier_service_pb2.WatchRequest())
@@ -242,9 +247,59 @@ async def admin_rpcs(caller: Caller, user_id: str, admin: str) -> None:
     assert made.expires_at.seconds == expiring.expires_at.seconds
     request = pb.DeleteServiceAccountSecretRequest(client_id=client_id, secret_id=made.secret_id)
     await caller.call("AdminService/DeleteServiceAccountSecret", request, admin)
+    add = pb.AddServiceAccountKeyRequest(client_id=client_id, public_key=PUBLIC_KEY)
+    kid = (await caller.call("AdminService/AddServiceAccountKey", add, admin)).key.kid
+    drop = pb.DeleteServiceAccountKeyRequest(client_id=client_id, kid=kid)
+    await caller.call("AdminService/DeleteServiceAccountKey", drop, admin)
     delete = pb.DeleteServiceAccountRequest(client_id=client_id)
     await caller.call("AdminService/DeleteServiceAccount", delete, admin)
     assert answers["RotateKeys"].key.algorithm == "EdDSA"
+
+
+async def audience_rpcs(caller: Caller, live: Live, admin: str) -> None:
+    """Register an audience, exchange a token for it, have the token explained, and tidy up."""
+    pb = admin_service_pb2
+    name, user_id, _ = await make_user(caller, live)
+    audience, received = f"audience-{user_id}", SERVICE_ACCOUNT
+    scope = ["read"]
+    actor = pb.AudienceActor(client_id=SERVICE_ACCOUNT)
+    grant: Any = {"name": audience, "user_id": user_id}
+    requests: dict[str, Any] = {
+        "CreateAudience": pb.CreateAudienceRequest(name=audience, scope=scope),
+        "GetAudience": pb.GetAudienceRequest(name=audience),
+        "ListAudiences": pb.ListAudiencesRequest(page_size=1),
+        "UpdateAudience": pb.UpdateAudienceRequest(
+            audience=pb.Audience(name=audience, scope=scope)
+        ),
+        "GrantAudience": pb.GrantAudienceRequest(**grant),
+        "WithdrawAudience": pb.WithdrawAudienceRequest(**grant),
+        "SetAudienceActor": pb.SetAudienceActorRequest(name=audience, actor=actor),
+    }
+    for method, request in requests.items():
+        await caller.call(f"AdminService/{method}", request, admin)
+    create = pb.CreateAudienceRequest(name=received, scope=scope, open=True)
+    with contextlib.suppress(grpc.RpcError):  # the other kind of channel made it
+        await caller.call("AdminService/CreateAudience", create, admin)
+    user = auth_service_pb2.PasswordCredentials(identifier=name, password=PASSWORD)
+    login_for = auth_service_pb2.LoginRequest(password=user, audience=[received])
+    token = (await caller.call("AuthService/Login", login_for)).tokens.access_token
+    service = auth_service_pb2.ClientCredentials(
+        client_id=SERVICE_ACCOUNT, client_secret=live.service_secret
+    )
+    login_service = auth_service_pb2.LoginRequest(client=service)
+    own = (await caller.call("AuthService/Login", login_service)).tokens.access_token
+    exchange = auth_service_pb2.ExchangeRequest(subject_token=token, audience=audience, scope=scope)
+    exchange.lifetime.FromSeconds(60)
+    made = await caller.call("AuthService/Exchange", exchange, own)
+    batch = auth_service_pb2.BatchExchangeRequest(requests=[exchange, exchange])
+    results = (await caller.call("AuthService/BatchExchange", batch, own)).results
+    assert [result.WhichOneof("result") for result in results] == ["token", "token"]
+    explain = pb.ExplainTokenRequest(access_token=made.access_token, audience=audience)
+    await caller.call("AdminService/ExplainToken", explain, admin)
+    remove = pb.RemoveAudienceActorRequest(name=audience, client_id=SERVICE_ACCOUNT)
+    await caller.call("AdminService/RemoveAudienceActor", remove, admin)
+    delete = pb.DeleteAudienceRequest(name=audience)
+    await caller.call("AdminService/DeleteAudience", delete, admin)
 
 
 async def test_a_session_authorizes_calls_on_asyncio(caller: Caller, live: Live) -> None:
