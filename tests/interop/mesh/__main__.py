@@ -21,7 +21,7 @@ import ext_authz
 import forward_auth
 import jwt_authn
 import transcoder
-from cases import Users
+from cases import GATEWAY, Users
 from check import MismatchError, Tally, settings
 from processes import (
     EDGE,
@@ -54,6 +54,7 @@ def check_all(tally: Tally, directory: Path, parts: frozenset[str]) -> None:
             "AUTH_GRPC_ADDRESS": SERVICE,
             "AUTH_HTTP_ADDRESS": EDGE,
             "AUTH_ACCESS_COOKIE": "true",
+            "AUTH_GATEWAY_ACCOUNT": GATEWAY,
             # jwt_authn needs public keys.
             "AUTH_SIGNING_ALGORITHM": "EdDSA",
         }

@@ -14,6 +14,7 @@ from calls import auth, login
 from check import MismatchError, run
 
 ADMIN, CLERK = "admin@example.com", "clerk@example.com"
+GATEWAY = "gateway"
 AUDIENCES, SCOPE = ("orders", "billing", "internal"), "orders:read"
 
 
@@ -34,12 +35,18 @@ class Users:
             created = run(*command, *scope, given=users.passwords[name] + "\n", env=env)
             if created.returncode:
                 raise MismatchError(f"users create\n  seen: {created.stdout}{created.stderr}")
+        users.run("service-accounts", "create", GATEWAY)
         for name in AUDIENCES:
-            command = (sys.executable, "-m", "auth_service", "audiences", "create", name, "--open")
-            made = run(*command, "--scope", SCOPE, "--scope", "profile", given="", env=env)
-            if made.returncode:
-                raise MismatchError(f"audiences create\n  seen: {made.stdout}{made.stderr}")
+            scope = ("--scope", SCOPE, "--scope", "profile")
+            users.run("audiences", "create", name, "--open", *scope)
+            users.run("audiences", "allow-exchange", name, GATEWAY)
         return users
+
+    def run(self, *arguments: str) -> None:
+        """Run a command of the service."""
+        done = run(sys.executable, "-m", "auth_service", *arguments, given="", env=self.env)
+        if done.returncode:
+            raise MismatchError(f"{' '.join(arguments)}\n  seen: {done.stdout}{done.stderr}")
 
     def tokens(self, name: str = CLERK, audience: str = AUDIENCES[0], scope: str = SCOPE) -> Any:
         """Log in and return the tokens."""

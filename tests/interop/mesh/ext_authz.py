@@ -3,8 +3,9 @@
 import time
 
 import gateways
-from calls import SPOOFED, bearer, grpc_call, request
-from cases import Users, claims
+from authn.v1 import auth_service_pb2 as pb
+from calls import SPOOFED, auth, bearer, grpc_call, request
+from cases import GATEWAY, Users, claims
 from check import START_SECONDS, MismatchError, Tally, forge
 from processes import EXT_AUTHZ, Service
 
@@ -18,6 +19,7 @@ def check(tally: Tally, users: Users, expired: str) -> None:
     gateways.check_identity(tally, AT, EXT_AUTHZ, users)
     _check_own_rules(tally, users)
     _check_grpc(tally, users)
+    _check_exchange(tally, users)
 
 
 def _check_own_rules(tally: Tally, users: Users) -> None:
@@ -49,6 +51,34 @@ def _check_grpc(tally: Tally, users: Users) -> None:
     for what, (metadata, code) in refusals.items():
         answer = grpc_call(EXT_AUTHZ, METHOD, *metadata)
         tally.check(answer.code == code, f"{AT}: gRPC: {what} is {code}", answer)
+
+
+def _check_exchange(tally: Tally, users: Users) -> None:
+    """Two upstreams, each of which sees a token for itself only."""
+    tokens = users.tokens(audience="internal")
+    caller, exchanged = tokens.access_token, []
+    for path, audience in (("/shop/1", "orders"), ("/invoices/1", "billing")):
+        answer = request(EXT_AUTHZ, path, bearer(caller))
+        seen = answer.received("authorization")
+        kept = answer.status == 200 and len(seen) == 1 and caller not in str(answer.body)
+        if kept:
+            exchanged.append(seen[0].removeprefix("Bearer "))
+            found = claims(exchanged[-1])
+            kept = found["aud"] == [audience] and found["act"] == {"sub": GATEWAY}
+            kept = kept and found["sub"] == claims(caller)["sub"]
+        tally.check(kept, f"{AT}: {path} sees a token for {audience} only", answer)
+    active = [_is_active(token) for token in exchanged]
+    tally.check(active == [True, True], f"{AT}: both are active", active)
+    auth("Revoke", pb.RevokeRequest(refresh_token=tokens.refresh_token))
+    for path in ("/shop/1", "/invoices/1"):
+        answer = request(EXT_AUTHZ, path, bearer(caller))
+        tally.check(answer.status == 401, f"{AT}: the session revoked, {path} is 401", answer)
+    active = [_is_active(token) for token in exchanged]
+    tally.check(active == [False, False], f"{AT}: and both exchanged tokens have ended", active)
+
+
+def _is_active(token: str) -> bool:
+    return bool(auth("Validate", pb.ValidateRequest(access_token=token)).active)
 
 
 def check_down(tally: Tally, token: str) -> None:
