@@ -40,13 +40,19 @@ class Service:
     database_url: str
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
-    def token(self, user: str = "", session: str = "", key: SigningKey | None = None) -> str:
+    def token(
+        self,
+        user: str = "",
+        session: str = "",
+        key: SigningKey | None = None,
+        roles: tuple[str, ...] = (),
+    ) -> str:
         """Return a valid access token, as a login would; signed with the shared key or this one."""
         key = key or shared_key(self.secret)
         now = int(time.time())
         claims = AccessClaims(
             ISSUER, user or str(uuid4()), ("internal", ISSUER), now + 900, now,
-            secrets.token_urlsafe(16), session or str(uuid4()), "bench", (), (), now, ("pwd",),
+            secrets.token_urlsafe(16), session or str(uuid4()), "bench", (), roles, now, ("pwd",),
         )  # fmt: skip
         return TokenSigner(KeyRing([key], key.kid)).sign(claims)
 
