@@ -136,7 +136,7 @@ class Explanations:
         return None
 
     def _freshness(self, as_of: datetime, now: datetime) -> Check:
-        age, limit = (now - as_of).total_seconds(), self._limit.total_seconds()
+        age, limit = max(0.0, (now - as_of).total_seconds()), self._limit.total_seconds()
         detail = f"revocations are known up to {age:.1f} s ago; the limit is {limit:g} s"
         if age <= limit:
             return Check("freshness", Outcome.PASSED, detail)
