@@ -45,7 +45,11 @@ def main() -> list[Verdict]:
 async def _main() -> list[Verdict]:
     address, http = free_address(), free_address()
     floor = [sys.executable, "-m", "benchmarks.floor", "validate", address]
-    settings = {"AUTH_HTTP_ADDRESS": http, "AUTH_GATEWAY_ACCOUNT": ACTOR}
+    settings = {
+        "AUTH_HTTP_ADDRESS": http,
+        "AUTH_GATEWAY_ACCOUNT": ACTOR,
+        "AUTH_TRUSTED_PROXIES": "127.0.0.1",
+    }
     async with database() as service:
         await _allow(service)
         async with (

@@ -32,9 +32,15 @@ class Exchange(Protocol):
         ...
 
 
-def exchanged(exchange: Exchange, claims: AccessClaims, audience: str) -> str:
-    """Return the token for the upstream of an admitted request. Raises Refused."""
+def exchanged(exchange: Exchange, claims: AccessClaims, audience: str, *, trusted: bool) -> str:
+    """Return the token for the upstream of an admitted request. Raises Refused.
+
+    `trusted` tells whether a proxy of AUTH_TRUSTED_PROXIES asks. Anybody else could name any
+    audience, and turn a token for one service into one for another.
+    """
     try:
+        if not trusted:
+            raise ConfigError("AUTH_TRUSTED_PROXIES does not name the proxy that asks")
         return exchange.token(claims, audience)
     except ConfigError as error:
         log.error("a route exchanges tokens, but %s", error.text)  # noqa: TRY400 - for operators

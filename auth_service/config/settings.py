@@ -307,9 +307,9 @@ class Settings(BaseSettings):
     )
     trusted_proxies: Networks = _field(
         (),
-        "Networks of proxies that name the certificate of their client in x-forwarded-client-cert, "
-        "for tokens that are bound to one. Such a proxy must replace the header that a client "
-        "sends.",
+        "Networks of proxies that may exchange tokens for their upstreams, and that name the "
+        "certificate of their client in x-forwarded-client-cert, for tokens that are bound to one. "
+        "Such a proxy must replace the header that a client sends.",
         "10.0.0.0/8,::1",
     )
     max_message_bytes: Annotated[int, Field(ge=4096, le=2**31 - 1)] = _field(

@@ -100,7 +100,8 @@ class _Authorization:
             claims = admit(self._verifier, route.rule, given, certificate).claims
             token = ""
             if route.exchange_audience and claims is not None:
-                token = exchanged(self._gateway, claims, route.exchange_audience)
+                trusted = self._proxies.knows_peer(context.peer())
+                token = exchanged(self._gateway, claims, route.exchange_audience, trusted=trusted)
         except Refused as refused:
             return _denied(refused, _is_grpc(http))
         return _admitted(claims, route, token)

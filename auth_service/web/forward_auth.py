@@ -13,11 +13,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from auth_service.authz.admission import Refused, Rule, admit
+from auth_service.authz.certificates import TrustedProxies
 from auth_service.authz.gateway import Exchange, exchanged
 from auth_service.authz.identity_headers import identity_headers
 from auth_service.authz.rules import EXCHANGE, NAMES, parse_audience, parse_rule
 from auth_service.core.validation import Validation
-from auth_service.web.certificates import CertificateOf
+from auth_service.web.certificates import certificate_of
 from auth_service.web.cookies import ACCESS_COOKIE
 from auth_service.web.responses import refusal
 
@@ -29,9 +30,11 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def forward_auth_route(
-    validation: Validation, gateway: Exchange, access_cookie: bool, certificate_of: CertificateOf
+    validation: Validation, gateway: Exchange, access_cookie: bool, proxies: TrustedProxies
 ) -> Route:
     """Return the route /auth; with `access_cookie` it reads the cookie if there is no header."""
+
+    of_client = certificate_of(proxies)
 
     async def auth(request: Request) -> Response:
         """Return 200 with the identity headers, or the refusal."""
@@ -44,11 +47,12 @@ def forward_auth_route(
         if access_cookie and not authorization and ACCESS_COOKIE in request.cookies:
             authorization = [f"Bearer {request.cookies[ACCESS_COOKIE]}"]
         try:
-            certificate = partial(certificate_of, request)
+            certificate = partial(of_client, request)
             claims = admit(validation, rule, authorization, certificate).claims
             headers = identity_headers(claims)
             if exchange_audience and claims is not None:
-                token = exchanged(gateway, claims, exchange_audience)
+                trusted = proxies.knows(request.client.host if request.client else None)
+                token = exchanged(gateway, claims, exchange_audience, trusted=trusted)
                 headers["authorization"] = f"Bearer {token}"
         except Refused as refused:
             return refusal(refused)

@@ -90,13 +90,14 @@ def _public(settings: Settings, core: Core, health: list[Route]) -> HttpServer |
 
 def _routes(settings: Settings, core: Core, health: list[Route]) -> list[BaseRoute]:
     policy = BrowserPolicy(settings.public_url, settings.browser_origins, settings.access_cookie)
-    certificates = certificate_of(TrustedProxies(settings.trusted_proxies))
+    proxies = TrustedProxies(settings.trusted_proxies)
+    certificates = certificate_of(proxies)
     # Half the lead, so that a cache that just missed a new key fetches it before it signs.
     jwks_age = min(LONGEST_JWKS_AGE, settings.key_publish_lead / 2)
     return [
         *discovery_routes(core.keys.ring, settings.issuer, settings.public_url, jwks_age),
         *oauth_routes(core, certificates),
         browser_routes(core, policy, certificates),
-        forward_auth_route(core.validation, core.gateway, settings.access_cookie, certificates),
+        forward_auth_route(core.validation, core.gateway, settings.access_cookie, proxies),
         *(health if settings.probe_address is None else ()),
     ]

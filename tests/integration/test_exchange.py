@@ -29,6 +29,9 @@ CHECK = "/envoy.service.auth.v3.Authorization/Check"
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
+NEAR = ("127.0.0.0/8",)
+
+
 class Chain:
     """A server where `orders` may exchange for `ledger` and the gateway for `orders`."""
 
@@ -98,7 +101,7 @@ async def chain(module_database_url: str) -> AsyncIterator[Chain]:
     """The server; each test uses sessions of its own."""
     await make_user(module_database_url, ROOT, roles=("admin",))
     await register_in(module_database_url, "orders", "ledger", "strict")
-    async with edge(module_database_url, gateway_account="closed") as made:
+    async with edge(module_database_url, gateway_account="closed", trusted_proxies=NEAR) as made:
         found = Chain(made)
         found.root = (await found.login(ROOT)).access_token
         for audience, actor in (("ledger", "orders"), ("ledger", "billing"), ("orders", "billing")):
@@ -402,3 +405,19 @@ async def test_a_client_that_calls_in_parallel_gets_a_token_for_each_call(chain:
     answers = await asyncio.gather(*(chain.exchange(own, received) for _ in range(20)))
     ids = {(await chain.claims(answer.access_token)).token_id for answer in answers}
     assert len(ids) == 20
+
+
+async def test_only_a_trusted_proxy_exchanges(database_url: str) -> None:
+    """Who reaches the port could turn a token for one service into one for any other."""
+    async with edge(database_url, gateway_account="closed") as made:
+        found = Chain(made)
+        received = (await found.login()).access_token
+        denied = (await found.check(received, exchange_audience="internal")).denied_response
+        assert denied.status.code == 500
+        answer = await made.http.get(
+            "/auth",
+            params={"exchange_audience": "internal"},
+            headers={"authorization": f"Bearer {received}"},
+        )
+        assert answer.status_code == 500
+        assert "authorization" not in answer.headers

@@ -55,6 +55,7 @@ def check_all(tally: Tally, directory: Path, parts: frozenset[str]) -> None:
             "AUTH_HTTP_ADDRESS": EDGE,
             "AUTH_ACCESS_COOKIE": "true",
             "AUTH_GATEWAY_ACCOUNT": GATEWAY,
+            "AUTH_TRUSTED_PROXIES": "127.0.0.1",
             # jwt_authn needs public keys.
             "AUTH_SIGNING_ALGORITHM": "EdDSA",
         }
