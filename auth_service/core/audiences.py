@@ -5,13 +5,12 @@ whether they have changed. The service's own audience is always known and open.
 """
 
 import asyncio
-import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from auth_service.clock import Clock, steady_seconds
+from auth_service.clock import Clock
 from auth_service.db.store import Store
 from auth_service.errors import InvalidScope, InvalidTarget
 from auth_service.models import ANY_SCOPE, Audience
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Audiences", "confined", "granted_scope", "require_confined"]
 
-LOOK_INTERVAL = 1.0
-"""The least number of seconds from the end of one look at the database to the next one."""
-
 
 class Audiences:
     """The registered audiences; `own` is the name of the service's own one.
@@ -31,19 +27,15 @@ class Audiences:
     Unless it is registered, no scope belongs to the own audience.
     """
 
-    def __init__(
-        self, store: Store, own: str, clock: Clock, *, steady: Callable[[], float] = steady_seconds
-    ) -> None:
+    def __init__(self, store: Store, own: str, clock: Clock) -> None:
         self.own = own
         self.read_at = datetime.min.replace(tzinfo=UTC)
         """Every change that was committed before this moment is taken in."""
         self._clock = clock
-        self._steady = steady
         self._store = store
         self._known: dict[str, Audience] = {}
         self._version: UUID | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._next_look = -math.inf
 
     def find(self, name: str) -> Audience | None:
         """Return a registered audience, as far as this process knows."""
@@ -68,8 +60,8 @@ class Audiences:
 
         `granted` are the ids of the restricted audiences that it may have. To be called only once
         the account has proved who it is: an audience that is not known is looked for in the
-        database, although at most once in LOOK_INTERVAL. Raises InvalidTarget, alike for an
-        audience that is not registered and for one that is not granted (RFC 8707 section 2).
+        database. Raises InvalidTarget, alike for an audience that is not registered and for one
+        that is not granted (RFC 8707 section 2).
         """
         if self._refused(names, granted) is not None:
             await self._look()  # another replica may have registered or opened it just now
@@ -93,18 +85,13 @@ class Audiences:
         return None
 
     async def _look(self) -> None:
-        """Read the audiences, once for all that ask meanwhile, unless it was done just now."""
-        if self._looking is None:
-            if self._steady() < self._next_look:
-                return
+        """Wait for a look at the database that begins from now on; all who ask share one."""
+        earlier = self._looking
+        if earlier is not None and not earlier.done():
+            await asyncio.wait([earlier])  # it may have begun before the last change
+        if self._looking is None or self._looking is earlier:
             self._looking = asyncio.create_task(self.follow(), name="look for audiences")
-            self._looking.add_done_callback(self._looked)
-        await asyncio.shield(self._looking)  # the others wait for it too
-
-    def _looked(self, task: asyncio.Task[None]) -> None:
-        self._looking = None
-        if not task.cancelled() and task.exception() is None:
-            self._next_look = self._steady() + LOOK_INTERVAL
+        await asyncio.shield(self._looking)
 
 
 def confined(scope: tuple[str, ...], within: Collection[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from auth_service.clock import Clock, seconds
+from auth_service.clock import Clock
 from auth_service.core.accounts import Accounts
 from auth_service.core.audiences import Audiences
 from auth_service.core.credentials import Credentials
@@ -101,7 +101,7 @@ def make_core(
     shielded = Shielded()
     workloads = Workloads(store, issuers, assertion_rules([ISSUER]), rules.clock_skew, clock)
     credentials = Credentials(store, hasher, rules, shielded, clock, workloads)
-    audiences = Audiences(store, ISSUER, clock, steady=seconds(clock))
+    audiences = Audiences(store, ISSUER, clock)
     sessions = Sessions(store, credentials, audiences, tokens, ended, rules, shielded, clock)
     revoker = Revoker(store, ended, tokens, verifier)
     accounts = Accounts(store, hasher, rules, revocations.add, clock, password_min_length=15)

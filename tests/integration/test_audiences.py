@@ -2,15 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
-from auth_service.clock import seconds
-from auth_service.core.audiences import LOOK_INTERVAL, Audiences, confined
+from auth_service.core.audiences import Audiences, confined
 from auth_service.core.credentials import secret_hash
 from auth_service.db.audiences import MAX_GRANTS, Account
 from auth_service.db.store import Store
@@ -21,15 +19,26 @@ from tests.clock import FakeClock
 from tests.integration.conftest import AddUser
 
 if TYPE_CHECKING:
-    from auth_service.db.pool import Pool
+    from auth_service.db.pool import Connection, Pool
 
 OWN = "https://auth.test"
+
+
+class Counting(Audiences):
+    """Counts its looks at the database."""
+
+    looks = 0
+
+    async def follow(self, connection: "Connection | None" = None) -> None:
+        """Look, as always."""
+        self.looks += 1
+        await super().follow(connection)
 
 
 @pytest.fixture
 def audiences(store: Store, clock: FakeClock) -> Audiences:
     """What a process knows, and at first it knows nothing."""
-    return Audiences(store, OWN, clock, steady=seconds(clock))
+    return Audiences(store, OWN, clock)
 
 
 async def add_service(store: Store, client_id: str) -> str:
@@ -281,25 +290,45 @@ class TestAdmission:
         await audiences.follow()
         assert await audiences.admit([OWN], ()) == {"profile"}
 
-    async def test_strangers_cause_one_look_a_second(
-        self, audiences: Audiences, store: Store, clock: FakeClock
-    ) -> None:
-        """An audience of another replica is found at the first miss, and a second later."""
-        await register(store, "first")
-        assert await audiences.admit(["first"], ()) == {"*"}
-        await register(store, "second")
-        with pytest.raises(InvalidTarget):
-            await audiences.admit(["second"], ())
-        clock.advance(timedelta(seconds=LOOK_INTERVAL))
-        assert await audiences.admit(["second"], ()) == {"*"}
-
-    async def test_all_that_miss_at_once_wait_for_one_look(
+    async def test_an_audience_of_another_replica_is_found_at_once(
         self, audiences: Audiences, store: Store
     ) -> None:
-        """None of them is refused because another is looking."""
+        """Also just after an audience was looked for in vain."""
+        for name in ("first", "second"):
+            with pytest.raises(InvalidTarget):
+                await audiences.admit([name], ())
+            await register(store, name)
+            assert await audiences.admit([name], ()) == {"*"}
+
+    async def test_a_look_that_began_too_early_is_followed_by_another(
+        self, audiences: Audiences, store: Store
+    ) -> None:
+        """Whoever misses while one is under way does not rely on what that one read."""
+
+        async def strangers() -> None:
+            while True:
+                with pytest.raises(InvalidTarget):
+                    await audiences.admit(["nowhere"], ())
+
+        flood = [asyncio.create_task(strangers()) for _ in range(4)]
+        for number in range(50):
+            await register(store, f"orders-{number}")
+            assert await audiences.admit([f"orders-{number}"], ()) == {"*"}
+        for task in flood:
+            task.cancel()
+        await asyncio.gather(*flood, return_exceptions=True)
+
+    async def test_all_that_miss_at_once_share_their_looks(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        """A hundred names that are not registered take two queries."""
+        audiences = Counting(store, OWN, clock)
         await register(store, "orders")
-        found = await asyncio.gather(*(audiences.admit(["orders"], ()) for _ in range(20)))
-        assert found == [{"*"}] * 20
+        missing = (audiences.admit([f"nowhere-{number}"], ()) for number in range(100))
+        found = asyncio.gather(*missing, return_exceptions=True)
+        assert await audiences.admit(["orders"], ()) == {"*"}
+        assert all(isinstance(each, InvalidTarget) for each in await found)
+        assert audiences.looks == 2
 
     async def test_a_database_that_is_down_is_no_refusal(
         self, audiences: Audiences, pool: "Pool"
