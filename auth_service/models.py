@@ -143,6 +143,8 @@ class Session:
     revoked_at: datetime | None = None
     bound_to: str = ""
     """The client certificate that its tokens are bound to, as a thumbprint (RFC 8705); or empty."""
+    acr: str = ""
+    """How strongly the user was authenticated at `auth_time`, see `tokens.assurance`; or empty."""
     refresh_request_hash: bytes | None = field(default=None, repr=False)
     """Identifies the request that made the current generation, if the client gave it an id."""
 

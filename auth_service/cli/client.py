@@ -222,6 +222,7 @@ def _verdict(verdict: Any) -> dict[str, object]:
             "roles": list(claims.roles),
             "auth_time": _time(claims, "auth_time"),
             "authentication_methods": list(claims.authentication_methods),
+            "acr": claims.acr or None,
         }
     else:
         name = pb.InactiveReason.Name(verdict.inactive_reason)

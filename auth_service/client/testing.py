@@ -21,6 +21,7 @@ from auth_service import base64url
 from auth_service.models import Revocation, RevocationKind
 from auth_service.tokens import jws
 from auth_service.tokens.access import ACCESS_TOKEN_TYPE, AccessClaims, TokenVerifier, new_token_id
+from auth_service.tokens.assurance import ONE_FACTOR
 from auth_service.tokens.keys import KeyRing, generate_key
 from auth_service.tokens.revocation import RevocationList, whole_second_after
 
@@ -96,6 +97,7 @@ class Issuer:
             "roles": list(roles),
             "auth_time": now,
             "amr": ["pwd"],
+            "acr": ONE_FACTOR,
         }
         given = {name: value for name, value in (usual | claims).items() if value is not None}
         return jws.sign(given, self._key, ACCESS_TOKEN_TYPE)

@@ -138,6 +138,7 @@ class TokenExchange:
             amr=parent.amr,
             chain=(link, *parent.chain),
             certificate_thumbprint=bound_to,
+            acr=parent.acr,
         )
         return self._signer.sign(claims), claims
 

@@ -20,6 +20,7 @@ from auth_service.db.sessions import FoundSession, RotatedSession, Rotation
 from auth_service.db.store import Store
 from auth_service.errors import CertificateRequired, InvalidArgument, InvalidGrant, Unavailable
 from auth_service.models import ServiceAccount, Session, TokenPair, User
+from auth_service.tokens.assurance import ONE_FACTOR
 from auth_service.tokens.refresh import RefreshClaims, is_genuine
 
 __all__ = ["Sessions"]
@@ -135,6 +136,7 @@ class Sessions:
             refresh_expires_at=min(now + self._policy.refresh_idle_ttl, expires_at),
             expires_at=expires_at,
             bound_to=bound_to,
+            acr=ONE_FACTOR,
         )
 
     def _bound_to(self, audience: Sequence[str], certificate: str, asked: bool = False) -> str:

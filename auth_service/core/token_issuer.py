@@ -62,6 +62,7 @@ class TokenIssuer:
             auth_time=int(session.auth_time.timestamp()),
             amr=session.amr,
             certificate_thumbprint=session.bound_to,
+            acr=session.acr,
         )
         return TokenPair(
             access_token=self._signer.sign(claims),

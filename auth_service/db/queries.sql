@@ -358,11 +358,11 @@ DELETE FROM login_throttle WHERE identifier = $1
 WITH created AS (
     INSERT INTO sessions (
         user_id, id, generation, seed, client_id, device_label, audience, scope, amr, auth_time,
-        created_at, refreshed_at, refresh_expires_at, expires_at, request_id, bound_to
+        created_at, refreshed_at, refresh_expires_at, expires_at, request_id, bound_to, acr
     )
     SELECT u.id, $2, $3::bigint, $4, $5, $6, $7::text[], $8::text[], $9::text[],
         $10::timestamptz, $11::timestamptz, $12::timestamptz, $13::timestamptz, $14::timestamptz,
-        $15, nullif($18::text, '')
+        $15, nullif($18::text, ''), $19
     FROM users u
     WHERE u.id = $1 AND NOT u.disabled
         AND (u.revoked_before IS NULL OR u.revoked_before <= $11)

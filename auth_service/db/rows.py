@@ -108,6 +108,7 @@ def session(row: asyncpg.Record) -> Session:
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
         bound_to=row["bound_to"] or "",
+        acr=row["acr"],
         refresh_request_hash=row["refresh_request_hash"],
     )
 

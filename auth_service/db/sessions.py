@@ -98,7 +98,7 @@ class SessionStore(Executor):
         """
         row = await self._durable_row(
             "create_session", *rows.session_arguments(session), request_id, revoked_before,
-            identifier, session.bound_to,
+            identifier, session.bound_to, session.acr,
         )  # fmt: skip
         if row is None and request_id is not None:
             row = await self._row("find_requested_session", session.user_id, request_id)

@@ -107,6 +107,8 @@ def fill_claims(message: pb.Claims, claims: AccessClaims) -> None:
         message.roles.extend(claims.roles)
     message.auth_time.seconds = claims.auth_time
     message.authentication_methods.extend(claims.amr)
+    if claims.acr:
+        message.acr = claims.acr
     if claims.certificate_thumbprint:
         message.certificate_thumbprint = claims.certificate_thumbprint
     bearer: Any = message

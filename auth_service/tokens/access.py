@@ -53,6 +53,8 @@ class AccessClaims(NamedTuple):
     """The exchanges that led to this token (RFC 8693), newest first."""
     certificate_thumbprint: str = ""
     """The client certificate that the token is bound to (RFC 8705); empty for a bearer token."""
+    acr: str = ""
+    """How strongly the user was authenticated, see `tokens.assurance`; empty if not known."""
 
     @property
     def actors(self) -> tuple[str, ...]:
@@ -80,6 +82,8 @@ class AccessClaims(NamedTuple):
             claims["nbf"] = self.not_before
         if self.chain:
             claims |= delegation.as_claims(self.chain)
+        if self.acr:
+            claims["acr"] = self.acr
         if self.certificate_thumbprint:
             claims["cnf"] = {_CONFIRMATION: self.certificate_thumbprint}
         return claims
@@ -284,6 +288,9 @@ def read_access_claims(claims: dict[str, Any]) -> AccessClaims:
     session_id: str = get("sid", "")
     if "sid" in claims:
         names.append(session_id)
+    acr: str = get("acr", "")
+    if "acr" in claims:
+        names.append(acr)
     scope = get("scope", "")
     try:  # Checking all texts at once takes a third of the time of checking each.
         printable = "".join([*names, scope, *audience, *roles, *amr]).isprintable()
@@ -316,6 +323,7 @@ def read_access_claims(claims: dict[str, Any]) -> AccessClaims:
         not_before,
         delegation.read_chain(claims) if "act" in claims or "parents" in claims else (),
         bound_to,
+        acr,
     )
 
 

@@ -132,6 +132,8 @@ async def test_the_audiences_of_live_sessions_are_registered(empty_database_url:
     expected = [(name, ["*"], True) for name in ("billing", "internal", "orders")]
     assert [tuple(row) for row in found] == expected
     assert await connection.fetchval("SELECT audiences FROM users") == []
+    acr = await connection.fetch("SELECT DISTINCT acr FROM sessions")
+    assert [row["acr"] for row in acr] == ["1fa"]  # they began with a password
     await connection.close()
 
 

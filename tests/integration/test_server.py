@@ -517,6 +517,7 @@ async def test_validate_tells_all_claims(
     assert claims.scope == ["read", "write"]
     assert claims.roles == ["staff"]
     assert claims.authentication_methods == ["pwd"]
+    assert claims.acr == inside["acr"] == "1fa"
 
 
 @pytest.mark.parametrize(

@@ -399,7 +399,7 @@ class TestLogin:
         assert claims.audience == ("orders", "billing")
         assert claims.scope == pair.scope == ("read",)
         assert claims.roles == ("auditor",)
-        assert claims.amr == ("pwd",)
+        assert (claims.amr, claims.acr) == (("pwd",), "1fa")
         assert claims.client_id == "web"
         assert claims.session_id == pair.session_id
         assert claims.issued_at == claims.auth_time == int(clock().timestamp())

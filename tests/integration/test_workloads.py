@@ -95,6 +95,7 @@ class TestPlatforms:
             claims = core.claims(await login(core, platform.token(clock.now, key)))
             assert (claims.subject, claims.client_id) == (BILLING, BILLING)
             assert (claims.scope, claims.session_id, claims.amr) == (("read",), "", ())
+            assert claims.acr == ""
 
     async def test_a_token_serves_until_it_expires(self, core: Core, clock: FakeClock) -> None:
         """A platform's token is in a file, and is presented at each login."""

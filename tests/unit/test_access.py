@@ -152,6 +152,7 @@ PAST = st.integers(0, EPOCH)
         chain=st.lists(st.builds(Link, WORDS, PAST, WORDS, PAST), max_size=5).map(tuple),
         certificate_thumbprint=st.just("")
         | st.binary(min_size=32, max_size=32).map(base64url.encode),
+        acr=WORDS | st.just(""),
     )
 )
 def test_what_is_signed_verifies(algorithm: str, claims: AccessClaims) -> None:
@@ -208,6 +209,7 @@ def test_optional_claims_have_their_defaults(verifier: TokenVerifier) -> None:
     claims = verifier.verify(ours(required))
     assert (claims.audience, claims.scope, claims.roles, claims.amr) == ((), (), (), ())
     assert (claims.session_id, claims.auth_time, claims.not_before) == ("", EPOCH, 0)
+    assert claims.acr == ""
 
 
 def test_a_claim_that_we_do_not_know_is_ignored(verifier: TokenVerifier) -> None:
@@ -945,7 +947,7 @@ def test_a_time_is_whole_seconds_within_reason(
 
 
 UNPRINTABLE = ["a\0", "\0", "a\nb", "a\tb", "\x7f", "\ud800", "\udfff\ud800", "\u202e", "\u2028"]
-TEXTS = ["iss", "sub", "jti", "sid", "client_id", "scope", "aud"]
+TEXTS = ["iss", "sub", "jti", "sid", "client_id", "scope", "aud", "acr"]
 LIST_CLAIMS = ["aud", "roles", "amr"]
 
 
@@ -973,7 +975,7 @@ def test_a_claim_of_another_type_is_malformed(
 
 
 @pytest.mark.parametrize("value", ["", "a" * 257, "\u00e9" * 257, "a" * 2700], ids=len)
-@pytest.mark.parametrize("name", ["iss", "sub", "jti", "sid", "client_id"])
+@pytest.mark.parametrize("name", ["iss", "sub", "jti", "sid", "client_id", "acr"])
 def test_a_name_is_not_empty_and_not_too_long(
     verifier: TokenVerifier, name: str, value: str
 ) -> None:

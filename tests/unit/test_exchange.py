@@ -100,7 +100,8 @@ PARENT = AccessClaims(
     scope=("read", "write"),
     roles=("clerk",),
     auth_time=EPOCH - 60,
-    amr=("pwd",),
+    amr=("pwd", "otp"),
+    acr="2fa",
 )
 ORDERS = Actor("orders", EPOCH, ())
 
@@ -120,6 +121,7 @@ def test_an_exchanged_token_is_for_one_audience_and_names_its_actor(world: World
     assert (claims.subject, claims.session_id, claims.roles) == ("alice", "sid", ("clerk",))
     assert (claims.audience, claims.scope) == (("billing",), ("read",))
     assert (claims.auth_time, claims.amr) == (PARENT.auth_time, PARENT.amr)
+    assert claims.acr == "2fa"
     assert (claims.client_id, claims.actors) == ("orders", ("orders",))
     assert claims.expires_at == PARENT.expires_at
     with pytest.raises(InvalidToken):

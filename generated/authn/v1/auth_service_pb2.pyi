@@ -168,7 +168,7 @@ class ValidateRequest(_message.Message):
     def __init__(self, access_token: _Optional[str] = ..., audience: _Optional[str] = ..., required_scope: _Optional[_Iterable[str]] = ..., required_roles: _Optional[_Iterable[str]] = ..., max_staleness: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., certificate_thumbprint: _Optional[str] = ...) -> None: ...
 
 class Claims(_message.Message):
-    __slots__ = ("issuer", "subject", "audience", "expires_at", "issued_at", "token_id", "session_id", "client_id", "scope", "roles", "auth_time", "authentication_methods", "actor", "certificate_thumbprint")
+    __slots__ = ("issuer", "subject", "audience", "expires_at", "issued_at", "token_id", "session_id", "client_id", "scope", "roles", "auth_time", "authentication_methods", "actor", "certificate_thumbprint", "acr")
     ISSUER_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
@@ -183,6 +183,7 @@ class Claims(_message.Message):
     AUTHENTICATION_METHODS_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _ClassVar[int]
+    ACR_FIELD_NUMBER: _ClassVar[int]
     issuer: str
     subject: str
     audience: _containers.RepeatedScalarFieldContainer[str]
@@ -197,7 +198,8 @@ class Claims(_message.Message):
     authentication_methods: _containers.RepeatedScalarFieldContainer[str]
     actor: Actor
     certificate_thumbprint: str
-    def __init__(self, issuer: _Optional[str] = ..., subject: _Optional[str] = ..., audience: _Optional[_Iterable[str]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., issued_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., token_id: _Optional[str] = ..., session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., roles: _Optional[_Iterable[str]] = ..., auth_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., authentication_methods: _Optional[_Iterable[str]] = ..., actor: _Optional[_Union[Actor, _Mapping]] = ..., certificate_thumbprint: _Optional[str] = ...) -> None: ...
+    acr: str
+    def __init__(self, issuer: _Optional[str] = ..., subject: _Optional[str] = ..., audience: _Optional[_Iterable[str]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., issued_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., token_id: _Optional[str] = ..., session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., roles: _Optional[_Iterable[str]] = ..., auth_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., authentication_methods: _Optional[_Iterable[str]] = ..., actor: _Optional[_Union[Actor, _Mapping]] = ..., certificate_thumbprint: _Optional[str] = ..., acr: _Optional[str] = ...) -> None: ...
 
 class Actor(_message.Message):
     __slots__ = ("subject", "actor")

@@ -1,0 +1,21 @@
+"""How strongly a user was authenticated: the values of the claim `acr` (OpenID Connect, RFC 9470).
+
+Owns their names and their form. A login sets the one that it reached. Who demands one lists all
+values that suffice, and the token must have one of them: they are names, and nothing compares them.
+"""
+
+from typing import Final
+
+__all__ = ["MULTI_FACTOR", "ONE_FACTOR", "PHISHING_RESISTANT", "SUPPORTED", "TWO_FACTORS"]
+
+ONE_FACTOR: Final = "1fa"
+"""One factor, such as a password."""
+TWO_FACTORS: Final = "2fa"
+"""Two factors, such as a password and a one-time code."""
+PHISHING_RESISTANT: Final = "phr"
+"""Two factors of which one cannot be phished: a passkey that verifies its user, or a password and a
+passkey. The name is that of OpenID Connect's Extended Authentication Profile, section 2."""
+
+MULTI_FACTOR: Final = (TWO_FACTORS, PHISHING_RESISTANT)
+"""All values of at least two factors, as `acr_values`."""
+SUPPORTED: Final = (ONE_FACTOR, TWO_FACTORS, PHISHING_RESISTANT)
