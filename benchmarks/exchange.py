@@ -101,6 +101,11 @@ async def _measure(
     parents = [service.token() for _ in range(PARENTS)]
     requests = [pb.ExchangeRequest(subject_token=each, audience=TARGET) for each in parents]
     batch = pb.BatchExchangeRequest(requests=requests).SerializeToString()
+    # A token with a lifetime of its own is made anew each time.
+    anew = [
+        pb.ExchangeRequest(subject_token=each, audience=TARGET, lifetime={"seconds": 600})
+        for each in parents
+    ]
     validate = [validate_request(each) for each in parents]
 
     async def drive(name: str, serving: Serving, job: Job, tokens: int = 1) -> float:
@@ -120,6 +125,7 @@ async def _measure(
     jobs = {
         "empty": job(VALIDATE, validate, ACTIVE, address=empty.address),
         "Exchange": job(EXCHANGE, [each.SerializeToString() for each in requests], b"\x0a"),
+        "Exchange anew": job(EXCHANGE, [each.SerializeToString() for each in anew], b"\x0a"),
         "BatchExchange of 100": job(BATCH_EXCHANGE, [batch], b"\x0a", connections=1, in_flight=4),
         "Check": job(CHECK, [_check_request(each) for each in parents]),
         "Check with an exchange": job(
@@ -146,6 +152,10 @@ async def _measure(
         Verdict(
             "Exchange, parent seen before, of an empty method",
             ratios(rates["Exchange"], rates["empty"]), 0.70, sides=sides,
+        ),
+        Verdict(
+            "Exchange for a token that is made anew, of an empty method",
+            ratios(rates["Exchange anew"], rates["empty"]), 0.60, sides=sides,
         ),
         Verdict(
             "BatchExchange of 100, tokens/s of Exchange",

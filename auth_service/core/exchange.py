@@ -1,7 +1,8 @@
 """Exchange: the token that a service received becomes one for the next service (RFC 8693).
 
-Owns who may exchange what, and what the new token may be. Everything is decided in memory, and
-nothing is stored: the new token names what it came from, and ends with it (`tokens.delegation`).
+Owns who may exchange what, and what the new token may be. Everything is decided in memory, and the
+database holds nothing of it: the new token names what it came from, and ends with it
+(`tokens.delegation`).
 
 The new token has the subject, the session, the roles and the login of its parent. Its audience is
 the one that was asked for. Its scope is a part of the parent's, and belongs to that audience. It
@@ -34,7 +35,7 @@ from auth_service.tokens.revocation import RevocationList
 
 __all__ = ["Actor", "GatewayExchange", "TokenExchange"]
 
-_MAX_KEPT = 10_000  # tokens of a gateway
+_MAX_KEPT = 10_000  # exchanged tokens
 
 
 class Actor(NamedTuple):
@@ -47,6 +48,8 @@ class Actor(NamedTuple):
     """The audiences that it may have tokens for itself."""
     certificate: Callable[[], str] = lambda: ""
     """Returns the thumbprint of the certificate that it presents, or empty."""
+    bound: bool = False
+    """Whether its own tokens are bound to its certificate, and so those that it exchanges."""
 
     @classmethod
     def of(cls, claims: AccessClaims, certificate: Callable[[], str] = lambda: "") -> "Actor":
@@ -57,16 +60,30 @@ class Actor(NamedTuple):
         """
         if claims.session_id or claims.chain or claims.subject != claims.client_id:
             raise PermissionDenied("only a service account may exchange, with its own access token")
-        return cls(claims.client_id, claims.issued_at, claims.audience, certificate)
+        bound = claims.certificate_thumbprint != ""
+        return cls(claims.client_id, claims.issued_at, claims.audience, certificate, bound)
+
+
+class _Kept(NamedTuple):
+    target: Audience
+    parent: AccessClaims
+    revision: int
+    token: str
+    claims: AccessClaims
 
 
 class TokenExchange:
-    """Exchanges access tokens, without I/O."""
+    """Exchanges access tokens, without I/O.
+
+    What was exchanged is kept, and given again for the same parent, actor, audience and scope,
+    while an exchange would yield the same but for its id and its date.
+    """
 
     def __init__(
         self,
         validation: Validation,
         signer: TokenSigner,
+        revocations: RevocationList,
         find_audience: Callable[[str], Audience | None],
         own_audience: str,
         longest: timedelta,
@@ -75,10 +92,12 @@ class TokenExchange:
         """`longest` is the life of a new access token."""
         self._validation = validation
         self._signer = signer
+        self._revocations = revocations
         self._find_audience = find_audience
         self._own = own_audience
         self._longest = int(longest.total_seconds())
         self._now = seconds(clock)
+        self._kept: OrderedDict[tuple[object, ...], _Kept] = OrderedDict()
 
     def exchange(
         self,
@@ -114,15 +133,37 @@ class TokenExchange:
         lifetime: timedelta | None = None,
     ) -> tuple[str, AccessClaims]:
         """Return a token for a target of this actor, by the claims of a valid token."""
-        bound_to = actor.certificate() if target.bound else ""
-        if target.bound and not bound_to:
+        bound_to = ""
+        if (target.bound or actor.bound) and not (bound_to := actor.certificate()):
             raise CertificateRequired
+        key = (parent.token_id, target.name, actor.client_id, tuple(scope), bound_to)
+        if lifetime is None:
+            kept = self._kept.get(key)
+            if kept is not None and self._is_good(kept, target, parent):
+                return kept.token, kept.claims
+        claims = self._claims(actor, parent, target, scope, lifetime, bound_to)
+        token = self._signer.sign(claims)
+        if lifetime is None and claims.expires_at == parent.expires_at:
+            self._kept[key] = _Kept(target, parent, self._signer.revision, token, claims)
+            if len(self._kept) > _MAX_KEPT:
+                self._kept.popitem(last=False)
+        return token, claims
+
+    def _claims(
+        self,
+        actor: Actor,
+        parent: AccessClaims,
+        target: Audience,
+        scope: Sequence[str],
+        lifetime: timedelta | None,
+        bound_to: str,
+    ) -> AccessClaims:
         now = int(self._now())
         life = self._longest
         if lifetime is not None:
             life = min(life, int(lifetime.total_seconds()))
         link = Link(actor.client_id, actor.issued_at, parent.token_id, parent.issued_at)
-        claims = AccessClaims(
+        return AccessClaims(
             issuer=parent.issuer,
             subject=parent.subject,
             audience=(target.name,),
@@ -140,7 +181,19 @@ class TokenExchange:
             certificate_thumbprint=bound_to,
             acr=parent.acr,
         )
-        return self._signer.sign(claims), claims
+
+    def _is_good(self, kept: _Kept, target: Audience, parent: AccessClaims) -> bool:
+        """Tell whether a kept token is what an exchange would yield now, and valid.
+
+        It expires with its parent, which is valid. A refresh that is repeated for fewer scopes
+        gives another parent with the same id.
+        """
+        return (
+            kept.target is target
+            and (kept.parent is parent or kept.parent == parent)
+            and kept.revision == self._signer.revision
+            and self._revocations.check(kept.claims) is None
+        )
 
     def _parent(self, subject_token: str, presenter: str) -> AccessClaims:
         try:
@@ -175,39 +228,20 @@ class TokenExchange:
         raise InvalidTarget(audience)
 
 
-class _Kept(NamedTuple):
-    target: Audience
-    parent: AccessClaims
-    revision: int
-    token: str
-    claims: AccessClaims
-
-
 class GatewayExchange:
     """Exchanges the tokens of requests that a gateway admits, in the name of one service account.
 
-    A token is kept for the next request with the same parent, as long as it is valid. The account
-    has no token of its own. What it exchanges is dated by the last time at which its rules were
-    read, so a process that has not heard of its end yet makes tokens that end with it.
+    The account has no token of its own. What it exchanges is dated by the last time at which its
+    rules were read, so a process that has not heard of its end yet makes tokens that end with it.
     """
 
     def __init__(
-        self,
-        exchange: TokenExchange,
-        signer: TokenSigner,
-        revocations: RevocationList,
-        rules_read_at: Callable[[], datetime],
-        client_id: str,
-        clock: Clock,
+        self, exchange: TokenExchange, rules_read_at: Callable[[], datetime], client_id: str
     ) -> None:
         """`client_id` is empty if no service account stands for the gateways."""
         self._exchange = exchange
-        self._signer = signer
-        self._revocations = revocations
         self._rules_read_at = rules_read_at
         self._client_id = client_id
-        self._now = seconds(clock)
-        self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
 
     def token(self, parent: AccessClaims, audience: str) -> str:
         """Return a token for an audience, by the claims of a valid token.
@@ -220,28 +254,8 @@ class GatewayExchange:
             raise ConfigError("AUTH_GATEWAY_ACCOUNT names no service account")
         actor = Actor(self._client_id, int(self._rules_read_at().timestamp()), ())
         target = self._exchange.target(actor, parent, audience)
-        key = parent.token_id, audience
-        kept = self._kept.get(key)
-        if kept is not None and self._is_good(kept, target, parent):
-            return kept.token
-        token, claims = self._exchange.issue(actor, parent, target)
-        self._kept[key] = _Kept(target, parent, self._signer.revision, token, claims)
-        if len(self._kept) > _MAX_KEPT:
-            self._kept.popitem(last=False)
+        token, _ = self._exchange.issue(actor, parent, target)
         return token
-
-    def _is_good(self, kept: _Kept, target: Audience, parent: AccessClaims) -> bool:
-        """Tell whether a kept token is what an exchange would yield now, and valid.
-
-        A refresh that is repeated for fewer scopes gives another token with the same id.
-        """
-        return (
-            kept.target is target
-            and kept.parent == parent
-            and kept.revision == self._signer.revision
-            and kept.claims.expires_at > self._now()
-            and self._revocations.check(kept.claims) is None
-        )
 
 
 def _granted(most: tuple[str, ...], wanted: Sequence[str]) -> tuple[str, ...]:

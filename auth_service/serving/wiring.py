@@ -240,7 +240,7 @@ async def open_core(
     tokens = TokenIssuer(signer, RefreshTokens(root, settings.issuer), policy)
     validation = Validation(verifier, lambda: feed.as_of, settings.freshness_limit, clock)
     exchange = TokenExchange(
-        validation, signer, audiences.find, audiences.own, policy.access_ttl, clock
+        validation, signer, revocations, audiences.find, audiences.own, policy.access_ttl, clock
     )
     workloads = Workloads(
         store, issuers, assertion_rules(_assertion_audiences(settings)), policy.clock_skew, clock
@@ -256,14 +256,7 @@ async def open_core(
             explanations(settings, database, keys, revocations, lambda: feed.as_of),
             validation,
             exchange,
-            GatewayExchange(
-                exchange,
-                signer,
-                revocations,
-                lambda: audiences.read_at,
-                settings.gateway_account,
-                clock,
-            ),
+            GatewayExchange(exchange, lambda: audiences.read_at, settings.gateway_account),
             keys,
             announce_keys,
             shielded,

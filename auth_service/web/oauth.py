@@ -90,8 +90,11 @@ class OAuth:
         form = await read_form(request)
         await self._authenticate(request, form)
         token = _required(form, "token")
+        presenter = fields.thumbprint(
+            form.get("certificate_thumbprint", ""), "certificate_thumbprint"
+        )
         try:
-            claims = self._validation.introspect(token, form.get("certificate_thumbprint", ""))
+            claims = self._validation.introspect(token, presenter)
         except InvalidToken:
             return no_store({"active": False})
         return no_store({"active": True, "token_type": "Bearer"} | claims.as_jwt())
@@ -181,7 +184,9 @@ class OAuth:
         # No earlier revocation of the account covers what it exchanges from now on.
         issued_at = max(now, account.revoked_before or now)
         may_have = self._audiences.open_to(account.audiences)
-        return Actor(account.client_id, int(issued_at.timestamp()), may_have, certificate)
+        return Actor(
+            account.client_id, int(issued_at.timestamp()), may_have, certificate, account.bound
+        )
 
     async def _authenticate(self, request: Request, form: Form) -> ServiceAccount:
         """Return the calling service account: by its secret, or by an assertion."""

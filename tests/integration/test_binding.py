@@ -1,18 +1,24 @@
 """Which tokens are bound to a client certificate: at a login, a refresh, an exchange (RFC 8705)."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import jwt
 import pytest
 from authn.v1 import admin_service_pb2 as admin_pb
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import auth_service_pb2_grpc as rpc
 from authn.v1.admin_service_pb2_grpc import AdminServiceStub
+from click.testing import CliRunner, Result
 
 from auth_service import base64url
+from auth_service.cli.app import cli
+from auth_service.cli.terminal import Exit
 from auth_service.serving.server import Server
 from tests.acceptance.servers import PASSWORD, USER, Client, make_user
 from tests.audiences import register_in
@@ -215,7 +221,7 @@ async def test_an_exchange_binds_to_the_actor(behind: Behind) -> None:
 
 
 async def test_a_bound_parent_needs_its_presenters_certificate(behind: Behind) -> None:
-    """As Validate does."""
+    """As Validate does. The actor's own token is bound, and so is what it exchanges."""
     for name, actor in (("vault", "billing"), ("ledger", "billing")):
         if name == "ledger":
             await behind.call("CreateAudience", admin_pb.CreateAudienceRequest(name=name))
@@ -244,7 +250,34 @@ async def test_a_bound_parent_needs_its_presenters_certificate(behind: Behind) -
 
     for presenter in (b"", HOLDER):
         assert (await refusal(exchange(presenter))).reason == "INVALID_SUBJECT_TOKEN"
-    assert await behind.bound_to(await exchange(THIEF)) == b""
+    assert await behind.bound_to(await exchange(THIEF), HOLDER) == HOLDER
+
+
+async def test_what_a_bound_account_exchanges_is_bound(behind: Behind) -> None:
+    """At the token endpoint too, where it proves itself by its secret."""
+    secret = await behind.create("billing", bound=True)
+    await behind.create("internal")
+    await behind.call("CreateAudience", admin_pb.CreateAudienceRequest(name="ledger", scope=["*"]))
+    rule = admin_pb.SetAudienceActorRequest(
+        name="ledger", actor=admin_pb.AudienceActor(client_id="billing")
+    )
+    await behind.call("SetAudienceActor", rule)
+    form = {
+        "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+        "subject_token": (await behind.login(audience="internal")).access_token,
+        "subject_token_type": "urn:ietf:params:oauth:token-type:access_token",
+        "audience": "ledger",
+    }
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{behind.server.http_port}") as http:
+
+        async def exchange(**headers: str) -> httpx.Response:
+            return await http.post(
+                "/oauth2/token", data=form, auth=("billing", secret), headers=headers
+            )
+
+        assert (await exchange()).json()["reason"] == "CERTIFICATE_REQUIRED"
+        answer = await exchange(**{FORWARDED: f"Hash={HOLDER.hex()}"})
+        assert await behind.bound_to(answer.json()["access_token"], HOLDER) == HOLDER
 
 
 @pytest.mark.parametrize("thumbprint", ["short", "é" * 43, "A" * 42 + "B"])
@@ -281,6 +314,51 @@ async def test_over_real_tls(database_url: str, tmp_path: Path) -> None:
                 else:
                     token = answer.json()["access_token"]
                     assert confirmation(token) == house.holder.thumbprint
+
+
+async def test_a_command_presents_its_certificate(database_url: str, tmp_path: Path) -> None:
+    """So that a person gets a bound token, and may look at it with a thumbprint."""
+    await make_user(database_url)
+    await register_in(database_url, "vault", bound=True)
+    house = Building(database_url, tmp_path)
+    files = {
+        "ca": house.servers.cert_pem.bytes(),
+        "cert": house.holder.issued.cert_chain_pems[0].bytes(),
+        "key": house.holder.issued.private_key_pem.bytes(),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    async with running(make_settings(database_url, **house.tls_files())) as server:
+        options = ["--address", f"127.0.0.1:{server.port}"]
+        for name in files:
+            options += [f"--{name}-file", str(tmp_path / name)]
+
+        async def command(*arguments: str, given: str) -> Result:
+            line = [*arguments, *options]
+            return await asyncio.to_thread(CliRunner().invoke, cli, line, input=given)
+
+        login = "login", USER, "--audience", "vault", "--only", "access-token"
+        token = (await command(*login, given=PASSWORD)).output.strip()
+        assert confirmation(token) == house.holder.thumbprint
+        assert (await command("validate", given=token)).exit_code == Exit.REFUSED
+        thumbprint = "--certificate-thumbprint", house.holder.thumbprint
+        seen = await command("validate", "--json", *thumbprint, given=token)
+        assert json.loads(seen.output)["certificate_thumbprint"] == house.holder.thumbprint
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--cert-file", __file__], "--cert-file and --key-file go together"),
+        (["--key-file", __file__], "--cert-file and --key-file go together"),
+        (["--cert-file", __file__, "--key-file", __file__, "--plaintext"], "exclude each other"),
+    ],
+    ids=["cert", "key", "plaintext"],
+)
+def test_files_that_do_not_go_together_are_refused(options: list[str], said: str) -> None:
+    """Before anything is read or sent."""
+    result = CliRunner().invoke(cli, ["validate", *options], input="token")
+    assert (result.exit_code, said in result.output) == (Exit.USAGE, True)
 
 
 def confirmation(token: str) -> str:

@@ -197,13 +197,14 @@ async def test_a_service_that_always_refuses_causes_no_exchange_for_each_call(
     received = (await login(service)).access_token
     first = await until_allowed(tokens, received)
     with acting_as(None, received):
+        before = service.calls.made
         tokens.invalidate(first)
         second = await tokens.access_token(TIMEOUT)
-        before = service.calls.made
+        assert service.calls.made == before + 1
         for _ in range(5):
             tokens.invalidate(second)
-            assert await tokens.access_token(TIMEOUT) == second != first
-    assert service.calls.made == before
+            assert await tokens.access_token(TIMEOUT) == second
+    assert service.calls.made == before + 1
 
 
 async def test_threads_do_the_same(service: Service, own: ServiceAccountTokens) -> None:

@@ -19,6 +19,7 @@ from auth_service.core.shielded import Shielded
 from auth_service.core.validation import Validation
 from auth_service.db.pool import connect
 from auth_service.db.store import Store
+from auth_service.tokens.revocation import RevocationList
 from auth_service.web.app import create_app
 from auth_service.web.certificates import certificate_of
 from auth_service.web.oauth import oauth_routes
@@ -565,7 +566,13 @@ async def test_introspection_on_old_knowledge_is_refused(database_url: str) -> N
     as_of, limit = clock.now, timedelta(seconds=5)
     validation = Validation(core.verifier, lambda: as_of, limit, clock)
     exchange = TokenExchange(
-        validation, core.signer, core.audiences.find, core.audiences.own, limit, clock
+        validation,
+        core.signer,
+        RevocationList(clock),
+        core.audiences.find,
+        core.audiences.own,
+        limit,
+        clock,
     )
     parts: Any = SimpleNamespace(
         credentials=core.credentials,

@@ -54,12 +54,11 @@ class World:
         validation = Validation(self.verifier, lambda: self.as_of, limit, self.clock)
         self.audiences: dict[str, Audience] = {}
         self.exchange = TokenExchange(
-            validation, self.signer, self.audiences.get, OWN, TTL, self.clock
+            validation, self.signer, self.revocations, self.audiences.get, OWN, TTL, self.clock
         )
         self.read_at, self.ring = START, ring
-        gateway = self.exchange, self.signer, self.revocations, lambda: self.read_at
-        self.gateway = GatewayExchange(*gateway, "gateway", self.clock)
-        self.no_gateway = GatewayExchange(*gateway, "", self.clock)
+        self.gateway = GatewayExchange(self.exchange, lambda: self.read_at, "gateway")
+        self.no_gateway = GatewayExchange(self.exchange, lambda: self.read_at, "")
 
     def register(
         self, name: str, *scope: str, actors: dict[str, tuple[str, ...]] | None = None
@@ -254,6 +253,48 @@ def test_a_parent_that_is_not_active_is_not_exchanged(world: World) -> None:
     world.clock.advance(timedelta(seconds=6))
     with pytest.raises(RevocationsStale):
         world.exchange.exchange(ORDERS, world.parent(), "billing")
+
+
+def test_an_exchange_that_is_repeated_gives_the_same_token(world: World) -> None:
+    """As long as a new one would differ by its id and date alone; it expires with its parent."""
+    parent = world.parent()
+    token, _ = world.exchange.exchange(ORDERS, parent, "billing")
+    world.clock.advance(timedelta(seconds=3))
+    world.as_of = world.clock()
+    again, claims = world.exchange.exchange(ORDERS, parent, "billing")
+    assert (again, claims.expires_at) == (token, PARENT.expires_at)
+    world.register("ledger", "read", actors={"orders": ()})
+    others = [
+        world.exchange.exchange(ORDERS, parent, "ledger"),
+        world.exchange.exchange(ORDERS, world.parent(), "billing"),
+        world.exchange.exchange(ORDERS, parent, "billing", lifetime=timedelta(hours=1)),
+        world.exchange.exchange(ORDERS, parent, "billing", ["read"]),
+    ]
+    assert len({token, *(each for each, _ in others)}) == 1 + len(others)
+
+
+def test_a_token_that_was_given_and_revoked_is_not_given_again(world: World) -> None:
+    """Nor one that ended with its actor, whose next token is good."""
+    parent = world.parent()
+    token, claims = world.exchange.exchange(ORDERS, parent, "billing")
+    world.revoke(RevocationKind.TOKEN, claims.token_id)
+    second, _ = world.exchange.exchange(ORDERS, parent, "billing")
+    assert (world.reason(token), world.reason(second)) == (InactiveReason.TOKEN_REVOKED, None)
+    world.revoke(RevocationKind.USER, "orders")
+    world.clock.advance(timedelta(seconds=2))
+    later = ORDERS._replace(issued_at=EPOCH + 2)
+    third, _ = world.exchange.exchange(later, parent, "billing")
+    assert (world.reason(second), world.reason(third)) == (InactiveReason.USER_REVOKED, None)
+
+
+def test_a_token_that_would_expire_before_its_parent_is_made_anew(world: World) -> None:
+    """So that each has the whole life of a new token."""
+    parent = world.parent(expires_at=EPOCH + 5000)
+    for second in range(3):
+        _, claims = world.exchange.exchange(ORDERS, parent, "billing")
+        assert claims.expires_at == EPOCH + second + TTL.total_seconds()
+        world.clock.advance(timedelta(seconds=1))
+        world.as_of = world.clock()
 
 
 class TestGateway:
