@@ -30,12 +30,14 @@ class Target:
     address: str
     tls: bool
     ca_file: Path | None
+    cert_file: Path | None
+    key_file: Path | None
     deadline: float
     """Seconds."""
 
 
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --address, --tls, --ca-file and --deadline to a command, as its argument `target`."""
+    """Add the options of a connection to a command, as its argument `target`."""
 
     @click.option(
         "--address",
@@ -58,6 +60,20 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Certificate authorities to trust, in PEM; implies --tls.",
     )
     @click.option(
+        "--cert-file",
+        envvar="AUTH_CERT_FILE",
+        show_envvar=True,
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Certificate of this client, in PEM, for a server that asks for one.",
+    )
+    @click.option(
+        "--key-file",
+        envvar="AUTH_KEY_FILE",
+        show_envvar=True,
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Private key of that certificate, in PEM.",
+    )
+    @click.option(
         "--deadline",
         type=click.FloatRange(min=0, min_open=True),
         default=10.0,
@@ -66,13 +82,24 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @wraps(command)
     def wrapper(
-        address: str, tls: bool | None, ca_file: Path | None, deadline: float, **arguments: Any
+        address: str,
+        tls: bool | None,
+        ca_file: Path | None,
+        cert_file: Path | None,
+        key_file: Path | None,
+        deadline: float,
+        **arguments: Any,
     ) -> Any:
-        if tls is False and ca_file is not None:
-            fail(Exit.USAGE, "--plaintext and --ca-file exclude each other", "omit one of them")
+        if (cert_file is None) != (key_file is None):
+            fail(Exit.USAGE, "--cert-file and --key-file go together", "give both or neither")
+        given = ca_file or cert_file
+        if tls is False and given is not None:
+            option = "--cert-file" if ca_file is None else "--ca-file"
+            fail(Exit.USAGE, f"--plaintext and {option} exclude each other", "omit one of them")
         if tls is None:
-            tls = ca_file is not None or not is_loopback(address)
-        return command(target=Target(address, tls, ca_file, deadline), **arguments)
+            tls = given is not None or not is_loopback(address)
+        target = Target(address, tls, ca_file, cert_file, key_file, deadline)
+        return command(target=target, **arguments)
 
     return wrapper
 
@@ -93,10 +120,14 @@ def _channel(target: Target, options: list[tuple[str, int]]) -> grpc.Channel:
     if not target.tls:
         return grpc.insecure_channel(target.address, options)
     try:
-        roots = None if target.ca_file is None else target.ca_file.read_bytes()
+        roots, key, chain = (
+            None if path is None else path.read_bytes()
+            for path in (target.ca_file, target.key_file, target.cert_file)
+        )
     except OSError as error:
-        fail(Exit.USAGE, f"{target.ca_file} cannot be read: {error.strerror}")
-    return grpc.secure_channel(target.address, grpc.ssl_channel_credentials(roots), options)
+        fail(Exit.USAGE, f"{error.filename} cannot be read: {error.strerror}")
+    credentials = grpc.ssl_channel_credentials(roots, key, chain)
+    return grpc.secure_channel(target.address, credentials, options)
 
 
 def _failure(error: Any, target: Target) -> Failure:
@@ -114,5 +145,5 @@ def _failure(error: Any, target: Target) -> Failure:
     return Failure(
         Exit.UNAVAILABLE,
         f"no server can be reached at {target.address}: {text}",
-        "start one (auth-service serve), or check --address, --tls and --ca-file",
+        "start one (auth-service serve), or check --address, --tls, --ca-file and --cert-file",
     )

@@ -10,7 +10,15 @@ from authn.v1.auth_service_pb2_grpc import AuthServiceStub
 
 from auth_service.cli.channel import Target, open_stub, server_options
 from auth_service.cli.decoding import header_of
-from auth_service.cli.terminal import Exit, examples, fail, json_option, read_secret, show
+from auth_service.cli.terminal import (
+    Exit,
+    examples,
+    fail,
+    json_option,
+    read_secret,
+    show,
+    thumbprint_option,
+)
 from auth_service.config.durations import parse_duration
 
 __all__ = ["login", "refresh", "revoke", "validate"]
@@ -112,6 +120,7 @@ def refresh(
 @click.option("--scope", multiple=True, help="A scope that the token must have; may be repeated.")
 @click.option("--role", multiple=True, help="A role that the token must have; may be repeated.")
 @click.option("--max-staleness", help="Maximum age of the known revocations, for example 2s.")
+@thumbprint_option
 @json_option
 @server_options
 def validate(
@@ -120,13 +129,19 @@ def validate(
     scope: tuple[str, ...],
     role: tuple[str, ...],
     max_staleness: str | None,
+    certificate_thumbprint: str,
     as_json: bool,
 ) -> None:
     """Check an access token; exit with 1 if it is not active.
 
     The access token is read from a prompt or standard input.
     """
-    request = pb.ValidateRequest(audience=audience, required_scope=scope, required_roles=role)
+    request = pb.ValidateRequest(
+        audience=audience,
+        required_scope=scope,
+        required_roles=role,
+        certificate_thumbprint=certificate_thumbprint,
+    )
     if max_staleness is not None:
         try:
             request.max_staleness.FromTimedelta(parse_duration(max_staleness))
@@ -223,6 +238,7 @@ def _verdict(verdict: Any) -> dict[str, object]:
             "auth_time": _time(claims, "auth_time"),
             "authentication_methods": list(claims.authentication_methods),
             "acr": claims.acr or None,
+            "certificate_thumbprint": claims.certificate_thumbprint or None,
         }
     else:
         name = pb.InactiveReason.Name(verdict.inactive_reason)

@@ -22,6 +22,7 @@ __all__ = [
     "json_option",
     "show",
     "table",
+    "thumbprint_option",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -77,6 +78,11 @@ def duration(_context: click.Context, _option: click.Parameter, text: str | None
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+thumbprint_option = click.option(
+    "--certificate-thumbprint",
+    default="",
+    help="The SHA-256 of the presenter's certificate in DER, in base64url.",
+)
 
 
 def read_secret(prompt: str, *, confirm: bool = False) -> str:

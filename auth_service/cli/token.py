@@ -9,7 +9,16 @@ import click
 from auth_service.cli.database import Backend, run
 from auth_service.cli.decoding import decode
 from auth_service.cli.settings import config_option
-from auth_service.cli.terminal import Exit, examples, json_option, plain, read_secret, show, table
+from auth_service.cli.terminal import (
+    Exit,
+    examples,
+    json_option,
+    plain,
+    read_secret,
+    show,
+    table,
+    thumbprint_option,
+)
 from auth_service.core.explanations import Explained
 from auth_service.serving.wiring import explanations, signing_keys
 
@@ -59,11 +68,7 @@ def inspect(as_json: bool) -> None:
 @click.option("--audience", default="", help="An audience that the token must have.")
 @click.option("--scope", multiple=True, help="A scope that the token must have; may be repeated.")
 @click.option("--role", multiple=True, help="A role that the token must have; may be repeated.")
-@click.option(
-    "--certificate-thumbprint",
-    default="",
-    help="The SHA-256 of the presenter's certificate in DER, in base64url.",
-)
+@thumbprint_option
 @json_option
 @config_option
 def explain(
