@@ -8,7 +8,7 @@ import time
 from argon2 import PasswordHasher
 from authn.v1 import auth_service_pb2 as pb
 
-from auth_service.core.passwords import Argon2Profile
+from auth_service.core.passwords import DEFAULT_PROFILE, PROFILES
 from benchmarks.figures import Verdict, in_turn, medians, ratios, show
 from benchmarks.jobs import Job
 from benchmarks.load import Generator
@@ -29,7 +29,7 @@ def main() -> list[Verdict]:
 
 def argon2() -> PasswordHasher:
     """Return the hasher of the service's default profile."""
-    profile = Argon2Profile()
+    profile = PROFILES[DEFAULT_PROFILE]
     return PasswordHasher(
         time_cost=profile.time_cost,
         memory_cost=profile.memory_kib,

@@ -196,13 +196,44 @@ class Settings(BaseSettings):
         10_000,
     )
     password_min_length: Annotated[int, Field(ge=8, le=128)] = _field(
-        15, "Minimum length of a password in characters (NIST SP 800-63B-4: 15; never below 8).", 15
+        15,
+        "Minimum length of a new password in characters (NIST SP 800-63B-4: 15; never below 8).",
+        15,
     )
-    argon2_memory_kib: Annotated[int, Field(ge=7168)] = _field(
-        19_456, "Memory of one argon2id hash in KiB (OWASP: 19456 with time cost 2).", 19_456
+    password_min_length_with_factor: Annotated[int, Field(ge=8, le=128)] = _field(
+        8, "The same for an account that also asks for a second factor (NIST: 8).", 8
     )
-    argon2_time_cost: Positive = _field(2, "Number of passes of one argon2id hash.", 2)
-    argon2_parallelism: Positive = _field(1, "Number of lanes of one argon2id hash.", 1)
+    password_blocklist_file: File | None = _field(
+        None,
+        "File with passwords that nobody may choose, one a line, in UTF-8; besides the common ones "
+        "that the service knows. Read once by each process.",
+        "/etc/auth/blocklist.txt",
+    )
+    password_profile: Literal[
+        "rfc9106-first",
+        "rfc9106-second",
+        "owasp-46mib",
+        "owasp-19mib",
+        "owasp-12mib",
+        "owasp-9mib",
+        "owasp-7mib",
+    ] = _field(
+        "owasp-19mib",
+        "Cost of a password's argon2id hash: the recommendations of RFC 9106 section 4, "
+        "`rfc9106-first` (2 GiB) and `rfc9106-second` (64 MiB), or a minimum of OWASP's Password "
+        "Storage Cheat Sheet, `owasp-46mib`, `-19mib`, `-12mib`, `-9mib` or `-7mib`. Hashes of "
+        "another cost are replaced as their users log in.",
+        "rfc9106-second",
+    )
+    argon2_memory_kib: Annotated[int, Field(ge=7168)] | None = _field(
+        None, "Memory of one argon2id hash in KiB, if not that of the profile.", 19_456
+    )
+    argon2_time_cost: Positive | None = _field(
+        None, "Number of passes of one argon2id hash, if not that of the profile.", 2
+    )
+    argon2_parallelism: Positive | None = _field(
+        None, "Number of lanes of one argon2id hash, if not that of the profile.", 1
+    )
     hash_workers: Positive = Field(
         default_factory=lambda: max(1, (os.cpu_count() or 1) - 1),
         description="Number of passwords hashed at the same time. If unset: all CPUs but one, "
@@ -449,7 +480,9 @@ class Settings(BaseSettings):
         if self.master_key_file is not None:
             read_key(self.master_key_file, "AUTH_MASTER_KEY_FILE")
         self.workload_issuers()
-        for name in ("tls_cert_file", "tls_key_file", "tls_client_ca_file"):
+        for name in (
+            "tls_cert_file", "tls_key_file", "tls_client_ca_file", "password_blocklist_file"
+        ):  # fmt: skip
             if (path := getattr(self, name)) is not None:
                 refuse_open_file(path, variable_of(name), stat.S_IRWXO if "key" in name else 0)
 

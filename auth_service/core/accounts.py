@@ -3,13 +3,15 @@
 Also owns who may do what: a caller is a user, for its own account, or holds the admin role.
 """
 
+import asyncio
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 from auth_service.clock import Clock
 from auth_service.core import fields
 from auth_service.core.credentials import Credentials
-from auth_service.core.passwords import PasswordHasher, check_policy, normalise_password
+from auth_service.core.password_policy import PasswordPolicy, normalise_password
+from auth_service.core.passwords import PasswordHasher
 from auth_service.core.revocation import ADMIN_ROLE, Announce, Revocations
 from auth_service.core.service_accounts import ServiceAccounts
 from auth_service.core.session_policy import SessionPolicy
@@ -38,14 +40,14 @@ class Accounts:
         announce: Announce,
         clock: Clock,
         *,
-        password_min_length: int,
+        passwords: PasswordPolicy,
     ) -> None:
         self._store = store
         self._hasher = hasher
         self._policy = policy
         self._announce = announce
         self._clock = clock
-        self._min_length = password_min_length
+        self._passwords = passwords
         self._credentials = Credentials(store, hasher, policy, Shielded(), clock)
         self._revocations = Revocations(store, policy, announce, clock)
         self.services = ServiceAccounts(store, self._revocations, clock)
@@ -65,7 +67,7 @@ class Accounts:
         if len(identifiers) > fields.MAX_ITEMS:
             raise InvalidArgument("identifiers", f"must have at most {fields.MAX_ITEMS} items")
         normal = [fields.identifier(v, f"identifiers[{i}]") for i, v in enumerate(identifiers)]
-        check_policy(password, self._min_length)
+        await self._check_password(password, normal)
         user = User(
             id=uuid4(),
             identifiers=tuple(dict.fromkeys(normal)),
@@ -102,11 +104,17 @@ class Accounts:
 
     async def set_password(self, user_id: UUID, password: str) -> None:
         """Replace a user's password and end its sessions."""
-        check_policy(password, self._min_length)
+        await self._check_password(password, (await self.get_user(str(user_id))).identifiers)
         hashed = await self._hasher.hash(password)
         now = self._clock()
         revocation = self._policy.user_revocation(str(user_id), now)
         self._announce(await self._store.change_password(user_id, hashed, revocation, now))
+
+    async def _check_password(
+        self, password: str, identifiers: Sequence[str], field: str = "password"
+    ) -> None:
+        """Raise WeakPassword. It runs in a thread, for the first call reads the blocklist."""
+        await asyncio.to_thread(self._passwords.check, password, identifiers, field=field)
 
     # By the user of the account
 
@@ -131,8 +139,9 @@ class Accounts:
         if not current:
             raise InvalidArgument("current_password", "is required")
         normalise_password(current, "current_password")
-        check_policy(new, self._min_length, "new_password")
-        identifier = (await self.get_user(str(user_id))).identifiers[0]
+        identifiers = (await self.get_user(str(user_id))).identifiers
+        await self._check_password(new, identifiers, "new_password")
+        identifier = identifiers[0]
         user = await self._credentials.check_password(identifier, current)
         await self._store.clear_login_attempts(identifier)
         hashed = await self._hasher.hash(new)

@@ -1,4 +1,4 @@
-"""Passwords: policy, and argon2id off the event loop.
+"""Hashes of passwords: argon2id, off the event loop.
 
 Hashing runs in a bounded pool of threads (argon2 releases the GIL). What exceeds the pool and its
 queue is refused at once, so a flood of logins never slows other calls.
@@ -8,7 +8,6 @@ import asyncio
 import os
 import sys
 import threading
-import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,9 +17,8 @@ from typing import Any, TypeVar
 from argon2 import PasswordHasher as Argon2
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from auth_service.errors import InvalidArgument, RateLimited, WeakPassword
-
-MAX_PASSWORD_BYTES = 1024
+from auth_service.core.password_policy import normalise_password
+from auth_service.errors import RateLimited
 
 _NICENESS = 10  # of 0 to 19: a tenth of the event loop's weight when both compete for one core
 
@@ -29,29 +27,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Argon2Profile:
-    """Cost of one hash; the default is the OWASP minimum for argon2id (19 MiB, t=2, p=1)."""
+    """Cost of one hash: memory, passes and lanes."""
 
-    memory_kib: int = 19_456
-    time_cost: int = 2
+    memory_kib: int
+    time_cost: int
     parallelism: int = 1
 
 
-def check_policy(password: str, minimum_length: int, field: str = "password") -> None:
-    """Raise WeakPassword for a password that is too short (NIST SP 800-63B-4 section 3.1.1.2)."""
-    normalised = normalise_password(password, field)
-    if len(normalised) < minimum_length:
-        raise WeakPassword(field, f"must have {minimum_length} characters or more")
-
-
-def normalise_password(password: str, field: str = "password") -> str:
-    """Return the NFC form, so that a password typed on two keyboards is the same password."""
-    try:
-        too_long = len(password.encode()) > MAX_PASSWORD_BYTES
-    except UnicodeEncodeError as error:
-        raise InvalidArgument(field, "must be valid Unicode text") from error
-    if too_long:
-        raise InvalidArgument(field, f"must have at most {MAX_PASSWORD_BYTES} bytes in UTF-8")
-    return unicodedata.normalize("NFC", password)
+PROFILES = {
+    # RFC 9106 section 4: the first recommendation, and the second for where memory is scarce.
+    "rfc9106-first": Argon2Profile(2 * 1024 * 1024, 1, 4),
+    "rfc9106-second": Argon2Profile(64 * 1024, 3, 4),
+    # OWASP Password Storage Cheat Sheet, argon2id: five minima of like strength.
+    "owasp-46mib": Argon2Profile(47_104, 1),
+    "owasp-19mib": Argon2Profile(19_456, 2),
+    "owasp-12mib": Argon2Profile(12_288, 3),
+    "owasp-9mib": Argon2Profile(9_216, 4),
+    "owasp-7mib": Argon2Profile(7_168, 5),
+}
+"""The profiles of AUTH_PASSWORD_PROFILE, by name."""
+DEFAULT_PROFILE = "owasp-19mib"
 
 
 def _let_others_go_first() -> None:
@@ -66,7 +61,7 @@ class PasswordHasher:
     def __init__(
         self, profile: Argon2Profile | None = None, *, workers: int = 0, queue: int = 64
     ) -> None:
-        profile = profile or Argon2Profile()
+        profile = profile or PROFILES[DEFAULT_PROFILE]
         self._argon2 = Argon2(
             time_cost=profile.time_cost,
             memory_cost=profile.memory_kib,

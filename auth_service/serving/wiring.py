@@ -15,12 +15,14 @@ from auth_service.config.loading import Settings
 from auth_service.core.accounts import Accounts
 from auth_service.core.audience_registry import AudienceRegistry
 from auth_service.core.audiences import Audiences
+from auth_service.core.blocklist import Blocklist
 from auth_service.core.core import Core
 from auth_service.core.credentials import Credentials
 from auth_service.core.exchange import GatewayExchange, TokenExchange
 from auth_service.core.explanations import Explanations
 from auth_service.core.key_policy import KeyPolicy
-from auth_service.core.passwords import Argon2Profile, PasswordHasher
+from auth_service.core.password_policy import PasswordPolicy
+from auth_service.core.passwords import PROFILES, Argon2Profile, PasswordHasher
 from auth_service.core.revocation import Revocations, Revoker
 from auth_service.core.root_key import root_key
 from auth_service.core.session_policy import SessionPolicy
@@ -54,6 +56,7 @@ __all__ = [
     "open_core",
     "open_database",
     "password_hasher",
+    "password_policy",
     "session_policy",
     "signing_keys",
 ]
@@ -103,10 +106,23 @@ def key_policy(settings: Settings) -> KeyPolicy:
 
 def password_hasher(settings: Settings) -> PasswordHasher:
     """Return a hasher, which the caller closes."""
+    named = PROFILES[settings.password_profile]
     profile = Argon2Profile(
-        settings.argon2_memory_kib, settings.argon2_time_cost, settings.argon2_parallelism
+        settings.argon2_memory_kib or named.memory_kib,
+        settings.argon2_time_cost or named.time_cost,
+        settings.argon2_parallelism or named.parallelism,
     )
     return PasswordHasher(profile, workers=settings.hash_workers, queue=settings.hash_queue)
+
+
+def password_policy(settings: Settings) -> PasswordPolicy:
+    """Return the rules of new passwords."""
+    return PasswordPolicy(
+        settings.password_min_length,
+        settings.password_min_length_with_factor,
+        Blocklist(settings.password_blocklist_file),
+        (settings.issuer, *([settings.public_url] if settings.public_url else [])),
+    )
 
 
 def embedded_directory(settings: Settings) -> Path:
@@ -186,7 +202,7 @@ def accounts(
         session_policy(settings),
         announce,
         database.clock,
-        password_min_length=settings.password_min_length,
+        passwords=password_policy(settings),
     )
 
 

@@ -20,6 +20,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from auth_service.core.accounts import Accounts
+from auth_service.core.password_policy import PasswordPolicy
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.db import pool as pools
@@ -270,7 +271,7 @@ async def open_accounts(database_url: str) -> AsyncIterator[Accounts]:
     revocations: list[Revocation] = []
     try:
         yield Accounts(
-            Store(pool), hasher, policy, revocations.append, FakeClock(), password_min_length=15
+            Store(pool), hasher, policy, revocations.append, FakeClock(), passwords=PasswordPolicy()
         )
     finally:
         hasher.close()

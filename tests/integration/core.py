@@ -12,6 +12,7 @@ from auth_service.clock import Clock
 from auth_service.core.accounts import Accounts
 from auth_service.core.audiences import Audiences
 from auth_service.core.credentials import Credentials
+from auth_service.core.password_policy import PasswordPolicy
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
 from auth_service.core.revocation import Revocations, Revoker
 from auth_service.core.session_policy import SessionPolicy
@@ -104,7 +105,7 @@ def make_core(
     audiences = Audiences(store, ISSUER, clock)
     sessions = Sessions(store, credentials, audiences, tokens, ended, rules, shielded, clock)
     revoker = Revoker(store, ended, tokens, verifier)
-    accounts = Accounts(store, hasher, rules, revocations.add, clock, password_min_length=15)
+    accounts = Accounts(store, hasher, rules, revocations.add, clock, passwords=PasswordPolicy())
     validation = Validation(verifier, clock, timedelta(seconds=5), clock)
     return Core(
         store,

@@ -98,7 +98,26 @@ class TestCreate:
         for password in ("", "x" * 14, "é" * 14):
             with pytest.raises(WeakPassword):
                 await core.accounts.create_user(["ada"], password)
-        assert (await core.accounts.create_user(["ada"], "é" * 15)).roles == ()
+        assert (await core.accounts.create_user(["ada"], "à noël, été, où")).roles == ()
+
+    async def test_no_password_is_made_of_the_accounts_own_words(self, core: Core) -> None:
+        """At whatever door it comes in: those of an existing account are read first."""
+        words = "ada-lovelace@example.com"
+        with pytest.raises(WeakPassword, match="identifiers"):
+            await core.accounts.create_user(["Ada", "Ada-Lovelace@Example.com"], words)
+        user = await core.user(words)
+        claims = core.claims((await core.login(words)).access_token)
+        with pytest.raises(WeakPassword, match=r"^password: is made of"):
+            await core.accounts.set_password(user.id, "Lovelace-Example-1")
+        with pytest.raises(WeakPassword, match=r"^new_password: is made of"):
+            await core.accounts.change_password(claims, PASSWORD, "Lovelace-Example-1")
+
+    async def test_the_rules_are_for_new_passwords_alone(self, core: Core, store: Store) -> None:
+        """Who has a weak password of earlier days can still log in, and replace it."""
+        user = await core.user()
+        await store.set_password_hash(user.id, await core.hasher.hash("aaaaaaa"))
+        pair = await core.sessions.login_password("ada@example.com", "aaaaaaa")
+        await core.accounts.change_password(core.claims(pair.access_token), "aaaaaaa", NEW_PASSWORD)
 
     async def test_users_are_listed_in_pages(self, core: Core) -> None:
         """Each user once, in the order of ids."""

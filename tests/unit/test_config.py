@@ -73,6 +73,8 @@ def test_settings_are_frozen() -> None:
         ("AUTH_EMBEDDED_DIR", ""),
         ("AUTH_REFLECTION", "perhaps"),
         ("AUTH_PASSWORD_MIN_LENGTH", "7"),
+        ("AUTH_PASSWORD_MIN_LENGTH_WITH_FACTOR", "7"),
+        ("AUTH_PASSWORD_PROFILE", "fast"),
         ("AUTH_HTTP_ADDRESS", "8080"),
         ("AUTH_HTTP_ADDRESS", "unix:/run/auth"),
         ("AUTH_HTTP_ADDRESS", "no"),

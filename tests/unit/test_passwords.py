@@ -1,17 +1,13 @@
-"""Password policy, argon2id, and what a flood of logins meets."""
+"""argon2id, and what a flood of logins meets."""
 
 import asyncio
 from collections.abc import Iterator
 
 import pytest
+from argon2 import Parameters, profiles
 
-from auth_service.core.passwords import (
-    Argon2Profile,
-    PasswordHasher,
-    check_policy,
-    normalise_password,
-)
-from auth_service.errors import InvalidArgument, RateLimited, WeakPassword
+from auth_service.core.passwords import DEFAULT_PROFILE, PROFILES, Argon2Profile, PasswordHasher
+from auth_service.errors import InvalidArgument, RateLimited
 
 CHEAP = Argon2Profile(memory_kib=8, time_cost=1)
 
@@ -24,33 +20,21 @@ def hasher() -> Iterator[PasswordHasher]:
     hasher.close()
 
 
-def test_the_default_cost_is_the_owasp_minimum() -> None:
-    """19 MiB, two passes, one lane."""
-    assert Argon2Profile() == Argon2Profile(memory_kib=19 * 1024, time_cost=2, parallelism=1)
+def test_the_profiles_are_those_of_their_sources() -> None:
+    """RFC 9106 section 4, OWASP's Password Storage Cheat Sheet, and argon2-cffi's own constants."""
+    first, second = profiles.RFC_9106_HIGH_MEMORY, profiles.RFC_9106_LOW_MEMORY
+    assert PROFILES["rfc9106-first"] == _as_profile(first) == Argon2Profile(2**21, 1, 4)
+    assert PROFILES["rfc9106-second"] == _as_profile(second) == Argon2Profile(2**16, 3, 4)
+    owasp = {name: profile for name, profile in PROFILES.items() if name.startswith("owasp")}
+    costs = [(each.memory_kib, each.time_cost, each.parallelism) for each in owasp.values()]
+    assert costs == [(47104, 1, 1), (19456, 2, 1), (12288, 3, 1), (9216, 4, 1), (7168, 5, 1)]
+    mebibytes = [f"owasp-{profile.memory_kib // 1024}mib" for profile in owasp.values()]
+    assert mebibytes == list(owasp)
+    assert PROFILES[DEFAULT_PROFILE] == Argon2Profile(19 * 1024, 2, 1)
 
 
-def test_a_short_password_is_weak() -> None:
-    """The policy is a length, counted in characters of the normal form."""
-    check_policy("fifteen letters", 15)
-    with pytest.raises(WeakPassword, match=r"^new_password: must have 15 characters"):
-        check_policy("fourteen chars", 15, "new_password")
-    with pytest.raises(WeakPassword):
-        check_policy("e\u0301" * 8, 15)
-
-
-def test_composed_and_decomposed_are_one_password() -> None:
-    """The same keys on two keyboards give the same password, and case still matters."""
-    assert normalise_password("cafe\u0301") == normalise_password("caf\xe9") == "caf\xe9"
-    assert normalise_password("A") != normalise_password("a")
-
-
-@pytest.mark.parametrize("password", ["x" * 1025, "é" * 513, "a\ud800"])
-def test_an_impossible_password_is_refused(password: str) -> None:
-    """Too long in UTF-8, or not Unicode text: the error names the field, not the password."""
-    with pytest.raises(InvalidArgument, match=r"^secret: ") as caught:
-        check_policy(password, 1, "secret")
-    assert password not in caught.value.text
-    assert normalise_password("é" * 512) == "é" * 512
+def _as_profile(parameters: Parameters) -> Argon2Profile:
+    return Argon2Profile(parameters.memory_cost, parameters.time_cost, parameters.parallelism)
 
 
 async def test_a_hash_verifies_its_password_alone(hasher: PasswordHasher) -> None:

@@ -3,18 +3,21 @@
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from auth_service.config.loading import Settings
 from auth_service.core.key_policy import KeyPolicy
+from auth_service.core.passwords import DEFAULT_PROFILE, PROFILES
 from auth_service.core.session_policy import SessionPolicy
-from auth_service.errors import ConfigError
+from auth_service.errors import ConfigError, WeakPassword
 from auth_service.serving.wiring import (
     embedded_directory,
     key_policy,
     master_key,
     password_hasher,
+    password_policy,
     session_policy,
 )
 
@@ -78,6 +81,50 @@ async def test_the_hasher_has_the_cost_of_the_settings() -> None:
         assert "$m=7168,t=1,p=2$" in made
     finally:
         hasher.close()
+
+
+@pytest.mark.parametrize(
+    ("values", "cost"),
+    [
+        ({}, "m=19456,t=2,p=1"),
+        ({"password_profile": "owasp-7mib"}, "m=7168,t=5,p=1"),
+        ({"password_profile": "owasp-7mib", "argon2_time_cost": 1}, "m=7168,t=1,p=1"),
+        ({"password_profile": "rfc9106-second", "argon2_memory_kib": 8192}, "m=8192,t=3,p=4"),
+    ],
+)
+async def test_a_profile_sets_what_is_not_set_by_itself(values: dict[str, Any], cost: str) -> None:
+    """The settings of each parameter go before it, as they did before there were profiles."""
+    hasher = password_hasher(Settings(**values))
+    try:
+        assert f"${cost}$" in await hasher.hash("correct horse battery staple")
+    finally:
+        hasher.close()
+
+
+def test_every_profile_is_a_value_of_its_setting() -> None:
+    """And the default is the same."""
+    field = Settings.model_fields["password_profile"]
+    assert get_args(field.annotation) == tuple(PROFILES)
+    assert field.default == DEFAULT_PROFILE
+
+
+def test_the_policy_is_that_of_the_settings(tmp_path: Path) -> None:
+    """Lengths, the operator's list, and the service's names, which are in its URLs."""
+    file = tmp_path / "blocklist.txt"
+    file.write_text("the operator's own entry")
+    policy = password_policy(
+        Settings(
+            password_min_length=16,
+            password_min_length_with_factor=9,
+            password_blocklist_file=file,
+            issuer="https://login.teashop.example",
+            public_url="https://leaves.example",
+        )
+    )
+    policy.check("nine char", second_factor=True)
+    for weak in ("fifteen letters", "the operator's own entry", "login teashop leaves"):
+        with pytest.raises(WeakPassword):
+            policy.check(weak)
 
 
 def test_the_embedded_directory_holds_the_generated_master_key(tmp_path: Path) -> None:
