@@ -7,6 +7,7 @@ AuthError
 │   ├── InvalidCredentials   wrong identifier, password, id or secret; always the same text
 │   ├── InvalidGrant         the refresh token is invalid (RFC 6749 section 5.2)
 │   └── InvalidToken         the access token is invalid; carries an `InactiveReason`
+│       └── InsufficientUserAuthentication  the user has to log in again (RFC 9470)
 ├── InvalidScope             the scope is unknown, or exceeds the grant (RFC 6749 section 5.2)
 ├── InvalidTarget            the audience is unknown, or not granted (RFC 8707 section 2)
 ├── InvalidSubjectToken      the token to exchange is invalid, or another's (RFC 8693 section 2.2.2)
@@ -49,6 +50,7 @@ class InactiveReason(StrEnum):
     WRONG_CERTIFICATE = "wrong_certificate"
     INSUFFICIENT_SCOPE = "insufficient_scope"
     INSUFFICIENT_ROLE = "insufficient_role"
+    INSUFFICIENT_USER_AUTHENTICATION = "insufficient_user_authentication"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,38 @@ class InvalidToken(Unauthenticated):
     ) -> None:
         super().__init__(text)
         self.inactive_reason = inactive_reason
+
+
+class InsufficientUserAuthentication(InvalidToken):
+    """The token is good, but its user has to log in again, or by more factors (RFC 9470).
+
+    A refreshed token does not help: it tells of the same login.
+    """
+
+    reason: ClassVar[str] = "INSUFFICIENT_USER_AUTHENTICATION"
+
+    def __init__(
+        self,
+        max_age: timedelta | None = None,
+        acr_values: tuple[str, ...] = (),
+        unmet: tuple[str, ...] = (),
+    ) -> None:
+        texts = {
+            ("max_age",): "a more recent login is required",
+            ("acr_values",): "a login by other or more factors is required",
+            ("max_age", "acr_values"): "a more recent login by other or more factors is required",
+        }
+        super().__init__(
+            InactiveReason.INSUFFICIENT_USER_AUTHENTICATION,
+            texts.get(unmet, "another login is required"),
+        )
+        self.max_age = max_age
+        """How long ago the user may have logged in; None if that is not demanded."""
+        self.acr_values = acr_values
+        """The values of `acr` that suffice, of which the token needs one; empty if any does."""
+        self.unmet = unmet
+        """Which of the two the token does not satisfy: `max_age`, `acr_values` or both, in this
+        order; empty if that is not known."""
 
 
 class InvalidScope(AuthError):

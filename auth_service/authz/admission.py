@@ -7,18 +7,22 @@ transport: a refusal has a status of HTTP, which the gRPC edges translate.
 import logging
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Protocol
 
+from auth_service.authz import step_up
 from auth_service.errors import (
     AuthError,
     InactiveReason,
+    InsufficientUserAuthentication,
     InvalidToken,
     PermissionDenied,
     Retryable,
 )
+from auth_service.tokens import assurance
 from auth_service.tokens.access import SCOPE_TOKEN, AccessClaims
 
 __all__ = ["Admission", "Refused", "Rule", "Verifier", "admit", "claims_of", "without_certificate"]
@@ -26,6 +30,7 @@ __all__ = ["Admission", "Refused", "Rule", "Verifier", "admit", "claims_of", "wi
 log = logging.getLogger("auth_service.client")
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 section 2.1
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _INSUFFICIENT = (InactiveReason.INSUFFICIENT_SCOPE, InactiveReason.INSUFFICIENT_ROLE)
 
 
@@ -40,11 +45,15 @@ class Verifier(Protocol):
         required_scope: Collection[str] = (),
         required_roles: Collection[str] = (),
         certificate_thumbprint: str = "",
+        max_age: timedelta | None = None,
+        acr_values: Collection[str] = (),
     ) -> AccessClaims:
         """Return the claims of a valid token. Raises InvalidToken or RevocationsStale.
 
         `certificate_thumbprint` is that of the caller's certificate, empty if it shows none; a
-        token that is bound to another must be refused (RFC 8705 section 3).
+        token that is bound to another must be refused (RFC 8705 section 3). If the user logged in
+        longer ago than `max_age`, or its `acr` is not one of `acr_values`, this raises
+        InsufficientUserAuthentication. The last three are given only if there is something to give.
         """
         ...
 
@@ -54,26 +63,43 @@ class Rule:
     """What one method requires of its callers; `Rule()` requires a valid token.
 
     The token must have the audience `audience`, if one is given, and all of `scope` and `roles`.
-    A `public` method admits every caller, and still identifies one whose token has the audience.
-    Raises ValueError for a rule that contradicts itself.
+    The user must not have logged in longer ago than `max_age`, in whole seconds, and must have
+    reached one of `acr_values` (docs/step-up.md). A `public` method admits every caller, and still
+    identifies one whose token has the audience. Raises ValueError for a rule that contradicts
+    itself.
     """
 
     audience: str = ""
     scope: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     public: bool = False
+    max_age: timedelta | None = None
+    acr_values: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # A string is a collection of its letters: ("admin") instead of ("admin",).
-        given: tuple[object, ...] = (self.scope, self.roles)
+        given: tuple[object, ...] = (self.scope, self.roles, self.acr_values)
         if any(isinstance(each, str) for each in given):
-            raise ValueError("scope and roles must be tuples of strings")
+            raise ValueError("scope, roles and acr_values must be tuples of strings")
         # www-authenticate quotes the scope, so no value may end the quotation.
         for scope in self.scope:
             if not SCOPE_TOKEN.fullmatch(scope):
                 raise ValueError(f"not a scope (RFC 6749 section 3.3): {scope!r}")
         if self.public and (self.scope or self.roles):
             raise ValueError("a public method must not require a scope or a role")
+        self._check_login()
+
+    def _check_login(self) -> None:
+        age: object = self.max_age
+        if age is not None and not (
+            isinstance(age, timedelta) and age >= timedelta() and not age.microseconds
+        ):
+            raise ValueError("max_age must be a timedelta of whole seconds, zero or more")
+        for value in self.acr_values:
+            if not assurance.FORM.fullmatch(value):
+                raise ValueError(f"not a value of acr, which is visible ASCII: {value!r}")
+        if self.public and (self.acr_values or age is not None):
+            raise ValueError("a public method must not require max_age or acr_values")
 
 
 class Refused(Exception):
@@ -88,6 +114,7 @@ class Refused(Exception):
         *,
         challenge: str = "",
         retry_after: timedelta | None = None,
+        metadata: Mapping[str, str] = _NOTHING,
     ) -> None:
         super().__init__(text)
         self.status = status
@@ -100,6 +127,8 @@ class Refused(Exception):
         self.challenge = challenge
         """Value of www-authenticate (RFC 6750 section 3), or empty."""
         self.retry_after = retry_after
+        self.metadata = metadata
+        """Metadata of google.rpc.ErrorInfo: what a login must satisfy (RFC 9470), or empty."""
 
     def body(self) -> dict[str, str]:
         """Return the JSON object of an HTTP response."""
@@ -192,6 +221,10 @@ def _ask(
         "required_scope": rule.scope,
         "required_roles": rule.roles,
     }
+    if rule.max_age is not None:
+        asked["max_age"] = rule.max_age
+    if rule.acr_values:
+        asked["acr_values"] = rule.acr_values
     try:
         return verifier.verify(token, **asked)
     except InvalidToken as error:
@@ -250,6 +283,15 @@ def _refusal(error: InvalidToken, rule: Rule) -> Refused:
         return _invalid("the access token is for another audience")
     if error.inactive_reason is InactiveReason.WRONG_CERTIFICATE:
         return _invalid("the access token is bound to a client certificate; present it")
+    if isinstance(error, InsufficientUserAuthentication):
+        return Refused(
+            401,
+            error.reason,
+            step_up.ERROR,
+            error.text,
+            challenge=step_up.challenge(error),
+            metadata=step_up.demands(error),
+        )
     if error.inactive_reason not in _INSUFFICIENT:
         return _invalid(error.text)
     challenge = 'Bearer error="insufficient_scope"'

@@ -5,8 +5,9 @@ RetryInfo if a retry may succeed.
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import grpc
@@ -36,6 +37,7 @@ class Details(NamedTuple):
     reason: str = ""
     violations: tuple[FieldViolation, ...] = ()
     retry_after: timedelta | None = None
+    metadata: Mapping[str, str] = MappingProxyType({})
 
 
 class Status(NamedTuple):
@@ -54,6 +56,7 @@ def status_of(refused: Refused) -> Status:
         refused.reason,
         retry_after=refused.retry_after,
         challenge=refused.challenge,
+        metadata=refused.metadata,
     )
 
 
@@ -65,9 +68,15 @@ def make_status(
     violations: Iterable[FieldViolation] = (),
     retry_after: timedelta | None = None,
     challenge: str = "",
+    metadata: Mapping[str, str] | None = None,
 ) -> Status:
-    """Return a status. Its trailers hold the details and www-authenticate (RFC 6750 section 3)."""
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)]
+    """Return a status. Its trailers hold the details and www-authenticate (RFC 6750 section 3).
+
+    `metadata` is that of ErrorInfo.
+    """
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    ]
     if violations:
         fields = [
             error_details_pb2.BadRequest.FieldViolation(
@@ -97,17 +106,17 @@ def read_details(error: grpc.RpcError) -> Details:
     """
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     bad = error_details_pb2.BadRequest()
-    reason, retry_after = "", None
+    reason, retry_after, metadata = "", None, {}
     trailers: Any = error.trailing_metadata() or ()  # a tuple, or on asyncio a Metadata
     with contextlib.suppress(DecodeError, OverflowError, ValueError):
         for name, value in trailers:
             if name == DETAILS:
                 for detail in status_pb2.Status.FromString(value).details:
                     if detail.Unpack(info) and info.domain == DOMAIN:
-                        reason = info.reason
+                        reason, metadata = info.reason, dict(info.metadata)
                     elif detail.Unpack(retry):
                         retry_after = retry.retry_delay.ToTimedelta()
                     else:
                         detail.Unpack(bad)
     violations = (FieldViolation(each.field, each.description) for each in bad.field_violations)
-    return Details(reason, tuple(violations), retry_after)
+    return Details(reason, tuple(violations), retry_after, metadata)

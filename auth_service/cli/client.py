@@ -1,6 +1,7 @@
 """login, refresh, validate, revoke: the RPCs of the service for people and scripts."""
 
 import socket
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -12,9 +13,11 @@ from auth_service.cli.channel import Target, open_stub, server_options
 from auth_service.cli.decoding import header_of
 from auth_service.cli.terminal import (
     Exit,
+    acr_option,
     examples,
     fail,
     json_option,
+    max_age_option,
     read_secret,
     show,
     thumbprint_option,
@@ -121,15 +124,19 @@ def refresh(
 @click.option("--role", multiple=True, help="A role that the token must have; may be repeated.")
 @click.option("--max-staleness", help="Maximum age of the known revocations, for example 2s.")
 @thumbprint_option
+@max_age_option
+@acr_option
 @json_option
 @server_options
-def validate(
+def validate(  # noqa: PLR0917 - click passes the options by name
     target: Target,
     audience: str,
     scope: tuple[str, ...],
     role: tuple[str, ...],
     max_staleness: str | None,
     certificate_thumbprint: str,
+    max_age: timedelta | None,
+    acr: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Check an access token; exit with 1 if it is not active.
@@ -141,7 +148,10 @@ def validate(
         required_scope=scope,
         required_roles=role,
         certificate_thumbprint=certificate_thumbprint,
+        acr_values=acr,
     )
+    if max_age is not None:
+        request.max_age.FromTimedelta(max_age)
     if max_staleness is not None:
         try:
             request.max_staleness.FromTimedelta(parse_duration(max_staleness))
@@ -243,6 +253,8 @@ def _verdict(verdict: Any) -> dict[str, object]:
     else:
         name = pb.InactiveReason.Name(verdict.inactive_reason)
         record["inactive_reason"] = name.removeprefix("INACTIVE_REASON_").lower()
+        if verdict.unmet:
+            record["unmet"] = list(verdict.unmet)
     return record | {"revocations_as_of": _time(verdict, "revocations_as_of")}
 
 

@@ -77,6 +77,16 @@ def duration(_context: click.Context, _option: click.Parameter, text: str | None
         raise click.BadParameter(f"{text!r} {error}, for example 30m") from error
 
 
+max_age_option = click.option(
+    "--max-age",
+    callback=duration,
+    help="How long ago the user may have logged in, for example 5m.",
+)
+acr_option = click.option(
+    "--acr",
+    multiple=True,
+    help="A value of acr that suffices, such as 2fa; may be repeated, and one is enough.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 thumbprint_option = click.option(
     "--certificate-thumbprint",

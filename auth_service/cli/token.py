@@ -1,7 +1,7 @@
 """token: decodes a token, or explains the verdict on it."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -11,8 +11,10 @@ from auth_service.cli.decoding import decode
 from auth_service.cli.settings import config_option
 from auth_service.cli.terminal import (
     Exit,
+    acr_option,
     examples,
     json_option,
+    max_age_option,
     plain,
     read_secret,
     show,
@@ -69,6 +71,8 @@ def inspect(as_json: bool) -> None:
 @click.option("--scope", multiple=True, help="A scope that the token must have; may be repeated.")
 @click.option("--role", multiple=True, help="A role that the token must have; may be repeated.")
 @thumbprint_option
+@max_age_option
+@acr_option
 @json_option
 @config_option
 def explain(
@@ -76,6 +80,8 @@ def explain(
     scope: tuple[str, ...],
     role: tuple[str, ...],
     certificate_thumbprint: str,
+    max_age: timedelta | None,
+    acr: tuple[str, ...],
     as_json: bool,
     config_file: Path | None,
 ) -> None:
@@ -97,6 +103,8 @@ def explain(
             required_scope=scope,
             required_roles=role,
             certificate_thumbprint=certificate_thumbprint,
+            max_age=max_age,
+            acr_values=acr,
         )
 
     explained = run(config_file, work)

@@ -26,6 +26,7 @@ from auth_service.client.interceptors import AuthInterceptor, SyncAuthIntercepto
 from auth_service.client.principal import current_principal, principal
 from auth_service.client.renewal import Timing
 from auth_service.client.rules import INFRASTRUCTURE, PUBLIC, Rules
+from auth_service.client.step_up import step_up_demand
 from auth_service.client.token_sources import (
     ServiceAccountTokens,
     SessionTokens,
@@ -41,6 +42,7 @@ from auth_service.errors import (
     AuthError,
     ConfigError,
     InactiveReason,
+    InsufficientUserAuthentication,
     InvalidCredentials,
     InvalidGrant,
     InvalidToken,
@@ -52,10 +54,20 @@ from auth_service.errors import (
     Unavailable,
 )
 from auth_service.tokens.access import AccessClaims
+from auth_service.tokens.assurance import (
+    MULTI_FACTOR,
+    ONE_FACTOR,
+    PHISHING_RESISTANT,
+    TWO_FACTORS,
+)
 
 __all__ = [
     "INFRASTRUCTURE",
+    "MULTI_FACTOR",
+    "ONE_FACTOR",
+    "PHISHING_RESISTANT",
     "PUBLIC",
+    "TWO_FACTORS",
     "AccessClaims",
     "AccessToken",
     "AuthError",
@@ -63,6 +75,7 @@ __all__ = [
     "BearerMiddleware",
     "ConfigError",
     "InactiveReason",
+    "InsufficientUserAuthentication",
     "InvalidCredentials",
     "InvalidGrant",
     "InvalidToken",
@@ -95,4 +108,5 @@ __all__ = [
     "current_principal",
     "principal",
     "require",
+    "step_up_demand",
 ]

@@ -12,6 +12,7 @@ carry no token.
 
 import json
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -42,8 +43,9 @@ class BearerMiddleware:
     The claims are in `current_principal` and in `request.state.principal` (None for an anonymous
     caller on a public path). A refusal is 401, 403, 503 with Retry-After (the revocations are not
     known up to the allowed age), or 500 if the verifier fails. Its body is {"error": …,
-    "error_description": …}, with www-authenticate (RFC 6750 section 3). A WebSocket is refused
-    before it is accepted.
+    "error_description": …}, with www-authenticate (RFC 6750 section 3). If the user logged in
+    longer ago than `max_age`, or reached none of `acr_values`, www-authenticate asks for another
+    login (RFC 9470). A WebSocket is refused before it is accepted.
 
     `public_paths` are paths of the application, below its root path: "/health" is that one path,
     and "/docs/*" all paths below "/docs/". A path that another layer could read differently ("..",
@@ -54,7 +56,7 @@ class BearerMiddleware:
     (networks such as "10.0.0.0/8"), the one that x-forwarded-client-cert names.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings, each with a default
         self,
         app: App,
         verifier: Verifier,
@@ -62,13 +64,15 @@ class BearerMiddleware:
         audience: str = "",
         scope: Collection[str] = (),
         roles: Collection[str] = (),
+        max_age: timedelta | None = None,
+        acr_values: Collection[str] = (),
         public_paths: Iterable[str] = (),
         trusted_proxies: Collection[str] = (),
     ) -> None:
         self._app = app
         self._proxies = TrustedProxies(trusted_proxies)
         self._verifier = verifier
-        self._rule = _rule(audience, scope, roles)
+        self._rule = _rule(audience, scope, roles, max_age, acr_values)
         self._public = Rule(audience, public=True)
         self._is_public = _public_paths(public_paths)
 
@@ -97,6 +101,8 @@ def require(
     audience: str = "",
     scope: Collection[str] = (),
     roles: Collection[str] = (),
+    max_age: timedelta | None = None,
+    acr_values: Collection[str] = (),
     trusted_proxies: Collection[str] = (),
 ) -> Callable[..., Awaitable[AccessClaims]]:
     """Return a dependency for FastAPI: `Depends(require(verifier, scope=("orders.read",)))`.
@@ -108,7 +114,8 @@ def require(
     from starlette.exceptions import HTTPException  # noqa: PLC0415
     from starlette.requests import HTTPConnection  # noqa: PLC0415
 
-    rule, proxies = _rule(audience, scope, roles), TrustedProxies(trusted_proxies)
+    rule = _rule(audience, scope, roles, max_age, acr_values)
+    proxies = TrustedProxies(trusted_proxies)
 
     async def caller(request: HTTPConnection) -> AccessClaims:
         try:
@@ -121,10 +128,16 @@ def require(
     return caller
 
 
-def _rule(audience: str, scope: Collection[str], roles: Collection[str]) -> Rule:
-    if str in (type(scope), type(roles)):
-        raise ValueError("scope and roles are collections of strings, not a string")
-    return Rule(audience, tuple(scope), tuple(roles))
+def _rule(
+    audience: str,
+    scope: Collection[str],
+    roles: Collection[str],
+    max_age: timedelta | None,
+    acr_values: Collection[str],
+) -> Rule:
+    if str in (type(scope), type(roles), type(acr_values)):
+        raise ValueError("scope, roles and acr_values are collections of strings, not a string")
+    return Rule(audience, tuple(scope), tuple(roles), max_age=max_age, acr_values=tuple(acr_values))
 
 
 def _authorization(scope: Scope) -> list[str]:

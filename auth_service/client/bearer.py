@@ -23,6 +23,7 @@ from auth_service.client.call_credentials import (
 )
 from auth_service.client.exchange import ExchangedTokens, SyncExchangedTokens
 from auth_service.client.renewal import finish
+from auth_service.client.step_up import demands_login
 from auth_service.client.token_sources import SyncTokenSource, TokenSource
 from auth_service.errors import AuthError, Retryable, Unauthenticated
 
@@ -45,8 +46,9 @@ def bearer_interceptors(
     """Return interceptors for a grpc.aio channel, plaintext or TLS, one for each shape of call.
 
     If a service answers UNAUTHENTICATED, the token is invalidated, so that the next call gets a
-    new one; a unary-unary call is made once more with it. The time to get a token counts towards
-    the timeout of the call. Raises NoAccessToken if there is none.
+    new one; a unary-unary call is made once more with it. If the service demands another login of
+    the user, no new token helps, and nothing is done (see `step_up_demand`). The time to get a
+    token counts towards the timeout of the call. Raises NoAccessToken if there is none.
 
     With `exchange_for`, calls are made in the name of the caller at hand: the token that this
     service received is exchanged for one for that audience (RFC 8693). `channel` leads to the
@@ -107,7 +109,8 @@ class _Refusals:
         """Look at a call that has ended; at once, because a task would run after the caller."""
         code = finish(call.code())
         if code is grpc.StatusCode.UNAUTHENTICATED:
-            self._source.invalidate(token)
+            if not demands_login(finish(call.trailing_metadata())):
+                self._source.invalidate(token)
         elif code is grpc.StatusCode.INTERNAL:
             self._unsure = token, call
 
@@ -147,7 +150,9 @@ class _Asyncio:
         try:
             await call
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED and not demands_login(
+                error.trailing_metadata()
+            ):
                 self._source.invalidate(token)
                 return True
         return False
@@ -296,7 +301,9 @@ class SyncBearerInterceptor(
 
     def _judge(self, token: str, call: Any) -> bool:
         with contextlib.suppress(ReferenceError):
-            if call.code() is grpc.StatusCode.UNAUTHENTICATED:
+            if call.code() is grpc.StatusCode.UNAUTHENTICATED and not demands_login(
+                call.trailing_metadata()
+            ):
                 self._source.invalidate(token)
                 return True
         return False

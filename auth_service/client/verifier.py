@@ -93,7 +93,7 @@ class _Verdicts:
             self._follower = Follower(self._feed, watch, state, may_be_stale=on_stale == "allow")
         self._limit = self._limit_of(max_staleness, on_stale)
 
-    def verify(
+    def verify(  # noqa: PLR0913 - demands, each with a default
         self,
         token: str,
         *,
@@ -101,6 +101,8 @@ class _Verdicts:
         required_scope: Collection[str] = (),
         required_roles: Collection[str] = (),
         certificate_thumbprint: str = "",
+        max_age: timedelta | None = None,
+        acr_values: Collection[str] = (),
         max_staleness: timedelta | Literal[_Setting.OWN] | None = _OWN,
         on_stale: OnStale | None = None,
     ) -> AccessClaims:
@@ -108,10 +110,12 @@ class _Verdicts:
 
         An empty `audience` accepts any; every required scope and role must be there. A token that
         is bound to a client certificate is valid only with `certificate_thumbprint`, the SHA-256
-        of the presenter's certificate in DER, in base64url (RFC 8705). Without `max_staleness` and
-        `on_stale` the verifier's own hold. Raises InvalidToken with the first reason against the
-        token, and RevocationsStale, before it looks at the token, if the revocations are not known
-        up to `max_staleness` ago.
+        of the presenter's certificate in DER, in base64url (RFC 8705). The user must not have
+        logged in longer ago than `max_age`, and its `acr` must be one of `acr_values`, or else
+        InsufficientUserAuthentication is raised, which is an InvalidToken (RFC 9470). Without
+        `max_staleness` and `on_stale` the verifier's own hold. Raises InvalidToken with the first
+        reason against the token, and RevocationsStale, before it looks at the token, if the
+        revocations are not known up to `max_staleness` ago.
         """
         limit = self._limit
         if max_staleness is not _OWN or on_stale is not None:
@@ -129,6 +133,8 @@ class _Verdicts:
             required_scope=required_scope,
             required_roles=required_roles,
             certificate_thumbprint=certificate_thumbprint,
+            max_age=max_age,
+            acr_values=acr_values,
         )
 
     @property

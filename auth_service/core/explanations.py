@@ -77,6 +77,8 @@ class Explanations:
         required_scope: Sequence[str] = (),
         required_roles: Sequence[str] = (),
         certificate_thumbprint: str = "",
+        max_age: timedelta | None = None,
+        acr_values: Sequence[str] = (),
     ) -> Explained:
         """Return why a token is active or not. Raises InvalidArgument, Unavailable.
 
@@ -89,6 +91,8 @@ class Explanations:
             fields.scope(required_scope, "required_scope"),
             fields.labels(required_roles, "required_roles"),
             fields.thumbprint(certificate_thumbprint, "certificate_thumbprint"),
+            max_age,
+            fields.acr_values(acr_values),
         )
         stored = {key.kid: key for key in await self._keys.stored()}
         now = self._clock()
@@ -130,6 +134,8 @@ class Explanations:
                 required_scope=question.required_scope,
                 required_roles=question.required_roles,
                 certificate_thumbprint=question.certificate_thumbprint,
+                max_age=question.max_age,
+                acr_values=question.acr_values,
             )
         except InvalidToken as error:
             return error.inactive_reason

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from auth_service.errors import InvalidArgument
+from auth_service.tokens import assurance
 from auth_service.tokens.access import SCOPE_TOKEN, THUMBPRINT
 
 MAX_IDENTIFIER_LENGTH = 254  # an e-mail address, RFC 5321 section 4.5.3.1.3
@@ -80,6 +81,16 @@ def thumbprint(value: str, field: str) -> str:
             field, "must be the SHA-256 of the certificate in DER, as 43 characters of base64url"
         )
     return value
+
+
+def acr_values(values: Sequence[str], field: str = "acr_values") -> tuple[str, ...]:
+    """Return values of `acr`. One that no token has would refuse every user, whatever they do."""
+    for index, value in enumerate(values):
+        if value not in assurance.SUPPORTED:
+            raise InvalidArgument(
+                f"{field}[{index}]", f"must be one of {', '.join(assurance.SUPPORTED)}"
+            )
+    return tuple(dict.fromkeys(values))
 
 
 def uuid(value: str, field: str) -> UUID:

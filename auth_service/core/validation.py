@@ -8,7 +8,12 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from auth_service.clock import Clock, seconds
-from auth_service.errors import InactiveReason, InvalidToken, RevocationsStale
+from auth_service.errors import (
+    InactiveReason,
+    InsufficientUserAuthentication,
+    InvalidToken,
+    RevocationsStale,
+)
 from auth_service.tokens.access import AccessClaims, TokenVerifier
 
 _WRONG_CERTIFICATE = InactiveReason.WRONG_CERTIFICATE
@@ -20,6 +25,8 @@ class Verdict(NamedTuple):
     claims: AccessClaims | None
     inactive_reason: InactiveReason | None
     revocations_as_of: datetime
+    unmet: tuple[str, ...] = ()
+    """What of the question the login of the user does not satisfy: `max_age`, `acr_values`."""
 
 
 class Validation:
@@ -48,6 +55,8 @@ class Validation:
         required_roles: Collection[str] = (),
         certificate_thumbprint: str = "",
         max_staleness: timedelta | None = None,
+        max_age: timedelta | None = None,
+        acr_values: Collection[str] = (),
     ) -> Verdict:
         """Return the verdict. Raises RevocationsStale if revocations are staler than allowed."""
         as_of = self._require_fresh(max_staleness)
@@ -58,18 +67,24 @@ class Validation:
                 required_scope=required_scope,
                 required_roles=required_roles,
                 certificate_thumbprint=certificate_thumbprint,
+                max_age=max_age,
+                acr_values=acr_values,
             )
+        except InsufficientUserAuthentication as error:
+            return Verdict(None, error.inactive_reason, as_of, error.unmet)
         except InvalidToken as error:
             return Verdict(None, error.inactive_reason, as_of)
         return Verdict(claims, None, as_of)
 
-    def recall(self, token: str, certificate_thumbprint: str = "") -> datetime | None:
+    def recall(
+        self, token: str, certificate_thumbprint: str = "", max_age: timedelta | None = None
+    ) -> datetime | None:
         """Return as_of if a token that is remembered is still active.
 
         None means that `validate` has to give the verdict. Raises RevocationsStale for a token
         that is remembered.
         """
-        known = self._verifier.recall(token, certificate_thumbprint)
+        known = self._verifier.recall(token, certificate_thumbprint, max_age)
         return self._require_fresh(None) if known else None
 
     @property
@@ -85,6 +100,8 @@ class Validation:
         required_scope: Collection[str] = (),
         required_roles: Collection[str] = (),
         certificate_thumbprint: str = "",
+        max_age: timedelta | None = None,
+        acr_values: Collection[str] = (),
     ) -> AccessClaims:
         """Return the claims of an active token. Raises InvalidToken, RevocationsStale."""
         self._require_fresh(None)
@@ -94,6 +111,8 @@ class Validation:
             required_scope=required_scope,
             required_roles=required_roles,
             certificate_thumbprint=certificate_thumbprint,
+            max_age=max_age,
+            acr_values=acr_values,
         )
 
     def introspect(self, token: str, certificate_thumbprint: str = "") -> AccessClaims:

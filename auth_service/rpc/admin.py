@@ -17,6 +17,7 @@ from auth_service.rpc.admin_callers import AdminCallers, log_change
 from auth_service.rpc.audiences import AudienceMethods
 from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Context
+from auth_service.rpc.durations import span
 from auth_service.rpc.explanations import explanation
 from auth_service.rpc.paging import page_size, page_start, page_token
 from auth_service.rpc.service_accounts import ServiceAccountMethods
@@ -125,6 +126,8 @@ class AdminServicer(
             required_scope=request.required_scope,
             required_roles=request.required_roles,
             certificate_thumbprint=request.certificate_thumbprint,
+            max_age=span(request, "max_age"),
+            acr_values=request.acr_values,
         )
         claims = explained.claims if explained.genuine else None
         log_change("ExplainToken", caller, token_id=None if claims is None else claims.token_id)

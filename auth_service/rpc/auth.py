@@ -1,7 +1,6 @@
 """AuthService: takes a request, calls the core, fills the response."""
 
 import asyncio
-from datetime import timedelta
 
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import auth_service_pb2_grpc
@@ -16,6 +15,7 @@ from auth_service.errors import InvalidArgument
 from auth_service.models import TokenPair
 from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Context, in_bytes, parse
+from auth_service.rpc.durations import span
 from auth_service.rpc.exchange import Exchanges
 from auth_service.rpc.timestamps import timestamp
 from auth_service.rpc.verdicts import Batch, Verdicts
@@ -24,7 +24,6 @@ __all__ = ["AuthServicer"]
 
 MAX_BATCH = 1000
 _BATCH_SLICE = 50  # tokens that are verified before other calls may run
-_MAX_DURATION_SECONDS = 315_576_000_000  # google.protobuf.Duration: about 10,000 years
 
 
 class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
@@ -156,7 +155,10 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         token = request.access_token
         if not token:
             raise InvalidArgument(f"{path}access_token", "is required")
-        max_staleness = _max_staleness(request, path)
+        max_staleness, max_age = (
+            span(request, "max_staleness", path),
+            span(request, "max_age", path),
+        )
         bound_to = fields.thumbprint(
             request.certificate_thumbprint, f"{path}certificate_thumbprint"
         )
@@ -167,26 +169,18 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
             required_roles=request.required_roles,
             certificate_thumbprint=bound_to,
             max_staleness=max_staleness,
+            max_age=max_age,
+            acr_values=fields.acr_values(request.acr_values, f"{path}acr_values"),
         )
         # The answer to a request with a bound of its own depends on the time at which it is asked.
         repeatable = data if max_staleness is None else b""
-        return self._verdicts.response(verdict, token, repeatable, bound_to)
+        return self._verdicts.response(verdict, token, repeatable, bound_to, max_age)
 
 
 def _required(value: str, field: str) -> str:
     if not value:
         raise InvalidArgument(field, "is required")
     return value
-
-
-def _max_staleness(request: pb.ValidateRequest, path: str) -> timedelta | None:
-    if not request.HasField("max_staleness"):
-        return None
-    given = request.max_staleness
-    in_range = 0 <= given.seconds <= _MAX_DURATION_SECONDS and 0 <= given.nanos < 1_000_000_000
-    if not in_range:
-        raise InvalidArgument(f"{path}max_staleness", "must be a duration of zero or more")
-    return timedelta(seconds=given.seconds, microseconds=given.nanos / 1000)
 
 
 def _tokens(pair: TokenPair) -> pb.TokenPair:

@@ -3,6 +3,7 @@
 import grpc
 
 from auth_service import errors
+from auth_service.authz import step_up
 from auth_service.authz.admission import Refused
 from auth_service.authz.status import Status, make_status, status_of
 
@@ -10,6 +11,7 @@ __all__ = ["INTERNAL", "Status", "of"]
 
 INTERNAL = errors.AuthError("internal error; the service's log has the cause")
 
+_STEP_UP = errors.InsufficientUserAuthentication
 _CODES: dict[type[errors.AuthError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidScope: grpc.StatusCode.INVALID_ARGUMENT,
@@ -42,6 +44,13 @@ def of(error: errors.AuthError | Refused) -> Status:
         error.reason,
         violations=error.violations if isinstance(error, errors.InvalidArgument) else (),
         retry_after=error.retry_after if isinstance(error, errors.Retryable) else None,
-        # RFC 6750 section 3
-        challenge='Bearer error="invalid_token"' if isinstance(error, errors.InvalidToken) else "",
+        challenge=_challenge(error),
+        metadata=step_up.demands(error) if isinstance(error, _STEP_UP) else None,
     )
+
+
+def _challenge(error: errors.AuthError) -> str:
+    """Return the value of www-authenticate (RFC 6750 section 3), empty if no token would help."""
+    if isinstance(error, _STEP_UP):
+        return step_up.challenge(error)
+    return 'Bearer error="invalid_token"' if isinstance(error, errors.InvalidToken) else ""

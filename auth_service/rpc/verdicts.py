@@ -5,7 +5,7 @@ encoded once for each poll, and appended to each answer.
 """
 
 from collections import OrderedDict
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -45,7 +45,7 @@ class Verdicts:
 
     def __init__(self, validation: Validation) -> None:
         self._validation = validation
-        self._known: OrderedDict[bytes, tuple[str, str, bytes]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[str, str, timedelta | None, bytes]] = OrderedDict()
 
     def again(self, request: bytes) -> bytes | None:
         """Return the answer to a request that is remembered, if its token is still active.
@@ -55,8 +55,8 @@ class Verdicts:
         known = self._known.get(request)
         if known is None:
             return None
-        token, certificate_thumbprint, encoded = known
-        as_of = self._validation.recall(token, certificate_thumbprint)
+        token, certificate_thumbprint, max_age, encoded = known
+        as_of = self._validation.recall(token, certificate_thumbprint, max_age)
         return None if as_of is None else encoded + _as_of(as_of)
 
     def response(
@@ -65,21 +65,23 @@ class Verdicts:
         token: str = "",
         request: bytes = b"",
         certificate_thumbprint: str = "",
+        max_age: timedelta | None = None,
     ) -> bytes:
         """Return a ValidateResponse in bytes.
 
         An active verdict on a token that the verifier remembers is remembered by `request`, if
-        given: the same bytes ask the same question, with the same certificate. Requests longer than
-        4 KiB are not cached, which bounds the memory that one valid token can consume.
+        given: the same bytes ask the same question, with the same certificate and `max_age`.
+        Requests longer than 4 KiB are not cached, which bounds the memory that one valid token can
+        consume.
         """
         as_of = _as_of(verdict.revocations_as_of)
         if verdict.claims is None:
-            return _inactive(verdict.inactive_reason) + as_of
+            return _inactive(verdict.inactive_reason) + as_of + _unmet(verdict.unmet)
         encoded = _active(verdict.claims)
         if 0 < len(request) <= LONGEST_REMEMBERED and self._validation.recall(
-            token, certificate_thumbprint
+            token, certificate_thumbprint, max_age
         ):
-            self._known[request] = token, certificate_thumbprint, encoded
+            self._known[request] = token, certificate_thumbprint, max_age, encoded
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         return encoded + as_of
@@ -122,6 +124,12 @@ def _inactive(reason: InactiveReason | None) -> bytes:
     assert reason is not None  # noqa: S101 - a verdict has claims or a reason
     name = f"INACTIVE_REASON_{reason.name}"
     encoded: bytes = pb.ValidateResponse(inactive_reason=name).SerializeToString()
+    return encoded
+
+
+@lru_cache
+def _unmet(names: tuple[str, ...]) -> bytes:
+    encoded: bytes = pb.ValidateResponse(unmet=names).SerializeToString()
     return encoded
 
 

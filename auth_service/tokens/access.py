@@ -13,7 +13,12 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from auth_service.clock import Clock, seconds
-from auth_service.errors import InactiveReason, InvalidArgument, InvalidToken
+from auth_service.errors import (
+    InactiveReason,
+    InsufficientUserAuthentication,
+    InvalidArgument,
+    InvalidToken,
+)
 from auth_service.tokens import delegation, jws
 from auth_service.tokens.delegation import Chain
 from auth_service.tokens.keys import KeyRing, SigningKey
@@ -139,7 +144,7 @@ class TokenVerifier:
         self.signatures_verified = 0
         """How many tokens had a valid signature and were not remembered."""
 
-    def verify(
+    def verify(  # noqa: PLR0912 - a branch for each check, in their order
         self,
         token: str,
         *,
@@ -147,12 +152,17 @@ class TokenVerifier:
         required_scope: Collection[str] = (),
         required_roles: Collection[str] = (),
         certificate_thumbprint: str = "",
+        max_age: timedelta | None = None,
+        acr_values: Collection[str] = (),
     ) -> AccessClaims:
         """Return the claims of a valid token. Raises InvalidToken with the first reason against it.
 
         An empty `audience` accepts any. The token must have every required scope and role.
         `certificate_thumbprint` is that of the certificate that the presenter of the token has
         proved to hold; without the right one, a bound token is refused (RFC 8705 section 3).
+        With `max_age`, the user must not have logged in longer ago than that and the clock skew;
+        with `acr_values`, its `acr` must be one of them. InsufficientUserAuthentication is raised
+        last, and so only for a token that another login would help.
         """
         memory = self._memory
         if memory.revision != self._key_ring.revision:
@@ -179,6 +189,8 @@ class TokenVerifier:
             raise InvalidToken(InactiveReason.INSUFFICIENT_SCOPE)
         if required_roles and not set(claims.roles).issuperset(required_roles):
             raise InvalidToken(InactiveReason.INSUFFICIENT_ROLE)
+        if acr_values or max_age is not None:
+            self._require_login(claims, max_age, tuple(acr_values), now)
         if known is None and memory.saw(token):
             memory.claims[token] = claims, marks(claims)
             if len(memory.claims) > self._cache_size:
@@ -186,12 +198,14 @@ class TokenVerifier:
                     memory.claims.popitem(last=False)
         return claims
 
-    def recall(self, token: str, certificate_thumbprint: str = "") -> bool:
+    def recall(
+        self, token: str, certificate_thumbprint: str = "", max_age: timedelta | None = None
+    ) -> bool:
         """Return whether `verify` accepted this token before and it is still valid.
 
         False also means that it was forgotten: `verify` then gives the verdict. What `verify` was
-        asked for (audience, scope and roles) does not change while a token lives. A bound token
-        needs its certificate here too.
+        asked for (audience, scope, roles and acr) does not change while a token lives. A bound
+        token needs its certificate here too, and its login may have become too old since.
         """
         memory = self._memory
         if memory.revision != self._key_ring.revision:
@@ -208,6 +222,7 @@ class TokenVerifier:
             and claims.not_before <= latest
             and claims.certificate_thumbprint in ("", certificate_thumbprint)
             and self._revocations.check(claims, looked_up) is None
+            and (max_age is None or self._is_recent(claims, max_age, now))
         )
 
     def authenticate(self, token: str) -> AccessClaims:
@@ -216,6 +231,25 @@ class TokenVerifier:
         For revocation, which succeeds for an invalid token (RFC 7009 section 2.2).
         """
         return self._authenticate(token, {})
+
+    def _require_login(
+        self,
+        claims: AccessClaims,
+        max_age: timedelta | None,
+        acr_values: tuple[str, ...],
+        now: float,
+    ) -> None:
+        unmet = []
+        if max_age is not None and not self._is_recent(claims, max_age, now):
+            unmet.append("max_age")
+        if acr_values and not (claims.acr and claims.acr in acr_values):
+            unmet.append("acr_values")
+        if unmet:
+            raise InsufficientUserAuthentication(max_age, acr_values, tuple(unmet))
+
+    def _is_recent(self, claims: AccessClaims, max_age: timedelta, now: float) -> bool:
+        # With the skew: the one clock dated the login, and another tells how long ago that was.
+        return now <= claims.auth_time + max_age.total_seconds() + self._skew
 
     def _authenticate(self, token: str, keys: dict[str, SigningKey]) -> AccessClaims:
         header, payload, signature = jws.split(token)

@@ -4,9 +4,10 @@ Owns their names and their form. A login sets the one that it reached. Who deman
 values that suffice, and the token must have one of them: they are names, and nothing compares them.
 """
 
+import re
 from typing import Final
 
-__all__ = ["MULTI_FACTOR", "ONE_FACTOR", "PHISHING_RESISTANT", "SUPPORTED", "TWO_FACTORS"]
+__all__ = ["FORM", "MULTI_FACTOR", "ONE_FACTOR", "PHISHING_RESISTANT", "SUPPORTED", "TWO_FACTORS"]
 
 ONE_FACTOR: Final = "1fa"
 """One factor, such as a password."""
@@ -19,3 +20,6 @@ passkey. The name is that of OpenID Connect's Extended Authentication Profile, s
 MULTI_FACTOR: Final = (TWO_FACTORS, PHISHING_RESISTANT)
 """All values of at least two factors, as `acr_values`."""
 SUPPORTED: Final = (ONE_FACTOR, TWO_FACTORS, PHISHING_RESISTANT)
+
+FORM: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}")
+"""A value that may be demanded: challenges quote it, in a list separated by spaces."""

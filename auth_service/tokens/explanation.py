@@ -23,6 +23,7 @@ Result = TypeVar("Result")
 
 _OF_CLAIMS = (
     *("issuer", "expiry", "start", "audience", "revocation", "certificate", "scope", "roles"),
+    *("auth_time", "acr"),
 )
 _NEVER_READ = "the token has no readable claims"
 
@@ -54,6 +55,8 @@ class Question:
     required_roles: tuple[str, ...] = ()
     certificate_thumbprint: str = ""
     """Of the certificate of who presents the token; empty if it presents none."""
+    max_age: timedelta | None = None
+    acr_values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,7 @@ class _Explainer:
         self._certificate(claims, question.certificate_thumbprint)
         self._required("scope", claims.scope, question.required_scope)
         self._required("roles", claims.roles, question.required_roles)
+        self._login(claims, question)
         return Explanation(tuple(self._checks), claims, genuine)
 
     # The token
@@ -253,21 +257,33 @@ class _Explainer:
             asked = _listed(required) if required else "none"
             self._passed(name, f"it has {_listed(held)}; required: {asked}")
 
+    def _login(self, claims: AccessClaims, question: Question) -> None:
+        reason = InactiveReason.INSUFFICIENT_USER_AUTHENTICATION
+        age, skew = self._now - claims.auth_time, self._view.clock_skew.total_seconds()
+        detail = f"auth_time is {_time(claims.auth_time)}, {_span(-age)}; "
+        if question.max_age is None:
+            self._passed("auth_time", f"{detail}any age is accepted")
+        else:
+            longest = question.max_age.total_seconds()
+            detail += f"the limit is {longest:g} s, and clocks may differ by {skew:g} s"
+            if self._now <= claims.auth_time + longest + skew:
+                self._passed("auth_time", detail)
+            else:
+                self._failed("auth_time", reason, detail)
+        detail = f"acr is {_quoted(claims.acr)}" if claims.acr else "it has no acr"
+        if not question.acr_values:
+            self._passed("acr", f"{detail}; any is accepted")
+        elif claims.acr and claims.acr in question.acr_values:
+            self._passed("acr", f"{detail}, one of {_listed(question.acr_values)}")
+        else:
+            self._failed("acr", reason, f"{detail}, not one of {_listed(question.acr_values)}")
+
     # Results
 
     def _without_claims(self, genuine: bool) -> Explanation:
         if not any(check.name == "claims" for check in self._checks):
             self._skipped("claims", "the token is not three segments of base64url")
-        for name in (
-            "issuer",
-            "expiry",
-            "start",
-            "audience",
-            "revocation",
-            "certificate",
-            "scope",
-            "roles",
-        ):
+        for name in _OF_CLAIMS:
             self._skipped(name, _NEVER_READ)
         return Explanation(tuple(self._checks), None, genuine)
 

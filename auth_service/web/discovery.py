@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from auth_service.errors import NotFound
+from auth_service.tokens import assurance
 from auth_service.tokens.foreign_keys import ALGORITHMS
 from auth_service.tokens.keys import KeyRing
 from auth_service.web.responses import Problem
@@ -77,6 +78,7 @@ def _metadata(issuer: str, base: str) -> dict[str, Any]:
         "revocation_endpoint_auth_methods_supported": methods,
         "revocation_endpoint_auth_signing_alg_values_supported": algorithms,
         "grant_types_supported": ["refresh_token", "client_credentials"],
+        "acr_values_supported": list(assurance.SUPPORTED),  # RFC 9470 section 7
         "response_types_supported": [],  # there is no authorization endpoint
     }
 

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from auth_service import errors
+from auth_service.authz import step_up
 from auth_service.authz.admission import Refused
 
 __all__ = [
@@ -35,6 +36,7 @@ _CODES: dict[type[errors.AuthError], tuple[int, str]] = {
     errors.InvalidCredentials: (401, "invalid_credentials"),
     errors.InvalidGrant: (401, "invalid_grant"),
     errors.InvalidToken: (401, "invalid_token"),
+    errors.InsufficientUserAuthentication: (401, step_up.ERROR),
     errors.PermissionDenied: (403, "access_denied"),
     errors.NotFound: (404, "not_found"),
     errors.RateLimited: (429, "temporarily_unavailable"),
@@ -82,11 +84,16 @@ def error_response(error: errors.AuthError) -> Response:
         raise error  # a fault of the service, which is logged
     headers = {}
     if known[0] == 401:  # RFC 9110 section 15.5.2 requires a challenge
-        invalid = isinstance(error, errors.InvalidToken)
-        headers["www-authenticate"] = 'Bearer error="invalid_token"' if invalid else "Bearer"
+        headers["www-authenticate"] = _challenge(error)
     if isinstance(error, errors.Retryable):
         headers["retry-after"] = str(math.ceil(error.retry_after.total_seconds()))
     return _response(*known, error.text, error.reason, headers)
+
+
+def _challenge(error: errors.AuthError) -> str:
+    if isinstance(error, errors.InsufficientUserAuthentication):
+        return step_up.challenge(error)
+    return 'Bearer error="invalid_token"' if isinstance(error, errors.InvalidToken) else "Bearer"
 
 
 def refusal(refused: Refused) -> Response:

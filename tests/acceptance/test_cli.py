@@ -326,12 +326,16 @@ def test_a_verdict_is_explained(served: Served) -> None:
     shown = served.ok("token", "explain", stdin=token)
     assert "freshness" in shown
     assert token not in shown
+    demand = ("--max-age", "1h", "--acr", "2fa", "--acr", "phr", "--json")
+    verdict = json.loads(served.run("validate", *demand, stdin=token).stdout)
+    assert verdict["inactive_reason"] == "insufficient_user_authentication"
+    assert verdict["unmet"] == ["acr_values"]
     served.ok("sessions", "revoke", tokens["session_id"])
-    refused = served.run("token", "explain", "--audience", "orders", "--json", stdin=token)
+    refused = served.run("token", "explain", "--audience", "orders", *demand, stdin=token)
     explained = json.loads(refused.stdout)
     assert (refused.returncode, explained["active"]) == (1, False)
     failed = [check["check"] for check in explained["checks"] if check["outcome"] == "failed"]
-    assert failed == ["audience", "revocation"]
+    assert failed == ["audience", "revocation", "acr"]
     assert [each["target"] for each in explained["revocations"]] == [tokens["session_id"]]
     assert served.run("token", "explain", stdin="no token").returncode == 1
 

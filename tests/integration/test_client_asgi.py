@@ -11,6 +11,7 @@ import httpx
 import pytest
 from fastapi import Depends, FastAPI, WebSocket
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
@@ -18,6 +19,7 @@ from starlette.routing import Mount, Route
 from auth_service.authz.admission import Verifier
 from auth_service.client.asgi import BearerMiddleware, require
 from auth_service.client.principal import current_principal
+from auth_service.client.step_up import step_up_demand
 from auth_service.errors import RevocationsStale
 from auth_service.models import Revocation, RevocationKind
 from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier
@@ -69,6 +71,7 @@ def token(ring: KeyRing, clock: FakeClock) -> Token:
         roles: tuple[str, ...] = ("clerk",),
         lifetime: timedelta = timedelta(minutes=15),
         session: str = "session",
+        acr: str = "",
     ) -> str:
         now = clock()
         return TokenSigner(ring).sign(
@@ -85,6 +88,7 @@ def token(ring: KeyRing, clock: FakeClock) -> Token:
                 roles=roles,
                 auth_time=int(now.timestamp()),
                 amr=("pwd",),
+                acr=acr,
             )
         )
 
@@ -182,6 +186,32 @@ async def test_a_token_that_may_not_is_told_what_it_lacks(
         assert_refused(response, 403, "insufficient_scope", challenge)
         able = token(scope=("orders.read", "orders.write"), roles=("admin",))
         assert (await get(app, "/", f"Bearer {able}")).status_code == 200
+
+
+async def test_a_login_that_does_not_suffice_is_asked_to_be_made_again(
+    verifier: TokenVerifier, token: Token
+) -> None:
+    """By the middleware and by the dependency, with all that is demanded (RFC 9470 section 3)."""
+    demand: Any = {"max_age": timedelta(minutes=5), "acr_values": ["2fa", "phr"]}
+    app = application(verifier, **demand)
+    assert (await get(app, "/", f"Bearer {token(acr='phr')}")).status_code == 200
+    challenge = (
+        'Bearer error="insufficient_user_authentication", '
+        'error_description="a login by other or more factors is required", '
+        'acr_values="2fa phr", max_age="300"'
+    )
+    response = await get(app, "/", f"Bearer {token(acr='1fa')}")
+    assert_refused(response, 401, "insufficient_user_authentication", challenge)
+    demanded = step_up_demand(response.headers["www-authenticate"])
+    assert demanded is not None
+    assert demanded.acr_values == ("2fa", "phr")
+    headers = [(b"authorization", f"Bearer {token(acr='1fa')}".encode())]
+    caller = require(verifier, **demand)
+    with pytest.raises(HTTPException) as raised:
+        await caller(HTTPConnection({"type": "http", "headers": headers}))
+    assert (raised.value.headers or {})["www-authenticate"] == challenge
+    with pytest.raises(ValueError, match="acr_values"):
+        BearerMiddleware(app, verifier, acr_values="2fa")
 
 
 async def test_stale_revocations_fail_closed(token: Token) -> None:

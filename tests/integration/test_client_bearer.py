@@ -20,6 +20,7 @@ from auth_service.client.bearer import (
     bearer_interceptors,
     call_credentials,
 )
+from auth_service.client.step_up import step_up_demand
 from auth_service.client.token_sources import (
     ServiceAccountTokens,
     SessionTokens,
@@ -27,7 +28,14 @@ from auth_service.client.token_sources import (
     SyncSessionTokens,
     TokenSource,
 )
-from auth_service.errors import AuthError, InvalidCredentials, InvalidGrant, Unavailable
+from auth_service.errors import (
+    AuthError,
+    InsufficientUserAuthentication,
+    InvalidCredentials,
+    InvalidGrant,
+    Unavailable,
+)
+from auth_service.rpc.status import of as status_of
 from tests.acceptance.servers import eventually
 from tests.channels import open_channel, open_sync_channel
 from tests.clock import FakeClock
@@ -50,6 +58,7 @@ class Echo:
         self.deadlines: list[float | None] = []
         self.refused: Callable[[str], bool] = lambda _: False
         self.code = Code.UNAUTHENTICATED
+        self.trailers: tuple[tuple[str, str | bytes], ...] = ()
         self.waiting, self.cancelled = asyncio.Event(), asyncio.Event()
         self.go_on = asyncio.Event()
 
@@ -114,7 +123,7 @@ class Echo:
         self.seen.append(value)
         self.deadlines.append(context.time_remaining())
         if self.refused(value):
-            await context.abort(self.code, "not with this token")
+            await context.abort(self.code, "not with this token", self.trailers)
         return value.encode()
 
 
@@ -295,6 +304,26 @@ async def test_a_refused_unary_call_is_made_once_more(
     assert await call(channel, "unary_unary") == echo.seen[1]
     assert echo.seen[0] != echo.seen[1]
     assert service.calls.made == 2
+
+
+DEMAND = status_of(InsufficientUserAuthentication(acr_values=("2fa", "phr")))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_demand_for_another_login_is_the_callers(
+    service: Service, echo: Server, source: SessionTokens, channel: grpc.aio.Channel, shape: str
+) -> None:
+    """A refreshed token tells of the same login: nothing is repeated, and nothing renewed."""
+    echo.refuse_all()
+    echo.trailers = DEMAND.trailers
+    for _ in range(2):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call(channel, shape)
+        demanded = step_up_demand(raised.value)
+        assert demanded is not None
+        assert demanded.acr_values == ("2fa", "phr")
+    assert len(echo.seen) == 2
+    assert len(set(echo.seen)) == service.calls.made == 1
 
 
 async def test_a_unary_call_is_made_once_more_only(
@@ -572,6 +601,21 @@ async def test_a_refused_unary_call_of_a_thread_is_made_once_more(
     assert await in_thread(lambda: sync_call(sync_channel, "unary_unary")) == echo.seen[1]
     assert echo.seen[0] != echo.seen[1]
     assert service.sync_calls.made == 2
+
+
+@pytest.mark.parametrize("shape", ["unary_unary", "unary_stream"])
+async def test_a_demand_for_another_login_is_the_callers_in_a_thread(
+    service: Service, echo: Server, sync_channel: grpc.Channel, in_thread: Any, shape: str
+) -> None:
+    """As on asyncio."""
+    echo.refuse_all()
+    echo.trailers = DEMAND.trailers
+    for _ in range(2):
+        with pytest.raises(grpc.RpcError) as raised:
+            await in_thread(lambda: sync_call(sync_channel, shape))
+        assert step_up_demand(raised.value) is not None
+    assert len(echo.seen) == 2
+    assert len(set(echo.seen)) == service.sync_calls.made == 1
 
 
 async def test_a_unary_call_of_a_thread_is_made_once_more_only(

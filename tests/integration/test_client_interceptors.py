@@ -20,6 +20,7 @@ from auth_service.authz.admission import Rule, Verifier
 from auth_service.client.interceptors import AuthInterceptor, SyncAuthInterceptor
 from auth_service.client.principal import current_principal
 from auth_service.client.rules import INFRASTRUCTURE, PUBLIC, Rules
+from auth_service.client.step_up import step_up_demand
 from auth_service.errors import RevocationsStale
 from auth_service.models import Revocation, RevocationKind
 from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier
@@ -41,6 +42,7 @@ RULES = Rules(
         "/test.Ours/*": Rule("orders", public=True),
         "/test.Scope/*": Rule("orders", scope=("orders.read", "orders.write")),
         "/test.Role/*": Rule("orders", roles=("admin",)),
+        "/test.Login/*": Rule("orders", max_age=timedelta(minutes=5), acr_values=("2fa", "phr")),
     },
     default=Rule("orders"),
 )
@@ -327,7 +329,8 @@ async def serving(
     **options: Any,
 ) -> AsyncIterator[Served]:
     """Serve the handlers behind `others` and then the interceptor, in this kind of server."""
-    services = ("test.Any", "test.Public", "test.Ours", "test.Scope", "test.Role")
+    names = ("Any", "Public", "Ours", "Scope", "Role", "Login")
+    services = [f"test.{name}" for name in names]
     handlers = AioHandlers() if kind == "aio" else SyncHandlers()
     async with AsyncExitStack() as stack:
         threads = pool or ThreadPoolExecutor(8)
@@ -633,6 +636,41 @@ async def test_a_stream_whose_handler_waits_is_ended(
     assert await taken(served.handlers.asked) == b"wait"
     issuer.revoke() if way == "revoked" else clock.advance(timedelta(minutes=15))
     assert_ended(await ending(call, shape))
+    served.handlers.release.set()
+    assert await taken(served.handlers.ended) == b"ada"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_login_that_does_not_suffice_is_asked_to_be_made_again(
+    served: Served, issuer: Issuer, shape: str
+) -> None:
+    """The client reads from the error which login is demanded (RFC 9470)."""
+    challenge = (
+        'Bearer error="insufficient_user_authentication", '
+        'error_description="a login by other or more factors is required", '
+        'acr_values="2fa phr", max_age="300"'
+    )
+    error = await served.refusal(shape, token=issuer.token(acr="1fa"), service="test.Login")
+    assert_refused(error, "UNAUTHENTICATED", "INSUFFICIENT_USER_AUTHENTICATION", challenge)
+    demanded = step_up_demand(error)
+    assert demanded is not None
+    assert (demanded.max_age, demanded.acr_values) == (timedelta(minutes=5), ("2fa", "phr"))
+    assert served.handlers.asked.empty()
+    strong = issuer.token(acr="2fa")
+    assert await served.call(shape, b"a", token=strong, service="test.Login")
+
+
+async def test_a_stream_whose_login_becomes_too_old_is_ended(
+    served: Served, issuer: Issuer, clock: FakeClock
+) -> None:
+    """With the challenge, while its token lives on."""
+    token = issuer.token(acr="phr")
+    call = served.begin("unary_stream", b"wait", token=token, service="test.Login")
+    assert await taken(served.handlers.asked) == b"wait"
+    clock.advance(timedelta(minutes=6))
+    demanded = step_up_demand(await ending(call, "unary_stream"))
+    assert demanded is not None
+    assert demanded.max_age == timedelta(minutes=5)
     served.handlers.release.set()
     assert await taken(served.handlers.ended) == b"ada"
 

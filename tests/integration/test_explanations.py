@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 from authn.v1 import admin_service_pb2 as pb
 from authn.v1 import auth_service_pb2
+from google.protobuf.duration_pb2 import Duration
 from structlog.testing import capture_logs
 
 from auth_service.models import User
@@ -57,7 +58,8 @@ def failed(reply: pb.ExplainTokenResponse) -> list[str]:
 async def test_an_active_token_passes_every_check(admin: Admin, ada: User) -> None:
     """The answer has the claims of Validate, and no revocation."""
     token = (await admin.login()).access_token
-    reply = await explain(admin, token, required_roles=["staff"])
+    day = Duration(seconds=86_400)
+    reply = await explain(admin, token, required_roles=["staff"], max_age=day, acr_values=["1fa"])
     assert reply.active
     assert {check.outcome for check in reply.checks} == {PASSED}
     assert reply.claims == (await admin.client.validate(token)).claims

@@ -332,6 +332,27 @@ async def test_a_token_that_lacks_scope_or_role_is_forbidden(
     assert json.loads(verdict.body)["error"] == "insufficient_scope"
 
 
+async def test_a_login_that_does_not_suffice_is_asked_to_be_made_again(
+    envoy: Envoy, token: Callable[..., str]
+) -> None:
+    """The challenge names all that the route demands (RFC 9470 section 3)."""
+    route = {"max_age": "300", "acr_values": "2fa phr"}
+    assert (await envoy.check(token(acr="phr"), route)).admitted
+    weak, old = token(acr="1fa"), token(acr="2fa", auth_time=int(time.time()) - 400)
+    for given, text in (
+        (weak, "a login by other or more factors is required"),
+        (old, "a more recent login is required"),
+    ):
+        verdict = await envoy.check(given, route)
+        assert (verdict.admitted, verdict.code, verdict.status) == (False, UNAUTHENTICATED, 401)
+        assert verdict.headers["www-authenticate"] == (
+            f'Bearer error="insufficient_user_authentication", error_description="{text}", '
+            'acr_values="2fa phr", max_age="300"'
+        )
+        error = {"error": "insufficient_user_authentication", "error_description": text}
+        assert json.loads(verdict.body) == error
+
+
 @pytest.mark.parametrize(
     ("extensions", "key"),
     [
@@ -343,6 +364,8 @@ async def test_a_token_that_lacks_scope_or_role_is_forbidden(
         ({"public": ""}, "public"),
         ({"remove_authorization": "1"}, "remove_authorization"),
         ({"audience": ""}, "audience"),
+        ({"max_age": "5m"}, "max_age"),
+        ({"acr_values": "mfa"}, "acr_values"),
         ({"audience": "a" * 4097}, "audience"),
         ({"audience": "internal\n"}, "audience"),
         ({"scope": "  "}, "scope"),
@@ -561,6 +584,13 @@ def _reason(verdict: Verdict) -> tuple[str, bool]:
     [
         ({}, False, 401, UNAUTHENTICATED, "INVALID_TOKEN"),
         ({"scope": "delete"}, True, 403, PERMISSION_DENIED, "PERMISSION_DENIED"),
+        (
+            {"acr_values": "2fa"},
+            True,
+            401,
+            UNAUTHENTICATED,
+            "INSUFFICIENT_USER_AUTHENTICATION",
+        ),
         ({"slip": "x"}, True, 500, INTERNAL, "INTERNAL"),
     ],
 )

@@ -531,6 +531,13 @@ async def test_validate_tells_all_claims(
         ({"required_roles": ["staff", "admin"]}, pb.INACTIVE_REASON_INSUFFICIENT_ROLE),
         ({"max_staleness": Duration(seconds=3600)}, pb.INACTIVE_REASON_UNSPECIFIED),
         ({"max_staleness": Duration(seconds=315_576_000_000)}, pb.INACTIVE_REASON_UNSPECIFIED),
+        ({"max_age": Duration(seconds=3600)}, pb.INACTIVE_REASON_UNSPECIFIED),
+        ({"max_age": Duration(seconds=315_576_000_000)}, pb.INACTIVE_REASON_UNSPECIFIED),
+        ({"acr_values": ["2fa", "1fa"]}, pb.INACTIVE_REASON_UNSPECIFIED),
+        (
+            {"acr_values": ["2fa", "phr"], "max_age": Duration(seconds=60)},
+            pb.INACTIVE_REASON_INSUFFICIENT_USER_AUTHENTICATION,
+        ),
     ],
 )
 async def test_validate_checks_a_token_against_the_requirements(
@@ -542,6 +549,8 @@ async def test_validate_checks_a_token_against_the_requirements(
     assert reply.inactive_reason == reason
     assert reply.active == (reason == pb.INACTIVE_REASON_UNSPECIFIED)
     assert reply.HasField("claims") == reply.active
+    insufficient = reason == pb.INACTIVE_REASON_INSUFFICIENT_USER_AUTHENTICATION
+    assert reply.unmet == (["acr_values"] if insufficient else [])
 
 
 @pytest.mark.parametrize(
@@ -591,6 +600,24 @@ async def test_a_staleness_out_of_range_names_the_field(
     request = pb.ValidateRequest(access_token=tokens.access_token, max_staleness=staleness)
     seen = await refusal(client.auth.Validate(request))
     assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["max_staleness"])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "field"),
+    [
+        ({"max_age": Duration(seconds=-1)}, "max_age"),
+        ({"max_age": Duration(nanos=1_000_000_000)}, "max_age"),
+        ({"acr_values": ["2fa", "mfa"]}, "acr_values[1]"),
+        ({"acr_values": [""]}, "acr_values[0]"),
+    ],
+)
+async def test_a_demand_that_no_login_satisfies_names_the_field(
+    client: Client, tokens: pb.TokenPair, wanted: dict[str, Any], field: str
+) -> None:
+    """Otherwise users would be asked to log in again without end."""
+    request = pb.ValidateRequest(access_token=tokens.access_token, **wanted)
+    seen = await refusal(client.auth.Validate(request))
+    assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
 
 
 async def test_a_staleness_that_cannot_be_met_fails_closed(
@@ -646,8 +673,9 @@ async def test_a_batch_of_no_allowed_size_names_the_field(client: Client, size: 
             pb.ValidateRequest(access_token="x", max_staleness=Duration(seconds=-1)),
             "requests[3].max_staleness",
         ),
+        (pb.ValidateRequest(access_token="x", acr_values=["x"]), "requests[3].acr_values[0]"),
     ],
-    ids=["token", "staleness"],
+    ids=["token", "staleness", "acr"],
 )
 async def test_a_bad_item_of_a_batch_is_named_by_its_place(
     client: Client, odd: pb.ValidateRequest, field: str

@@ -161,6 +161,7 @@ async def test_metadata_has_what_the_rfc_requires(shared: Edge) -> None:
     assert content["jwks_uri"] == f"{base}{JWKS}"
     assert content["introspection_endpoint"] == f"{base}/oauth2/introspect"
     assert content["revocation_endpoint"] == f"{base}/oauth2/revoke"
+    assert content["acr_values_supported"] == ["1fa", "2fa", "phr"]
     assert content["response_types_supported"] == []
     assert content["grant_types_supported"] == ["refresh_token", "client_credentials"]
     methods = ["client_secret_basic", "client_secret_post", "private_key_jwt"]

@@ -100,6 +100,8 @@ async def test_what_a_client_says_of_itself_does_not_come_back(
         ("?scope=+read++write", 200),
         ("?audience=internal&scope=read&roles=staff", 200),
         ("?public=false&roles=admin", 403),
+        ("?max_age=3600&acr_values=1fa", 200),
+        ("?max_age=3600&acr_values=2fa+phr", 401),
         ("?public=true", 200),
         ("?public=true&audience=other", 200),
     ],
@@ -123,6 +125,14 @@ async def test_a_refusal_says_what_is_missing(shared: Edge, token: str) -> None:
     assert_error(answer, 403, "insufficient_scope", "PERMISSION_DENIED")
     challenge = 'Bearer error="insufficient_scope", scope="admin"'
     assert answer.headers["www-authenticate"] == challenge
+    answer = await shared.http.get("/auth?acr_values=2fa%20phr", headers=bearer(token))
+    assert_error(
+        answer, 401, "insufficient_user_authentication", "INSUFFICIENT_USER_AUTHENTICATION"
+    )
+    assert answer.headers["www-authenticate"] == (
+        'Bearer error="insufficient_user_authentication", '
+        'error_description="a login by other or more factors is required", acr_values="2fa phr"'
+    )
 
 
 async def test_an_anonymous_caller_passes_a_public_rule_without_identity(shared: Edge) -> None:

@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 from jwt.algorithms import get_default_algorithms
 
 from auth_service import base64url
-from auth_service.errors import InactiveReason, InvalidArgument, InvalidToken
+from auth_service.errors import (
+    InactiveReason,
+    InsufficientUserAuthentication,
+    InvalidArgument,
+    InvalidToken,
+)
 from auth_service.models import Revocation, RevocationKind, Session
 from auth_service.tokens import jws
 from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier, new_token_id
@@ -382,6 +387,8 @@ FAULTS: list[tuple[dict[str, Any], InactiveReason]] = [
     ({"certificate_thumbprint": "B" * 42 + "A"}, InactiveReason.WRONG_CERTIFICATE),
     ({"scope": ()}, InactiveReason.INSUFFICIENT_SCOPE),
     ({"roles": ()}, InactiveReason.INSUFFICIENT_ROLE),
+    ({"auth_time": EPOCH - 311}, InactiveReason.INSUFFICIENT_USER_AUTHENTICATION),
+    ({"acr": "1fa"}, InactiveReason.INSUFFICIENT_USER_AUTHENTICATION),
 ]
 
 
@@ -389,17 +396,19 @@ FAULTS: list[tuple[dict[str, Any], InactiveReason]] = [
 def test_of_several_faults_the_first_is_the_reason(
     verifier: TokenVerifier, revocations: RevocationList, first: int
 ) -> None:
-    """The order is issuer, time, audience, revocation, certificate, scope, role."""
+    """The order is issuer, time, audience, revocation, certificate, scope, role, login."""
     for kind in (RevocationKind.TOKEN, RevocationKind.SESSION, RevocationKind.USER):
         revocations.add(revocation(kind, "revoked"))
     changes = {name: value for fault, _ in FAULTS[first:] for name, value in fault.items()}
     verdict = refusal(
         verifier.verify,
-        token_of(CLAIMS._replace(**changes)),
+        token_of(CLAIMS._replace(**{"acr": "2fa"} | changes)),
         audience="billing",
         required_scope=["read"],
         required_roles=["user"],
         certificate_thumbprint=THUMBPRINT,
+        max_age=timedelta(minutes=5),
+        acr_values=["2fa", "phr"],
     )
     assert verdict is FAULTS[first][1]
 
@@ -413,6 +422,73 @@ def test_a_forgery_tells_nothing_of_its_claims(verifier: TokenVerifier) -> None:
     assert refusal(verifier.verify, wrong_type) is InactiveReason.WRONG_TYPE
     assert refusal(verifier.verify, unknown_key) is InactiveReason.UNKNOWN_KEY
     assert refusal(verifier.verify, bad_signature) is InactiveReason.BAD_SIGNATURE
+
+
+# How the user logged in
+
+
+def test_a_login_is_too_old_after_the_age_and_the_skew(
+    clock: FakeClock, verifier: TokenVerifier
+) -> None:
+    """To the second, also once the token is remembered; without a bound any age is accepted."""
+    token, age = token_of(), timedelta(minutes=5)  # CLAIMS: a minute old
+    for _ in range(3):
+        assert verifier.verify(token, max_age=age) == CLAIMS
+    clock.advance(timedelta(minutes=4, seconds=10))
+    assert verifier.verify(token, max_age=age) == CLAIMS
+    assert verifier.recall(token, "", age)
+    clock.advance(timedelta(microseconds=1))
+    with pytest.raises(InsufficientUserAuthentication) as raised:
+        verifier.verify(token, max_age=age)
+    assert (raised.value.max_age, raised.value.unmet) == (age, ("max_age",))
+    assert not verifier.recall(token, "", age)
+    assert verifier.recall(token)
+    assert verifier.verify(token) == CLAIMS
+
+
+def test_no_age_at_all_is_a_bound_too(clock: FakeClock, verifier: TokenVerifier) -> None:
+    """It accepts the login of this moment, as clocks may differ."""
+    now = token_of(CLAIMS._replace(auth_time=EPOCH))
+    assert verifier.verify(now, max_age=timedelta(0))
+    clock.advance(timedelta(seconds=11))
+    with pytest.raises(InsufficientUserAuthentication):
+        verifier.verify(now, max_age=timedelta(0))
+
+
+@pytest.mark.parametrize(
+    ("acr", "wanted", "good"),
+    [
+        ("2fa", ["2fa"], True),
+        ("phr", ["2fa", "phr"], True),
+        ("phr", {"2fa"}, False),  # no value includes another
+        ("1fa", ("2fa", "phr"), False),
+        ("2fa", ["2FA"], False),
+        ("", ["1fa"], False),
+        ("", [""], False),
+        ("", "2fa", False),
+        ("2fa", "2fa phr", False),  # a text, not a list of values
+        ("fa", "2fa", False),
+    ],
+)
+def test_one_of_the_demanded_values_suffices(
+    verifier: TokenVerifier, acr: str, wanted: Any, good: bool
+) -> None:
+    """The token of a service account has none, and so no demand is satisfied by it."""
+    token = token_of(CLAIMS._replace(acr=acr))
+    for _ in range(3):  # remembered or not
+        if good:
+            assert verifier.verify(token, acr_values=wanted).acr == acr
+            continue
+        with pytest.raises(InsufficientUserAuthentication) as raised:
+            verifier.verify(token, acr_values=wanted)
+        assert (raised.value.acr_values, raised.value.unmet) == (tuple(wanted), ("acr_values",))
+        assert verifier.verify(token).acr == acr
+
+
+def test_a_token_without_auth_time_is_as_old_as_it_is(verifier: TokenVerifier) -> None:
+    """Its login cannot have been later."""
+    claims = {name: value for name, value in GOOD.items() if name != "auth_time"}
+    assert verifier.verify(ours(claims), max_age=timedelta(0)).auth_time == EPOCH
 
 
 # Tokens that are bound to a certificate

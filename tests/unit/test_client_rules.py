@@ -1,6 +1,7 @@
 """The table of rules, and the principal of the running code."""
 
 import contextlib
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_the_table_is_taken_as_it_is() -> None:
     assert rules.of("/o.Orders/List") is ADMIN
 
 
-@pytest.mark.parametrize("name", ["scope", "roles"])
+@pytest.mark.parametrize("name", ["scope", "roles", "acr_values"])
 def test_a_string_is_no_tuple(name: str) -> None:
     """With a forgotten comma, each letter would be a required scope or role."""
     with pytest.raises(ValueError, match="tuples"):
@@ -83,7 +84,12 @@ def test_a_scope_has_the_alphabet_of_scopes(scope: str) -> None:
 
 def test_a_public_method_asks_for_nothing_that_is_not_looked_at() -> None:
     """A role on a public method would look like protection."""
-    rules: tuple[Any, ...] = ({"scope": ("a",)}, {"roles": ("a",)})
+    rules: tuple[Any, ...] = (
+        {"scope": ("a",)},
+        {"roles": ("a",)},
+        {"max_age": timedelta(0)},
+        {"acr_values": ("a",)},
+    )
     for rule in rules:
         with pytest.raises(ValueError, match="public"):
             Rule(public=True, **rule)

@@ -1,6 +1,7 @@
 """The issuer that services use in their own tests."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from auth_service.errors import InactiveReason, InvalidToken
 auth_issuer = _auth_issuer
 
 
-def refusal(issuer: Issuer, token: str, **asked: str) -> InactiveReason:
+def refusal(issuer: Issuer, token: str, **asked: Any) -> InactiveReason:
     with pytest.raises(InvalidToken) as caught:
         issuer.verifier.verify(token, **asked)
     return caught.value.inactive_reason

@@ -28,6 +28,7 @@ REASONS = {
     "InvalidCredentials": "INVALID_CREDENTIALS",
     "InvalidGrant": "INVALID_GRANT",
     "InvalidToken": "INVALID_TOKEN",
+    "InsufficientUserAuthentication": "INSUFFICIENT_USER_AUTHENTICATION",
     "InvalidScope": "INVALID_SCOPE",
     "InvalidTarget": "INVALID_TARGET",
     "InvalidSubjectToken": "INVALID_SUBJECT_TOKEN",

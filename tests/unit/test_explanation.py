@@ -45,7 +45,7 @@ CHAIN = (
 )
 NAMES = [
     "form", "header", "type", "key", "signature", "claims", "issuer", "expiry", "start", "audience",
-    "revocation", "certificate", "scope", "roles",
+    "revocation", "certificate", "scope", "roles", "auth_time", "acr",
 ]  # fmt: skip
 
 
@@ -75,6 +75,7 @@ def verdict(token: str, known: View, question: Question) -> InactiveReason | Non
             token, audience=question.audience, required_scope=question.required_scope,
             required_roles=question.required_roles,
             certificate_thumbprint=question.certificate_thumbprint,
+            max_age=question.max_age, acr_values=question.acr_values,
         )  # fmt: skip
     except InvalidToken as error:
         return error.inactive_reason
@@ -114,6 +115,8 @@ CHANGES = st.fixed_dictionaries(
         "nbf": st.sampled_from([EPOCH + 10, EPOCH + 11, None]),
         "scope": st.sampled_from(["", "read", 5]),
         "roles": st.sampled_from([[], ["admin"], "clerk"]),
+        "auth_time": st.sampled_from([EPOCH - 70, EPOCH - 71, EPOCH + 5, "now"]),
+        "acr": st.sampled_from(["1fa", "2fa", "", 2]),
         "act": st.sampled_from([{}, {"sub": "orders"}]),
         "cnf": st.sampled_from([{"x5t#S256": HOLDER}, {"x5t#S256": "short"}, {"jkt": HOLDER}]),
     },
@@ -124,6 +127,8 @@ QUESTIONS = st.builds(
     st.sampled_from([(), ("read",), ("read", "delete")]),
     st.sampled_from([(), ("clerk",), ("admin",)]),
     st.sampled_from(["", HOLDER, "B" * 42 + "A"]),
+    st.sampled_from([None, timedelta(0), timedelta(minutes=1)]),
+    st.sampled_from([(), ("2fa",), ("1fa", "phr")]),
 )
 TYPES = st.sampled_from(["at+jwt", "at+jwt", "at+jwt", "rt+jwt"])
 SIGNERS = st.sampled_from([*KEYS.values(), FOREIGN])
@@ -190,6 +195,24 @@ def test_every_check_is_made_after_one_has_failed() -> None:
     assert details["expiry"] == "exp is 2026-01-01T00:15:00Z, 2700 s ago"
     assert details["audience"] == 'aud is "billing", "shipping", without "ledger"'
     assert details["scope"] == 'it has "read", "write", and lacks "delete"'
+
+
+def test_a_login_that_does_not_suffice_is_told_with_what_would() -> None:
+    """Both checks have the one reason."""
+    token = signed(CLAIMS._replace(acr="1fa").as_jwt(), KEYS["HS256"])
+    question = Question(max_age=timedelta(minutes=5), acr_values=("2fa", "phr"))
+    late = view(START + timedelta(minutes=6))
+    explanation = explain(token, late, question)
+    failed = [check for check in explanation.checks if check.outcome is Outcome.FAILED]
+    assert [check.name for check in failed] == ["auth_time", "acr"]
+    assert {check.reason for check in failed} == {InactiveReason.INSUFFICIENT_USER_AUTHENTICATION}
+    assert failed[0].detail == (
+        "auth_time is 2026-01-01T00:00:00Z, 360 s ago; the limit is 300 s, and clocks may differ "
+        "by 10 s"
+    )
+    assert failed[1].detail == 'acr is "1fa", not one of "2fa", "phr"'
+    unknown = explain(signed(CLAIMS.as_jwt(), KEYS["HS256"]), view(), question)
+    assert unknown.checks[-1].detail == 'it has no acr, not one of "2fa", "phr"'
 
 
 def test_claims_of_a_forged_token_are_shown_but_not_vouched_for() -> None:

@@ -1,5 +1,7 @@
 """Rules as texts in the configuration of a gateway."""
 
+from datetime import timedelta
+
 import pytest
 
 from auth_service.authz.admission import Rule
@@ -24,6 +26,10 @@ SECRET = "hunter2"
             Rule("orders", ("a", "b"), ("c", "d")),
         ),
         ({"audience": "a" * 4096}, Rule("a" * 4096)),
+        ({"max_age": "0"}, Rule(max_age=timedelta(0))),
+        ({"max_age": "300"}, Rule(max_age=timedelta(minutes=5))),
+        ({"acr_values": "2fa"}, Rule(acr_values=("2fa",))),
+        ({"acr_values": " 2fa  phr\n2fa"}, Rule(acr_values=("2fa", "phr"))),
     ],
 )
 def test_a_rule_is_what_its_texts_say(given: dict[str, str], rule: Rule) -> None:
@@ -38,6 +44,8 @@ def test_a_rule_is_what_its_texts_say(given: dict[str, str], rule: Rule) -> None
         *(("audience", text) for text in (" a", "a\n", "a\0", "a\r\nb", "a\x85b")),
         *(("scope", text) for text in (f'{SECRET}"', f"{SECRET}\\", "\0", "\xe9", "\ufffd")),
         *(("roles", text) for text in (",", ", ,", "a,", ",a", "a,,b", "a, ,b", "a,b\0", "a\nb")),
+        *(("max_age", text) for text in ("5m", "-1", "1.5", "+1", " 1", "1e3", "٣", "1" * 10)),
+        *(("acr_values", text) for text in ("2", "2FA", "2fa,phr", "2fa mfa", SECRET, "\0")),
         *(("public", text) for text in ("yes", "1", "True", "true ", "true,false", SECRET)),
     ],
 )
@@ -60,7 +68,7 @@ def test_a_text_has_an_end(name: str) -> None:
 def test_an_unknown_name_is_refused_with_those_that_are_known(name: str) -> None:
     """A misspelt name would otherwise require nothing."""
     with pytest.raises(
-        ValueError, match=r"the names are audience, scope, roles, public$"
+        ValueError, match=r"the names are audience, scope, roles, public, max_age, acr_values$"
     ) as raised:
         parse_rule([("audience", "a"), (name, "true")])
     assert repr(name) in str(raised.value)
@@ -81,13 +89,17 @@ def test_nothing_is_there_twice(second: str) -> None:
         parse_rule([("scope", "read"), ("scope", second)])
 
 
-@pytest.mark.parametrize("name", ["scope", "roles"])
-def test_who_takes_everybody_asks_for_nothing(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("scope", "a"), ("roles", "a"), ("max_age", "300"), ("acr_values", "2fa")],
+)
+def test_who_takes_everybody_asks_for_nothing(name: str, text: str) -> None:
     """A role in a public rule would look like a protection."""
     with pytest.raises(
-        ValueError, match=r"^public: cannot be combined with scope or roles; remove"
+        ValueError,
+        match=r"^public: cannot be combined with scope, roles, max_age or acr_values; remove",
     ):
-        parse_rule({"public": "true", name: "a"}.items())
+        parse_rule({"public": "true", name: text}.items())
 
 
 def test_an_edge_may_have_names_of_its_own_beside() -> None:

@@ -32,6 +32,11 @@ EXPECTED: list[tuple[AuthError, grpc.StatusCode, str]] = [
         grpc.StatusCode.UNAUTHENTICATED,
         "INVALID_TOKEN",
     ),
+    (
+        errors.InsufficientUserAuthentication(timedelta(minutes=5), ("2fa", "phr"), ("max_age",)),
+        grpc.StatusCode.UNAUTHENTICATED,
+        "INSUFFICIENT_USER_AUTHENTICATION",
+    ),
     (errors.InvalidScope("too much"), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SCOPE"),
     (errors.InvalidTarget("orders"), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_TARGET"),
     (
@@ -178,8 +183,21 @@ def test_a_bad_access_token_is_challenged(reason: InactiveReason) -> None:
     assert trailers["www-authenticate"] == 'Bearer error="invalid_token"'
 
 
+def test_a_login_that_does_not_suffice_is_challenged_with_what_does() -> None:
+    """In both forms: www-authenticate (RFC 9470 section 3), and ErrorInfo."""
+    error = errors.InsufficientUserAuthentication(timedelta(minutes=5), ("2fa", "phr"))
+    assert dict(status.of(error).trailers)["www-authenticate"] == (
+        'Bearer error="insufficient_user_authentication", '
+        'error_description="another login is required", acr_values="2fa phr", max_age="300"'
+    )
+    (info,) = details(error, error_details_pb2.ErrorInfo)
+    assert info.metadata == {"acr_values": "2fa phr", "max_age": "300"}
+
+
 @pytest.mark.parametrize(
-    "error", [error for error, _, reason in EXPECTED if reason != "INVALID_TOKEN"], ids=name_of
+    "error",
+    [error for error, _, _ in EXPECTED if not isinstance(error, errors.InvalidToken)],
+    ids=name_of,
 )
 def test_no_other_error_is_challenged(error: AuthError) -> None:
     """A new access token would not help."""
@@ -193,7 +211,7 @@ def received(trailers: tuple[tuple[str, str | bytes], ...]) -> grpc.aio.AioRpcEr
 
 
 def test_a_client_reads_the_details_that_the_service_sent() -> None:
-    """The reason, the fields and the delay come back as they were given."""
+    """The reason, the fields, the delay and the metadata come back as they were given."""
     violations = (FieldViolation("scope", "is odd"), FieldViolation("audience", "is empty"))
     sent = make_status(
         grpc.StatusCode.UNAVAILABLE,
@@ -201,11 +219,13 @@ def test_a_client_reads_the_details_that_the_service_sent() -> None:
         "UNAVAILABLE",
         violations=violations,
         retry_after=timedelta(seconds=2.5),
+        metadata={"max_age": "300"},
     )
     assert read_details(received(sent.trailers)) == (
         "UNAVAILABLE",
         violations,
         timedelta(seconds=2.5),
+        {"max_age": "300"},
     )
 
 
@@ -217,5 +237,5 @@ def test_details_that_cannot_be_read_count_as_absent() -> None:
         error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=1 << 62))
     )
     for sent in (foreign.SerializeToString(), endless.SerializeToString(), b"\xff\xff"):
-        assert read_details(received((("grpc-status-details-bin", sent),))) == ("", (), None)
-    assert read_details(received(())) == ("", (), None)
+        assert read_details(received((("grpc-status-details-bin", sent),))) == ("", (), None, {})
+    assert read_details(received(())) == ("", (), None, {})

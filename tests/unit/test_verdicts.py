@@ -209,6 +209,43 @@ def test_a_bound_token_is_remembered_for_its_certificate_alone(
     assert replica.validation.recall(token, thief) is None
 
 
+def test_a_remembered_answer_ends_when_the_login_is_too_old(
+    replica: Replica, verdicts: Verdicts
+) -> None:
+    """The request with the bound is not answered from memory any longer; one without it is."""
+    age = timedelta(seconds=30)  # the user logged in ten seconds ago
+    replica.remember(b"without a bound")
+    for _ in range(2):
+        verdict = replica.validation.validate(replica.token, max_age=age)
+        verdicts.response(verdict, replica.token, REQUEST, max_age=age)
+    assert verdicts.again(REQUEST) is not None
+    replica.as_of = AS_OF + timedelta(seconds=30)
+    replica.clock.advance(timedelta(seconds=29))
+    assert verdicts.again(REQUEST) is not None
+    replica.clock.advance(timedelta(seconds=1))
+    assert verdicts.again(REQUEST) is None
+    assert verdicts.again(b"without a bound") is not None
+
+
+def test_an_answer_names_what_the_login_does_not_satisfy(
+    replica: Replica, verdicts: Verdicts
+) -> None:
+    """One demand, the other, or both; no other answer names any."""
+    strong, recent = {"acr_values": ("2fa",)}, {"max_age": timedelta(0)}
+    replica.clock.advance(timedelta(seconds=1))
+    for demand, unmet in (
+        (strong, ["acr_values"]),
+        (recent, ["max_age"]),
+        (strong | recent, ["max_age", "acr_values"]),
+        (strong | {"audience": "elsewhere"}, []),
+        ({}, []),
+    ):
+        asked: Any = demand
+        answer = parsed(verdicts.response(replica.validation.validate(replica.token, **asked)))
+        assert answer.unmet == unmet
+        assert answer.active is (not demand)
+
+
 @pytest.mark.parametrize("seconds", [900, -11], ids=["expired", "not yet valid"])
 def test_a_token_out_of_its_time_has_no_remembered_answer(
     replica: Replica, verdicts: Verdicts, seconds: int

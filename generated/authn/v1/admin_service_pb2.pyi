@@ -1,5 +1,6 @@
 from google.api import annotations_pb2 as _annotations_pb2
 from authn.v1 import auth_service_pb2 as _auth_service_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -587,18 +588,22 @@ class CoveringRevocation(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., target: _Optional[str] = ..., recorded_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., issued_before: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ExplainTokenRequest(_message.Message):
-    __slots__ = ("access_token", "audience", "required_scope", "required_roles", "certificate_thumbprint")
+    __slots__ = ("access_token", "audience", "required_scope", "required_roles", "certificate_thumbprint", "max_age", "acr_values")
     ACCESS_TOKEN_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_SCOPE_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_ROLES_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _ClassVar[int]
+    MAX_AGE_FIELD_NUMBER: _ClassVar[int]
+    ACR_VALUES_FIELD_NUMBER: _ClassVar[int]
     access_token: str
     audience: str
     required_scope: _containers.RepeatedScalarFieldContainer[str]
     required_roles: _containers.RepeatedScalarFieldContainer[str]
     certificate_thumbprint: str
-    def __init__(self, access_token: _Optional[str] = ..., audience: _Optional[str] = ..., required_scope: _Optional[_Iterable[str]] = ..., required_roles: _Optional[_Iterable[str]] = ..., certificate_thumbprint: _Optional[str] = ...) -> None: ...
+    max_age: _duration_pb2.Duration
+    acr_values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, access_token: _Optional[str] = ..., audience: _Optional[str] = ..., required_scope: _Optional[_Iterable[str]] = ..., required_roles: _Optional[_Iterable[str]] = ..., certificate_thumbprint: _Optional[str] = ..., max_age: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., acr_values: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ExplainTokenResponse(_message.Message):
     __slots__ = ("active", "inactive_reason", "checks", "claims", "claims_verified", "revocations", "revocations_as_of", "explained_at")

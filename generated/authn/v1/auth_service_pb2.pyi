@@ -27,6 +27,7 @@ class InactiveReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INACTIVE_REASON_INSUFFICIENT_SCOPE: _ClassVar[InactiveReason]
     INACTIVE_REASON_INSUFFICIENT_ROLE: _ClassVar[InactiveReason]
     INACTIVE_REASON_WRONG_CERTIFICATE: _ClassVar[InactiveReason]
+    INACTIVE_REASON_INSUFFICIENT_USER_AUTHENTICATION: _ClassVar[InactiveReason]
 INACTIVE_REASON_UNSPECIFIED: InactiveReason
 INACTIVE_REASON_MALFORMED: InactiveReason
 INACTIVE_REASON_BAD_SIGNATURE: InactiveReason
@@ -42,6 +43,7 @@ INACTIVE_REASON_USER_REVOKED: InactiveReason
 INACTIVE_REASON_INSUFFICIENT_SCOPE: InactiveReason
 INACTIVE_REASON_INSUFFICIENT_ROLE: InactiveReason
 INACTIVE_REASON_WRONG_CERTIFICATE: InactiveReason
+INACTIVE_REASON_INSUFFICIENT_USER_AUTHENTICATION: InactiveReason
 
 class PasswordCredentials(_message.Message):
     __slots__ = ("identifier", "password")
@@ -152,20 +154,24 @@ class RevokeResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ValidateRequest(_message.Message):
-    __slots__ = ("access_token", "audience", "required_scope", "required_roles", "max_staleness", "certificate_thumbprint")
+    __slots__ = ("access_token", "audience", "required_scope", "required_roles", "max_staleness", "certificate_thumbprint", "max_age", "acr_values")
     ACCESS_TOKEN_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_SCOPE_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_ROLES_FIELD_NUMBER: _ClassVar[int]
     MAX_STALENESS_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _ClassVar[int]
+    MAX_AGE_FIELD_NUMBER: _ClassVar[int]
+    ACR_VALUES_FIELD_NUMBER: _ClassVar[int]
     access_token: str
     audience: str
     required_scope: _containers.RepeatedScalarFieldContainer[str]
     required_roles: _containers.RepeatedScalarFieldContainer[str]
     max_staleness: _duration_pb2.Duration
     certificate_thumbprint: str
-    def __init__(self, access_token: _Optional[str] = ..., audience: _Optional[str] = ..., required_scope: _Optional[_Iterable[str]] = ..., required_roles: _Optional[_Iterable[str]] = ..., max_staleness: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., certificate_thumbprint: _Optional[str] = ...) -> None: ...
+    max_age: _duration_pb2.Duration
+    acr_values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, access_token: _Optional[str] = ..., audience: _Optional[str] = ..., required_scope: _Optional[_Iterable[str]] = ..., required_roles: _Optional[_Iterable[str]] = ..., max_staleness: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., certificate_thumbprint: _Optional[str] = ..., max_age: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., acr_values: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Claims(_message.Message):
     __slots__ = ("issuer", "subject", "audience", "expires_at", "issued_at", "token_id", "session_id", "client_id", "scope", "roles", "auth_time", "authentication_methods", "actor", "certificate_thumbprint", "acr")
@@ -210,16 +216,18 @@ class Actor(_message.Message):
     def __init__(self, subject: _Optional[str] = ..., actor: _Optional[_Union[Actor, _Mapping]] = ...) -> None: ...
 
 class ValidateResponse(_message.Message):
-    __slots__ = ("active", "inactive_reason", "claims", "revocations_as_of")
+    __slots__ = ("active", "inactive_reason", "claims", "revocations_as_of", "unmet")
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
     INACTIVE_REASON_FIELD_NUMBER: _ClassVar[int]
     CLAIMS_FIELD_NUMBER: _ClassVar[int]
     REVOCATIONS_AS_OF_FIELD_NUMBER: _ClassVar[int]
+    UNMET_FIELD_NUMBER: _ClassVar[int]
     active: bool
     inactive_reason: InactiveReason
     claims: Claims
     revocations_as_of: _timestamp_pb2.Timestamp
-    def __init__(self, active: bool = ..., inactive_reason: _Optional[_Union[InactiveReason, str]] = ..., claims: _Optional[_Union[Claims, _Mapping]] = ..., revocations_as_of: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    unmet: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, active: bool = ..., inactive_reason: _Optional[_Union[InactiveReason, str]] = ..., claims: _Optional[_Union[Claims, _Mapping]] = ..., revocations_as_of: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., unmet: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class BatchValidateRequest(_message.Message):
     __slots__ = ("requests",)
