@@ -15,6 +15,7 @@ AuthError
 ├── NotFound                 the named object does not exist
 ├── AlreadyExists            the object exists already
 ├── TooManySecrets           the service account has as many live secrets as it may have
+├── TooManyFactors           the user has as many second factors as a user may have
 ├── CertificateRequired      the client has to present its certificate (RFC 8705)
 ├── Retryable                the same call may succeed later; carries `retry_after`
 │   ├── RateLimited          too many attempts or too much load
@@ -204,6 +205,12 @@ class TooManySecrets(AuthError):
     """The service account has as many live secrets as it may have."""
 
     reason: ClassVar[str] = "TOO_MANY_SECRETS"
+
+
+class TooManyFactors(AuthError):
+    """The user has as many second factors as a user may have."""
+
+    reason: ClassVar[str] = "TOO_MANY_FACTORS"
 
 
 class CertificateRequired(AuthError):

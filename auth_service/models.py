@@ -25,6 +25,35 @@ class User:
     """Sessions and tokens issued before this whole second are revoked."""
     audiences: tuple[UUID, ...] = ()
     """The ids of the restricted audiences that are granted; some may be deleted."""
+    second_factor: bool = False
+    """Whether the user has a second factor, which every login needs then."""
+
+
+class FactorKind(StrEnum):
+    """What proves that a person is who the password says."""
+
+    TOTP = "totp"
+    RECOVERY_CODE = "recovery_code"
+    WEBAUTHN = "webauthn"
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A second factor of a user: an authenticator app or a passkey."""
+
+    user_id: UUID
+    id: UUID
+    kind: FactorKind
+    name: str
+    """What the user calls it; may be empty."""
+    secret: bytes = field(repr=False)
+    """The encrypted secret of an app, or the public key of a passkey."""
+    counter: int
+    """The last time step whose code was accepted, or the signature counter of a passkey."""
+    created_at: datetime
+    last_used_at: datetime | None = None
+    credential_id: bytes | None = None
+    """What a browser calls the passkey."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,8 @@ def login(  # noqa: PLR0917 - click passes the options by name
 ) -> None:
     """Log in as IDENTIFIER and print the tokens.
 
-    The password or secret is read from a prompt or standard input.
+    The password or secret is read from a prompt or standard input, and so is the code of a user who
+    has a second factor: from the next line. A recovery code does as well.
     """
     request = pb.LoginRequest(audience=audience, scope=scope)
     if service_account:
@@ -80,7 +81,23 @@ def login(  # noqa: PLR0917 - click passes the options by name
         request.request_id = str(uuid4())
     with open_stub(target, AuthServiceStub) as stub:
         response = stub.Login(request, timeout=target.deadline)
+        if response.HasField("challenge"):
+            answer = pb.LoginRequest(factor=_factor(response.challenge))
+            response = stub.Login(answer, timeout=target.deadline)
     _show_tokens(response.tokens, only, as_json)
+
+
+def _factor(challenge: pb.LoginChallenge) -> pb.FactorCredentials:
+    """Ask for a code: six digits of an authenticator app, or else a recovery code."""
+    if challenge.HasField("enrollment"):
+        click.echo(
+            "This account needs a second factor. Add it to an authenticator app, and type the code "
+            f"that the app shows:\n  {challenge.enrollment.uri}",
+            err=True,
+        )
+    code = read_secret("Code")
+    name = "totp_code" if len("".join(code.split())) == 6 else "recovery_code"
+    return pb.FactorCredentials(challenge_token=challenge.challenge_token, **{name: code})
 
 
 @click.command(

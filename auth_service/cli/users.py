@@ -146,6 +146,18 @@ def set_password(user: str, generate: bool, config_file: Path | None) -> None:
         click.echo(password)
 
 
+@users.command("reset-factors", epilog=examples("auth-service users reset-factors ann@example.com"))
+@click.argument("user")
+@config_option
+def reset_factors(user: str, config_file: Path | None) -> None:
+    """Remove the second factors of a user who lost them.
+
+    The recovery codes leave too. The user's sessions go on.
+    """
+    _change(user, config_file, lambda backend, id_: backend.accounts.reset_factors(id_))
+    click.echo(f"{user} has no second factor now", err=True)
+
+
 def _password(generate: bool) -> str:
     return generate_password() if generate else read_secret("Password", confirm=True)
 

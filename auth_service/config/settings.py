@@ -8,6 +8,7 @@ import stat
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -247,6 +248,28 @@ class Settings(BaseSettings):
         10, "Number of failed logins with one identifier before further attempts are refused.", 10
     )
     login_refill: Duration = _field(timedelta(seconds=10), "Time to regain one attempt.", "10s")
+    second_factor_roles: OptionalNames = _field(
+        (),
+        "Roles whose holders must have a second factor, separated by commas; `*` for all users. "
+        "Who has none enrolls one at the next login. Who has one always needs it.",
+        "admin,staff",
+    )
+    factor_burst: Positive = _field(
+        5, "Number of wrong codes of one user before further attempts are refused.", 5
+    )
+    factor_refill: Duration = _field(
+        timedelta(minutes=5), "Time to regain one attempt at a code.", "5m"
+    )
+    recent_login: Duration = _field(
+        timedelta(minutes=10), "Age of a login that may still change second factors.", "10m"
+    )
+    service_name: Annotated[str, Field(min_length=1, max_length=64, pattern="^[^:]+$")] | None = (
+        _field(
+            None,
+            "Name of the service in authenticator apps. If unset: the host of the issuer.",
+            "Example Shop",
+        )
+    )
     grpc_address: Address = _field(
         "127.0.0.1:50051",
         "Address of the gRPC server: host:port, [IPv6]:port or unix:path.",
@@ -436,6 +459,11 @@ class Settings(BaseSettings):
     def own_audience(self) -> str:
         """Return the audience of this service's own API."""
         return self.api_audience or self.issuer
+
+    def own_name(self) -> str:
+        """Return what authenticator apps call the service."""
+        host = urlsplit(self.issuer).hostname if "://" in self.issuer else None
+        return self.service_name or host or self.issuer.replace(":", " ")
 
     def shared_key_bytes(self) -> bytes | None:
         """Return the configured shared key; None if the server generates its own."""

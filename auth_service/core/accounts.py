@@ -104,28 +104,40 @@ class Accounts:
 
     async def set_password(self, user_id: UUID, password: str) -> None:
         """Replace a user's password and end its sessions."""
-        await self._check_password(password, (await self.get_user(str(user_id))).identifiers)
+        of = await self.get_user(str(user_id))
+        await self._check_password(password, of.identifiers, second_factor=of.second_factor)
         hashed = await self._hasher.hash(password)
         now = self._clock()
         revocation = self._policy.user_revocation(str(user_id), now)
         self._announce(await self._store.change_password(user_id, hashed, revocation, now))
 
     async def _check_password(
-        self, password: str, identifiers: Sequence[str], field: str = "password"
+        self,
+        password: str,
+        identifiers: Sequence[str],
+        field: str = "password",
+        *,
+        second_factor: bool = False,
     ) -> None:
         """Raise WeakPassword. It runs in a thread, for the first call reads the blocklist."""
-        await asyncio.to_thread(self._passwords.check, password, identifiers, field=field)
+        await asyncio.to_thread(
+            self._passwords.check,
+            password,
+            identifiers,
+            field=field,
+            second_factor=second_factor,
+        )
 
     # By the user of the account
 
     async def own_account(self, caller: AccessClaims) -> User:
         """Return the caller's account. Raises PermissionDenied for a service account."""
-        user_id, _ = _own(caller)
+        user_id, _ = own_ids(caller)
         return await self.get_user(str(user_id))
 
     async def own_sessions(self, caller: AccessClaims) -> list[Session]:
         """Return the caller's live sessions, newest first, at most MAX_LISTED_SESSIONS."""
-        user_id, _ = _own(caller)
+        user_id, _ = own_ids(caller)
         return await self._store.list_sessions(user_id, self._clock(), MAX_LISTED_SESSIONS)
 
     async def change_password(self, caller: AccessClaims, current: str, new: str) -> None:
@@ -135,13 +147,15 @@ class Accounts:
         password. Raises InvalidCredentials, RateLimited, WeakPassword, and PermissionDenied for a
         service account.
         """
-        user_id, session_id = _own(caller)
+        user_id, session_id = own_ids(caller)
         if not current:
             raise InvalidArgument("current_password", "is required")
         normalise_password(current, "current_password")
-        identifiers = (await self.get_user(str(user_id))).identifiers
-        await self._check_password(new, identifiers, "new_password")
-        identifier = identifiers[0]
+        own = await self.get_user(str(user_id))
+        await self._check_password(
+            new, own.identifiers, "new_password", second_factor=own.second_factor
+        )
+        identifier = own.identifiers[0]
         user = await self._credentials.check_password(identifier, current)
         await self._store.clear_login_attempts(identifier)
         hashed = await self._hasher.hash(new)
@@ -151,6 +165,10 @@ class Accounts:
             user, session_id, hashed, revocation, now
         ):
             self._announce(recorded)
+
+    async def reset_factors(self, user_id: UUID) -> None:
+        """Remove all second factors and recovery codes of a user. Raises NotFound."""
+        await self._store.reset_factors(user_id, self._clock())
 
     # Sessions
 
@@ -176,7 +194,7 @@ def require_admin(caller: AccessClaims) -> None:
         raise PermissionDenied(f"this needs an access token with the role {ADMIN_ROLE}")
 
 
-def _own(caller: AccessClaims) -> tuple[UUID, UUID]:
+def own_ids(caller: AccessClaims) -> tuple[UUID, UUID]:
     """Return the ids of the calling user and session."""
     try:
         return UUID(caller.subject), UUID(caller.session_id)

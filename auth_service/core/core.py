@@ -10,6 +10,7 @@ from auth_service.core.audiences import Audiences
 from auth_service.core.credentials import Credentials
 from auth_service.core.exchange import GatewayExchange, TokenExchange
 from auth_service.core.explanations import Explanations
+from auth_service.core.own_factors import OwnFactors
 from auth_service.core.revocation import Revoker
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
@@ -37,5 +38,6 @@ class Core:
     clock: Clock
     audiences: Audiences
     registry: AudienceRegistry
+    factors: OwnFactors
     api_audience: str
     """Tokens of callers must be for this audience."""

@@ -14,12 +14,14 @@ from uuid import UUID
 from auth_service.clock import Clock
 from auth_service.core import fields
 from auth_service.core.passwords import PasswordHasher
+from auth_service.core.second_factors import SecondFactors
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.shielded import Shielded
 from auth_service.core.workloads import Workloads
 from auth_service.db.store import Store
 from auth_service.errors import InvalidCredentials, RateLimited
 from auth_service.models import ClientSecret, ServiceAccount, User
+from auth_service.tokens.challenge import LoginTerms
 
 __all__ = ["Credentials", "secret_hash"]
 
@@ -38,14 +40,16 @@ class Credentials:
         shielded: Shielded,
         clock: Clock,
         workloads: Workloads | None = None,
+        factors: SecondFactors | None = None,
     ) -> None:
-        """Without `workloads` none is let in."""
+        """Without `workloads` none is let in, and without `factors` nobody who has one."""
         self._store = store
         self._hasher = hasher
         self._policy = policy
         self._shielded = shielded
         self._clock = clock
         self._workloads = workloads
+        self._factors = factors
         self._noting: set[UUID] = set()
 
     async def check_password(self, identifier: str, password: str) -> User:
@@ -66,6 +70,18 @@ class Credentials:
         if user is None or not matches or user.disabled:
             raise InvalidCredentials
         return user
+
+    @property
+    def factors(self) -> SecondFactors:
+        """What proves second factors. Raises InvalidCredentials if there is nothing."""
+        if self._factors is None:
+            raise InvalidCredentials
+        return self._factors
+
+    async def require_factor(self, user: User, terms: LoginTerms, amr: tuple[str, ...]) -> None:
+        """Raise SecondFactorRequired if the user has to prove more than `amr`."""
+        if self._factors is not None or user.second_factor:
+            await self.factors.require(user, terms, amr)
 
     async def renew_hash(self, user: User, password: str) -> None:
         """Hash the password of a user again if its hash has another profile than today's."""

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -13,14 +14,23 @@ from auth_service.core.audiences import Audiences, confined, granted_scope
 from auth_service.core.credentials import Credentials
 from auth_service.core.refresh_call import RefreshCall, request_hash
 from auth_service.core.revocation import Revocations
+from auth_service.core.second_factors import FactorProof, SecondFactorRequired
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.shielded import Shielded
+from auth_service.core.step_up import StepUp
 from auth_service.core.token_issuer import TokenIssuer
 from auth_service.db.sessions import FoundSession, RotatedSession, Rotation
 from auth_service.db.store import Store
-from auth_service.errors import CertificateRequired, InvalidArgument, InvalidGrant, Unavailable
+from auth_service.errors import (
+    CertificateRequired,
+    InvalidArgument,
+    InvalidCredentials,
+    InvalidGrant,
+    Unavailable,
+)
 from auth_service.models import ServiceAccount, Session, TokenPair, User
-from auth_service.tokens.assurance import ONE_FACTOR
+from auth_service.tokens.assurance import MFA, acr_of
+from auth_service.tokens.challenge import LoginTerms
 from auth_service.tokens.refresh import RefreshClaims, is_genuine
 
 __all__ = ["Sessions"]
@@ -54,6 +64,7 @@ class Sessions:
         self._shielded = shielded
         self._clock = clock
         self._steady = steady(clock)
+        self._step_up = StepUp(store, audiences, tokens, clock)
 
     # Login
 
@@ -74,50 +85,89 @@ class Sessions:
         Without a scope they have all that the user is granted and that belong to the audiences.
         `certificate` is the thumbprint of the client's certificate, or empty; the tokens of the
         session are bound to it if one of the audiences asks for that (RFC 8705). Raises
-        InvalidCredentials, RateLimited, InvalidTarget, InvalidScope and CertificateRequired.
+        InvalidCredentials, RateLimited, InvalidTarget, InvalidScope, CertificateRequired, and
+        SecondFactorRequired with a challenge.
         """
         identifier = fields.identifier(identifier, "password.identifier")
-        audience = fields.labels(audience, "audience") or self._policy.default_audience
-        scope = fields.scope(scope)
-        client_id = fields.label(client_id, "client_id") or "first-party"
-        device_label = fields.label(device_label, "device_label")
-        request = fields.request_id(request_id)
+        terms = LoginTerms(
+            fields.labels(audience, "audience"),
+            fields.scope(scope),
+            fields.label(client_id, "client_id") or "first-party",
+            fields.label(device_label, "device_label"),
+            fields.request_id(request_id),
+            certificate,
+        )
+        return await self._prove_password(identifier, password, terms)
 
-        user = await self._credentials.check_password(identifier, password)
+    async def _prove_password(self, identifier: str, password: str, terms: LoginTerms) -> TokenPair:
+        user, amr = await self._credentials.check_password(identifier, password), ("pwd",)
         try:
-            within = await self._audiences.admit(audience, user.audiences)
-            session = self._new_session(
-                user,
-                client_id,
-                device_label,
-                tuple(audience),
-                granted_scope(user.scope, scope, within),
-                self._bound_to(audience, certificate),
-            )
+            session = await self._new_session(user, terms, amr)
             await self._credentials.renew_hash(user, password)
-            stored = await self._store.create_session(
-                session, request, user.revoked_before, identifier
-            )
-        except Unavailable:
-            # The password was right: a failure of the database must not use up the attempts.
+            await self._credentials.require_factor(user, terms, amr)
+            return await self._begin(user, terms, amr, session, identifier)
+        except (Unavailable, SecondFactorRequired):
+            # The password was right: neither a failure of the database nor the challenge uses up
+            # attempts.
             self._shielded.start(self._store.clear_login_attempts(identifier))
             raise
-        ended = stored.revoked_at or stored.refresh_expires_at <= session.created_at
-        if stored.generation or ended:
-            raise InvalidArgument(
-                "request_id", "belongs to an earlier login; make up a new one for each login"
-            )
-        return self._tokens.for_session(stored, user.roles, stored.scope)
 
-    def _new_session(
+    async def login_factor(
+        self, challenge_token: str, proof: FactorProof, *, certificate: str = ""
+    ) -> TokenPair:
+        """Return the tokens of the login that a challenge continues, by a second factor.
+
+        Raises what `login_password` raises; a challenge that is forged or expired, and one of
+        another client certificate, is InvalidCredentials.
+        """
+        factors = self._credentials.factors
+        challenge = factors.read(challenge_token)
+        if challenge.terms.certificate not in ("", certificate):
+            raise InvalidCredentials
+        user, amr = await factors.prove(challenge, proof)
+        # One challenge begins one session: its id stands for a request id that was left out.
+        request_id = challenge.terms.request_id or f"challenge:{challenge.id}"
+        terms = replace(challenge.terms, request_id=request_id)
+        # A sign-out since the password was proved ends the challenge.
+        user = replace(user, revoked_before=challenge.revoked_before)
+        session = await self._new_session(user, terms, amr)
+        return await self._begin(user, terms, amr, session)
+
+    async def step_up(
         self,
-        user: User,
-        client_id: str,
-        device_label: str,
-        audience: tuple[str, ...],
-        scope: tuple[str, ...],
-        bound_to: str,
-    ) -> Session:
+        session_refresh_token: str,
+        identifier: str = "",
+        password: str = "",
+        *,
+        client_id: str | None = None,
+        certificate: str = "",
+    ) -> TokenPair:
+        """Return tokens of a session that tell of this login, made with a refresh token of it.
+
+        Without an identifier the password was proved before, and only the second factor is asked
+        for. Raises what `login_password` raises, InvalidCredentials for a user who has no second
+        factor to ask for, and InvalidGrant for the refresh token, also if it was issued to another
+        client than `client_id`, or to another user.
+        """
+        found = await self._step_up.find(session_refresh_token, client_id, certificate)
+        terms = LoginTerms(certificate=certificate, session_id=found.session.id)
+        if identifier:
+            identifier = fields.identifier(identifier, "password.identifier")
+            return await self._prove_password(identifier, password, terms)
+        user = await self._store.get_user(found.session.user_id)
+        if user is not None and user.second_factor:
+            amr = tuple(method for method in found.session.amr if method != MFA)
+            await self._credentials.require_factor(user, terms, amr)
+        raise InvalidCredentials
+
+    async def _new_session(
+        self, user: User, terms: LoginTerms, amr: tuple[str, ...]
+    ) -> Session | None:
+        """Return the session of these terms, not stored yet; None if they name one to step up."""
+        if terms.session_id is not None:
+            return None
+        audience = terms.audience or self._policy.default_audience
+        within = await self._audiences.admit(audience, user.audiences)
         now = _uncovered(self._clock(), user.revoked_before)
         expires_at = now + self._policy.refresh_absolute_ttl
         return Session(
@@ -125,19 +175,40 @@ class Sessions:
             id=uuid4(),
             generation=0,
             seed=secrets.token_bytes(_SEED_BYTES),
-            client_id=client_id,
-            device_label=device_label,
+            client_id=terms.client_id,
+            device_label=terms.device_label,
             audience=audience,
-            scope=scope,
-            amr=("pwd",),
+            scope=granted_scope(user.scope, terms.scope, within),
+            amr=amr,
             auth_time=now,
             created_at=now,
             refreshed_at=now,
             refresh_expires_at=min(now + self._policy.refresh_idle_ttl, expires_at),
             expires_at=expires_at,
-            bound_to=bound_to,
-            acr=ONE_FACTOR,
+            bound_to=self._bound_to(audience, terms.certificate),
+            acr=acr_of(amr),
         )
+
+    async def _begin(
+        self,
+        user: User,
+        terms: LoginTerms,
+        amr: tuple[str, ...],
+        session: Session | None,
+        identifier: str | None = None,
+    ) -> TokenPair:
+        """Begin the session of a user who is authenticated, or step up the one of the terms."""
+        if session is None:
+            return await self._step_up.complete(user, terms, amr)
+        stored = await self._store.create_session(
+            session, terms.request_id, user.revoked_before, identifier
+        )
+        ended = stored.revoked_at or stored.refresh_expires_at <= session.created_at
+        if stored.generation or ended:
+            raise InvalidArgument(
+                "request_id", "belongs to an earlier login; make up a new one for each login"
+            )
+        return self._tokens.for_session(stored, user.roles, stored.scope)
 
     def _bound_to(self, audience: Sequence[str], certificate: str, asked: bool = False) -> str:
         """Return the certificate that tokens for these audiences are bound to; empty if none.

@@ -38,15 +38,17 @@ class TokenIssuer:
         now: datetime | None = None,
         *,
         audience: tuple[str, ...] = (),
+        fresh: bool = False,
     ) -> TokenPair:
         """Return the tokens of a session's current generation: equal rows give equal tokens.
 
         The access token is for all audiences of the session, unless some of them are given.
-        If the access token of this generation has expired at `now`, a new one takes its place.
+        If the access token of this generation has expired at `now`, a new one takes its place, and
+        so it does with `fresh`.
         """
         issued_at, jti = session.refreshed_at, access_token_id(session.seed, session.generation)
-        if now is not None and issued_at + self._policy.access_ttl <= now:
-            issued_at, jti = now, new_token_id()
+        if now is not None and (fresh or issued_at + self._policy.access_ttl <= now):
+            issued_at, jti = max(now, issued_at), new_token_id()
         expires_at = min(issued_at + self._policy.access_ttl, session.expires_at)
         claims = AccessClaims(
             issuer=self._policy.issuer,

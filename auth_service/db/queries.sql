@@ -349,6 +349,90 @@ LEFT JOIN users u ON u.id = named.user_id
 -- name: clear_login_attempts
 DELETE FROM login_throttle WHERE identifier = $1
 
+-- name: reserve_factor_attempt
+-- As reserve_login_attempt, for the second factor of a user.
+WITH taken AS (
+    INSERT INTO factor_attempts AS t (user_id, full_at)
+    VALUES ($1, $2::timestamptz + $4::interval)
+    ON CONFLICT (user_id) DO UPDATE SET full_at = GREATEST(t.full_at, $2) + $4
+    WHERE GREATEST(t.full_at, $2) + $4 <= $2 + $3::integer * $4
+    RETURNING t.user_id
+)
+SELECT CASE WHEN taken.user_id IS NULL THEN COALESCE(
+    (SELECT full_at + $4 - $3 * $4 - $2 FROM factor_attempts WHERE user_id = $1), $4
+) END AS wait, u.*, ARRAY(
+    SELECT i.identifier FROM user_identifiers i WHERE i.user_id = u.id ORDER BY i.position
+) AS identifiers
+FROM (SELECT) AS always
+LEFT JOIN taken ON true
+LEFT JOIN users u ON u.id = taken.user_id
+
+-- name: list_factors
+SELECT * FROM user_factors WHERE user_id = $1 ORDER BY created_at, id
+
+-- name: count_recovery_codes
+SELECT count(*) FROM recovery_codes WHERE user_id = $1
+
+-- name: use_totp_step
+-- Of the calls that present one code, one gets a row back: the others wait for its row, and then find
+-- the step used. The attempts are given back.
+WITH used AS (
+    UPDATE user_factors SET counter = $3::bigint, last_used_at = $4
+    WHERE user_id = $1 AND id = $2 AND kind = 'totp' AND counter < $3
+    RETURNING user_id
+), cleared AS (
+    DELETE FROM factor_attempts WHERE user_id = (SELECT user_id FROM used)
+)
+SELECT user_id FROM used
+
+-- name: use_recovery_code
+WITH used AS (
+    DELETE FROM recovery_codes WHERE user_id = $1 AND code_hash = $2 RETURNING user_id
+), cleared AS (
+    DELETE FROM factor_attempts WHERE user_id = (SELECT user_id FROM used)
+), audited AS (
+    INSERT INTO audit_log (at, event, user_id) SELECT $3, 'recovery_code.used', user_id FROM used
+)
+SELECT user_id FROM used
+
+-- name: note_second_factor
+-- $2 tells whether it has to be the first one.
+UPDATE users SET second_factor = true WHERE id = $1 AND NOT ($2 AND second_factor) RETURNING id
+
+-- name: count_factors
+SELECT count(*) FROM user_factors WHERE user_id = $1
+
+-- name: add_factor
+INSERT INTO user_factors (
+    user_id, id, kind, name, secret, counter, credential_id, created_at, last_used_at
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+
+-- name: delete_factor
+DELETE FROM user_factors WHERE user_id = $1 AND id = $2 RETURNING id
+
+-- name: delete_factors
+DELETE FROM user_factors WHERE user_id = $1
+
+-- name: note_no_second_factor
+UPDATE users SET second_factor = false
+WHERE id = $1 AND NOT EXISTS (SELECT FROM user_factors WHERE user_id = $1)
+RETURNING id
+
+-- name: delete_recovery_codes
+DELETE FROM recovery_codes WHERE user_id = $1
+
+-- name: add_recovery_codes
+INSERT INTO recovery_codes (user_id, code_hash) SELECT $1, unnest($2::bytea[])
+
+-- name: step_up_session
+-- Its generation stays: the refresh token that a client holds is good as before.
+UPDATE sessions s SET amr = $3::text[], acr = $4, auth_time = $5::timestamptz
+FROM users u
+WHERE s.user_id = $1 AND s.id = $2 AND s.revoked_at IS NULL
+    AND s.refresh_expires_at > clock_timestamp() AND s.expires_at > clock_timestamp()
+    AND u.id = $1 AND NOT u.disabled AND u.revoked_before IS NOT DISTINCT FROM $6::timestamptz
+RETURNING s.id
+
 -- name: create_session
 -- FOR SHARE waits for a revocation of the user that is in progress, and delays the next one, so no
 -- session slips in between. If the password was replaced after it was proved, revoked_before is no
@@ -599,6 +683,15 @@ SELECT count(*) FROM pruned
 WITH pruned AS (
     DELETE FROM login_throttle WHERE full_at <= $1::timestamptz AND ctid = ANY (ARRAY(
         SELECT ctid FROM login_throttle WHERE full_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING 1
+)
+SELECT count(*) FROM pruned
+
+-- name: prune_factor_attempts
+WITH pruned AS (
+    DELETE FROM factor_attempts WHERE full_at <= $1::timestamptz AND ctid = ANY (ARRAY(
+        SELECT ctid FROM factor_attempts WHERE full_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED
     ))
     RETURNING 1
 )

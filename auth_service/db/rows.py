@@ -10,6 +10,8 @@ from auth_service.models import (
     Audience,
     ClientKey,
     ClientSecret,
+    Factor,
+    FactorKind,
     Revocation,
     RevocationKind,
     ServiceAccount,
@@ -35,7 +37,31 @@ def user(row: asyncpg.Record) -> User:
         created_at=row["created_at"],
         revoked_before=row["revoked_before"],
         audiences=tuple(row["audiences"]),
+        second_factor=row["second_factor"],
     )
+
+
+def factor(row: asyncpg.Record) -> Factor:
+    """Read a row of user_factors."""
+    return Factor(
+        user_id=row["user_id"],
+        id=row["id"],
+        kind=FactorKind(row["kind"]),
+        name=row["name"],
+        secret=row["secret"],
+        counter=row["counter"],
+        credential_id=row["credential_id"],
+        created_at=row["created_at"],
+        last_used_at=row["last_used_at"],
+    )
+
+
+def factor_arguments(of: Factor) -> Arguments:
+    """Return the arguments of add_factor."""
+    return (
+        of.user_id, of.id, of.kind.value, of.name, of.secret, of.counter, of.credential_id,
+        of.created_at, of.last_used_at,
+    )  # fmt: skip
 
 
 def service_account(row: asyncpg.Record) -> ServiceAccount:

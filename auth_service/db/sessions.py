@@ -106,6 +106,25 @@ class SessionStore(Executor):
             raise InvalidCredentials
         return rows.session(row)
 
+    async def step_up_session(
+        self,
+        user_id: UUID,
+        session_id: UUID,
+        amr: tuple[str, ...],
+        acr: str,
+        auth_time: datetime,
+        revoked_before: datetime | None,
+    ) -> None:
+        """Note how and when the user of a live session was authenticated again.
+
+        Raises InvalidCredentials if the session has ended, or for what create_session raises it.
+        """
+        row = await self._row(
+            "step_up_session", user_id, session_id, amr, acr, auth_time, revoked_before
+        )
+        if row is None:
+            raise InvalidCredentials
+
     async def rotate_free_session(self, rotation: Rotation) -> RotatedSession | None:
         """Do the same as rotate_session, in one batch with the other rotations of the moment.
 

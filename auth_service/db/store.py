@@ -6,6 +6,7 @@ Owns the upkeep that spans them. The statements of each stand in a module of its
 from datetime import datetime
 
 from auth_service.db.audiences import AudienceStore
+from auth_service.db.factors import FactorStore
 from auth_service.db.revocations import RevocationStore
 from auth_service.db.service_accounts import ServiceAccountStore
 from auth_service.db.sessions import SessionStore
@@ -16,12 +17,21 @@ from auth_service.errors import Unavailable
 __all__ = ["Store"]
 
 PRUNE_BATCH = 1000
-_PRUNES = ("prune_revocations", "prune_sessions", "prune_login_throttle", "prune_assertion_ids")
+_PRUNES = (
+    "prune_revocations", "prune_sessions", "prune_login_throttle", "prune_assertion_ids",
+    "prune_factor_attempts",
+)  # fmt: skip
 PRUNE_ROUNDS = 100  # of a batch each; what is left waits for the next prune
 
 
 class Store(
-    UserStore, ServiceAccountStore, AudienceStore, WorkloadStore, SessionStore, RevocationStore
+    UserStore,
+    FactorStore,
+    ServiceAccountStore,
+    AudienceStore,
+    WorkloadStore,
+    SessionStore,
+    RevocationStore,
 ):
     """The database of the service."""
 

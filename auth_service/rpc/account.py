@@ -4,20 +4,25 @@ from authn.v1 import account_service_pb2 as pb
 from authn.v1 import account_service_pb2_grpc
 
 from auth_service.core.accounts import Accounts
+from auth_service.core.own_factors import OwnFactors
 from auth_service.core.shielded import Shielded
 from auth_service.models import Session, User
 from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Context
+from auth_service.rpc.factors import FactorMethods
 from auth_service.rpc.timestamps import timestamp
 
 __all__ = ["AccountServicer"]
 
 
-class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
-    """GetAccount, ListSessions, ChangePassword."""
+class AccountServicer(FactorMethods, account_service_pb2_grpc.AccountServiceServicer):
+    """GetAccount, ListSessions, ChangePassword, and the methods for second factors."""
 
-    def __init__(self, accounts: Accounts, callers: Callers, shielded: Shielded) -> None:
+    def __init__(
+        self, accounts: Accounts, factors: OwnFactors, callers: Callers, shielded: Shielded
+    ) -> None:
         self._accounts = accounts
+        self._factors = factors
         self._callers = callers
         self._shielded = shielded
 

@@ -96,6 +96,15 @@ class AdminServicer(
         log_change("SetUserPassword", caller, user_id=str(user_id))
         return pb.SetUserPasswordResponse()
 
+    async def ResetUserFactors(
+        self, request: pb.ResetUserFactorsRequest, context: Context
+    ) -> pb.ResetUserFactorsResponse:
+        """Remove all second factors of a user."""
+        caller, user_id = self._admins.require(context), _user_id(request.user_id)
+        await self._shielded.run(self._accounts.reset_factors(user_id))
+        log_change("ResetUserFactors", caller, user_id=str(user_id))
+        return pb.ResetUserFactorsResponse()
+
     async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
         """Return the signing keys without their private parts."""
         self._admins.require(context)

@@ -8,6 +8,7 @@ from authn.v1 import auth_service_pb2_grpc
 from auth_service.core import fields
 from auth_service.core.exchange import TokenExchange
 from auth_service.core.revocation import Revoker
+from auth_service.core.second_factors import SecondFactorRequired
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
 from auth_service.core.validation import Validation
@@ -17,6 +18,7 @@ from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Context, in_bytes, parse
 from auth_service.rpc.durations import span
 from auth_service.rpc.exchange import Exchanges
+from auth_service.rpc.factors import challenge_of, proof_of
 from auth_service.rpc.timestamps import timestamp
 from auth_service.rpc.verdicts import Batch, Verdicts
 
@@ -47,10 +49,19 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         self._exchanges = Exchanges(exchange, callers)
 
     async def Login(self, request: pb.LoginRequest, context: Context) -> pb.LoginResponse:
-        """Trade credentials for tokens."""
-        match request.WhichOneof("credentials"):
+        """Trade credentials for tokens, or for the challenge of a second factor."""
+        try:
+            return pb.LoginResponse(tokens=_tokens(await self._login(request, context)))
+        except SecondFactorRequired as required:
+            return pb.LoginResponse(challenge=challenge_of(required.challenge))
+
+    async def _login(self, request: pb.LoginRequest, context: Context) -> TokenPair:
+        kind = request.WhichOneof("credentials")
+        if request.session_refresh_token:
+            return await self._step_up(request, kind, context)
+        match kind:
             case "password":
-                pair = await self._sessions.login_password(
+                return await self._sessions.login_password(
                     _required(request.password.identifier, "password.identifier"),
                     _required(request.password.password, "password.password"),
                     audience=request.audience,
@@ -60,8 +71,14 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                     request_id=request.request_id,
                     certificate=self._callers.certificate(context),
                 )
+            case "factor":
+                return await self._sessions.login_factor(
+                    _required(request.factor.challenge_token, "factor.challenge_token"),
+                    proof_of(request.factor),
+                    certificate=self._callers.certificate(context),
+                )
             case "client":
-                pair = await self._sessions.login_client(
+                return await self._sessions.login_client(
                     _required(request.client.client_id, "client.client_id"),
                     _required(request.client.client_secret, "client.client_secret"),
                     audience=request.audience,
@@ -69,7 +86,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                     certificate=self._callers.certificate(context),
                 )
             case "workload":
-                pair = await self._sessions.login_workload(
+                return await self._sessions.login_workload(
                     request.workload.token,
                     uris=self._callers.uris(context),
                     client_id=request.workload.client_id,
@@ -79,9 +96,27 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                 )
             case _:
                 raise InvalidArgument(
-                    "credentials", "is required: set password, client or workload"
+                    "credentials", "is required: set password, client, workload or factor"
                 )
-        return pb.LoginResponse(tokens=_tokens(pair))
+
+    async def _step_up(
+        self, request: pb.LoginRequest, kind: str | None, context: Context
+    ) -> TokenPair:
+        for name, given in (("audience", request.audience), ("scope", request.scope)):
+            if given:
+                raise InvalidArgument(name, "must be empty: the session keeps its own")
+        identifier = password = ""
+        if kind == "password":
+            identifier = _required(request.password.identifier, "password.identifier")
+            password = _required(request.password.password, "password.password")
+        elif kind is not None:
+            raise InvalidArgument("session_refresh_token", "needs a password, or no credentials")
+        return await self._sessions.step_up(
+            request.session_refresh_token,
+            identifier,
+            password,
+            certificate=self._callers.certificate(context),
+        )
 
     async def Refresh(self, request: pb.RefreshRequest, context: Context) -> pb.RefreshResponse:
         """Trade a refresh token for its successor."""

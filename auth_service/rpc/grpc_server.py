@@ -83,7 +83,7 @@ class GrpcServer:
             server,
         )
         account_service_pb2_grpc.add_AccountServiceServicer_to_server(
-            AccountServicer(core.accounts, callers, shielded), server
+            AccountServicer(core.accounts, core.factors, callers, shielded), server
         )
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminServicer(core, callers), server

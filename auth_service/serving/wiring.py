@@ -21,10 +21,12 @@ from auth_service.core.credentials import Credentials
 from auth_service.core.exchange import GatewayExchange, TokenExchange
 from auth_service.core.explanations import Explanations
 from auth_service.core.key_policy import KeyPolicy
+from auth_service.core.own_factors import OwnFactors
 from auth_service.core.password_policy import PasswordPolicy
 from auth_service.core.passwords import PROFILES, Argon2Profile, PasswordHasher
 from auth_service.core.revocation import Revocations, Revoker
 from auth_service.core.root_key import root_key
+from auth_service.core.second_factors import FactorPolicy, SecondFactors
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
@@ -41,6 +43,7 @@ from auth_service.db.key_store import KeyStore
 from auth_service.db.store import Store
 from auth_service.models import Revocation
 from auth_service.tokens.access import TokenSigner, TokenVerifier
+from auth_service.tokens.challenge import Challenges
 from auth_service.tokens.keys import MasterKey, shared_key
 from auth_service.tokens.refresh import RefreshTokens
 from auth_service.tokens.revocation import RevocationList
@@ -89,6 +92,17 @@ def session_policy(settings: Settings) -> SessionPolicy:
         clock_skew=settings.clock_skew,
         login_burst=settings.login_burst,
         login_refill=settings.login_refill,
+    )
+
+
+def factor_policy(settings: Settings) -> FactorPolicy:
+    """Return the rules of second factors."""
+    return FactorPolicy(
+        service_name=settings.own_name(),
+        roles=frozenset(settings.second_factor_roles),
+        burst=settings.factor_burst,
+        refill=settings.factor_refill,
+        recent_login=settings.recent_login,
     )
 
 
@@ -261,7 +275,9 @@ async def open_core(
     workloads = Workloads(
         store, issuers, assertion_rules(_assertion_audiences(settings)), policy.clock_skew, clock
     )
-    credentials = Credentials(store, hasher, policy, shielded, clock, workloads)
+    challenges, factors = Challenges(root, settings.issuer), factor_policy(settings)
+    second_factors = SecondFactors(store, hasher, challenges, root, factors, clock)
+    credentials = Credentials(store, hasher, policy, shielded, clock, workloads, second_factors)
     ended = Revocations(store, policy, feed.announce, clock)
     try:
         yield Core(
@@ -279,6 +295,7 @@ async def open_core(
             clock,
             audiences,
             AudienceRegistry(store, clock),
+            OwnFactors(store, challenges, root, factors, clock),
             audiences.own,
         )
     finally:

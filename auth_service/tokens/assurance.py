@@ -5,9 +5,25 @@ values that suffice, and the token must have one of them: they are names, and no
 """
 
 import re
+from collections.abc import Collection
 from typing import Final
 
-__all__ = ["FORM", "MULTI_FACTOR", "ONE_FACTOR", "PHISHING_RESISTANT", "SUPPORTED", "TWO_FACTORS"]
+__all__ = [
+    "FORM",
+    "MFA",
+    "MULTI_FACTOR",
+    "ONE_FACTOR",
+    "PHISHING_RESISTANT",
+    "POSSESSION",
+    "SUPPORTED",
+    "TWO_FACTORS",
+    "acr_of",
+]
+
+MFA: Final = "mfa"
+"""In `amr`: more than one factor was proved (RFC 8176 section 2)."""
+POSSESSION: Final = "pop"
+"""In `amr`: the possession of a key was proved, that of a passkey (RFC 8176 section 2)."""
 
 ONE_FACTOR: Final = "1fa"
 """One factor, such as a password."""
@@ -23,3 +39,10 @@ SUPPORTED: Final = (ONE_FACTOR, TWO_FACTORS, PHISHING_RESISTANT)
 
 FORM: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}")
 """A value that may be demanded: challenges quote it, in a list separated by spaces."""
+
+
+def acr_of(amr: Collection[str]) -> str:
+    """Return the value for the methods by which a user was authenticated (`amr`)."""
+    if MFA not in amr:
+        return ONE_FACTOR
+    return PHISHING_RESISTANT if POSSESSION in amr else TWO_FACTORS

@@ -147,6 +147,14 @@ class MasterKey:
         """Return the HS256 key of refresh tokens, unknown to holders of the shared key."""
         return self._derive(b"refresh tokens")
 
+    def challenge_key(self) -> bytes:
+        """Return the HS256 key of the challenges of logins."""
+        return self._derive(b"login challenges")
+
+    def enrollment_key(self) -> bytes:
+        """Return the key from which the secrets of new second factors are derived."""
+        return self._derive(b"factor enrollments")
+
     def encrypt(self, kid: str, secret: bytes) -> bytes:
         """Encrypt the private part of a key; it decrypts only under the same `kid`."""
         nonce = secrets.token_bytes(_NONCE_BYTES)

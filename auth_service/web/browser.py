@@ -1,11 +1,11 @@
 """Browser sessions: the refresh token is only in a cookie that no script can read.
 
-POST /v1/login, /v1/refresh, /v1/logout and GET /v1/session. The access token is in the body, for
-the page to keep in memory. A POST must come from a page of this origin or of a configured one, and
-have a header that a form cannot send. Each of the two prevents CSRF, and so does SameSite.
+POST /v1/login, /v1/step-up, /v1/refresh, /v1/logout and GET /v1/session. The access token is in the
+body, for the page to keep in memory. A POST must come from a page of this origin or of a configured
+one, and have a header that a form cannot send. Each of the two prevents CSRF, and so does SameSite.
 """
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from auth_service.addresses import is_loopback_host
 from auth_service.authz.admission import Refused, Rule, claims_of
 from auth_service.core import fields
 from auth_service.core.core import Core
+from auth_service.core.second_factors import SecondFactorRequired
 from auth_service.errors import InvalidArgument, InvalidGrant, NotFound, PermissionDenied
 from auth_service.models import TokenPair
 from auth_service.tokens.access import AccessClaims
@@ -31,12 +32,13 @@ from auth_service.web.cookies import ACCESS_COOKIE, REFRESH_COOKIE, clear_cookie
 from auth_service.web.idempotency import IDEMPOTENCY_HEADER, request_id
 from auth_service.web.oauth import token_response
 from auth_service.web.responses import no_store
+from auth_service.web.second_factor import ANSWER, challenge_content, proof_in
 
 __all__ = ["BrowserPolicy", "browser_routes"]
 
 CSRF_HEADER = "x-requested-with"
 CLIENT_ID = "browser"
-_LOGIN = {
+_LOGIN: Mapping[str, type] = {
     "identifier": str,
     "password": str,
     "audience": list,
@@ -75,7 +77,7 @@ class BrowserPolicy:
 
 
 class BrowserSessions:
-    """The four endpoints."""
+    """The five endpoints."""
 
     def __init__(self, core: Core, policy: BrowserPolicy, certificate_of: CertificateOf) -> None:
         self._sessions = core.sessions
@@ -88,21 +90,52 @@ class BrowserSessions:
         self._rule = Rule(core.api_audience)
 
     async def login(self, request: Request) -> Response:
-        """Trade a password for a session."""
+        """Trade a password for a session or a challenge, or the answer to one for a session."""
         self._require_own_page(request)
-        given = await read_json(request, _LOGIN)
-        for name in ("identifier", "password"):
-            if not given.get(name):
-                raise InvalidArgument(name, "is required")
+        given = await read_json(request, {**_LOGIN, **ANSWER})
+        if given.get("challenge_token"):
+            proof = proof_in(given)
+            return await self._answer(
+                self._sessions.login_factor(
+                    given["challenge_token"], proof, certificate=self._certificate_of(request)
+                )
+            )
+        for name in given.keys() - _LOGIN.keys():
+            raise InvalidArgument(name, "needs challenge_token")
+        _require_both(given)
         given.setdefault("device_label", _device(request))
-        pair = await self._sessions.login_password(
-            given.pop("identifier"),
-            given.pop("password"),
-            client_id=CLIENT_ID,
-            certificate=self._certificate_of(request),
-            **given,
+        return await self._answer(
+            self._sessions.login_password(
+                given.pop("identifier"),
+                given.pop("password"),
+                client_id=CLIENT_ID,
+                certificate=self._certificate_of(request),
+                **given,
+            )
         )
-        return self._with_tokens(pair)
+
+    async def step_up(self, request: Request) -> Response:
+        """Authenticate the user of the session in the cookie again; without a password, by the
+        second factor alone.
+        """
+        self._require_own_page(request)
+        given = await read_json(request, {"identifier": str, "password": str})
+        if given:
+            _require_both(given)
+        return await self._answer(
+            self._sessions.step_up(
+                _refresh_cookie(request),
+                **given,
+                client_id=CLIENT_ID,
+                certificate=self._certificate_of(request),
+            )
+        )
+
+    async def _answer(self, login: Awaitable[TokenPair]) -> Response:
+        try:
+            return self._with_tokens(await login)
+        except SecondFactorRequired as required:
+            return no_store(challenge_content(required.challenge, self._clock()))
 
     async def refresh(self, request: Request) -> Response:
         """Trade the cookie for its successor and a new access token.
@@ -111,11 +144,8 @@ class BrowserSessions:
         """
         self._require_own_page(request)
         given = await read_json(request, {"scope": list, "audience": list})
-        token = request.cookies.get(REFRESH_COOKIE)
-        if not token:
-            raise InvalidGrant
         pair = await self._sessions.refresh(
-            token,
+            _refresh_cookie(request),
             given.get("scope", ()),
             audience=given.get("audience", ()),
             client_id=CLIENT_ID,
@@ -200,12 +230,25 @@ def browser_routes(core: Core, policy: BrowserPolicy, certificate_of: Certificat
     )
     routes = [
         Route("/login", browser.login, methods=["POST"]),
+        Route("/step-up", browser.step_up, methods=["POST"]),
         Route("/refresh", browser.refresh, methods=["POST"]),
         Route("/logout", browser.logout, methods=["POST"]),
         Route("/session", browser.session, methods=["GET"]),
     ]
     # A separate application, so that its errors have CORS headers and pages can read them.
     return Mount("/v1", app=answering(routes), middleware=[cors] if policy.origins else [])
+
+
+def _require_both(given: Mapping[str, str]) -> None:
+    for name in ("identifier", "password"):
+        if not given.get(name):
+            raise InvalidArgument(name, "is required")
+
+
+def _refresh_cookie(request: Request) -> str:
+    if token := request.cookies.get(REFRESH_COOKIE):
+        return token
+    raise InvalidGrant
 
 
 def _device(request: Request) -> str:

@@ -15,16 +15,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 import jwt
 import pytest
+from authn.v1 import account_service_pb2 as account
+from authn.v1.account_service_pb2_grpc import AccountServiceStub
 from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from auth_service.cli.app import cli
+from auth_service.clock import utc_now
 from tests.acceptance.servers import eventually
 from tests.folders import open_folder
+from tests.integration.authenticator import App
 from tests.ports import free_address
 
 COMMAND = [sys.executable, "-m", "auth_service"]
@@ -178,6 +183,31 @@ def test_revoke_access_token_alone(served: Served) -> None:
     served.ok("revoke", stdin=tokens["access_token"])
     assert served.run("validate", stdin=tokens["access_token"]).returncode == 1
     served.ok("refresh", stdin=tokens["refresh_token"])
+
+
+def test_login_asks_for_the_second_factor_until_it_is_reset(served: Served) -> None:
+    """The code is on the line after the password; a code that was used is refused."""
+    user = create(served, "factor@example.com")
+    metadata = (("authorization", f"Bearer {served.login(user)['access_token']}"),)
+    with grpc.insecure_channel(served.address) as channel:
+        stub = AccountServiceStub(channel)
+        begun = stub.BeginTotpEnrollment(
+            account.BeginTotpEnrollmentRequest(), metadata=metadata, timeout=30
+        )
+        code = App(begun.enrollment.secret).code(utc_now())
+        request = account.ConfirmTotpEnrollmentRequest(
+            enrollment_token=begun.enrollment_token, totp_code=code
+        )
+        confirmed = stub.ConfirmTotpEnrollment(request, metadata=metadata, timeout=30)
+    used = served.run("login", user, stdin=f"{PASSWORD}\n{code}\n")
+    assert (used.returncode, used.stdout) == (1, "")
+    answer = served.ok(
+        "login", user, "--json", stdin=f"{PASSWORD}\n{confirmed.recovery_codes[0]}\n"
+    )
+    token = json.loads(answer)["access_token"]
+    assert json.loads(served.ok("validate", "--json", stdin=token))["acr"] == "2fa"
+    served.ok("users", "reset-factors", user)
+    assert served.login(user)["access_token"]
 
 
 @pytest.mark.parametrize("how", ["--all", "--session"])

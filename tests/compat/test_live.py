@@ -1,9 +1,12 @@
 """The client library against a running service: each RPC, token sources and local verification."""
 
 import asyncio
+import base64
 import contextlib
+import hmac
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -204,6 +207,40 @@ async def account_rpcs(caller: Caller, name: str) -> None:
     )
     await caller.call("AccountService/ChangePassword", change, token)
     await login(caller, name, f"{PASSWORD} any more")
+    await factor_rpcs(caller, token)
+
+
+async def factor_rpcs(caller: Caller, token: str) -> None:
+    """Enroll an authenticator app of the caller, and remove it."""
+    pb = account_service_pb2
+    begun = await caller.call(
+        "AccountService/BeginTotpEnrollment", pb.BeginTotpEnrollmentRequest(), token
+    )
+    assert begun.enrollment.uri.startswith("otpauth://totp/")
+    confirm = pb.ConfirmTotpEnrollmentRequest(
+        enrollment_token=begun.enrollment_token, totp_code=totp(begun.enrollment.secret)
+    )
+    confirmed = await caller.call("AccountService/ConfirmTotpEnrollment", confirm, token)
+    assert len(confirmed.recovery_codes) == 10
+    listed = await caller.call("AccountService/ListFactors", pb.ListFactorsRequest(), token)
+    assert (list(listed.factors), listed.recovery_codes_left) == ([confirmed.factor], 10)
+    # The login was made without the factor.
+    refused = [
+        ("GenerateRecoveryCodes", pb.GenerateRecoveryCodesRequest()),
+        ("DeleteFactor", pb.DeleteFactorRequest(factor_id=confirmed.factor.factor_id)),
+    ]
+    for method, request in refused:
+        with pytest.raises(grpc.RpcError) as caught:
+            await caller.call(f"AccountService/{method}", request, token)
+        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def totp(secret: str) -> str:
+    """Return the present code of a secret in base32 (RFC 6238, RFC 4226 section 5.3)."""
+    key = base64.b32decode(secret + "=" * (-len(secret) % 8))
+    mac = hmac.digest(key, (int(time.time()) // 30).to_bytes(8, "big"), "sha1")
+    offset = mac[-1] & 15
+    return f"{(int.from_bytes(mac[offset : offset + 4], 'big') & 0x7FFFFFFF) % 1_000_000:06}"
 
 
 async def admin_rpcs(caller: Caller, user_id: str, admin: str) -> None:
@@ -215,6 +252,7 @@ async def admin_rpcs(caller: Caller, user_id: str, admin: str) -> None:
         "GetUser": pb.GetUserRequest(user_id=user_id),
         "ListUsers": pb.ListUsersRequest(page_size=1),
         "SetUserPassword": pb.SetUserPasswordRequest(user_id=user_id, password=PASSWORD),
+        "ResetUserFactors": pb.ResetUserFactorsRequest(user_id=user_id),
         "SetUserDisabled": pb.SetUserDisabledRequest(user_id=user_id, disabled=True),
         "CreateServiceAccount": pb.CreateServiceAccountRequest(client_id=client_id),
         "GetServiceAccount": pb.GetServiceAccountRequest(client_id=client_id),

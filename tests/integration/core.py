@@ -12,9 +12,11 @@ from auth_service.clock import Clock
 from auth_service.core.accounts import Accounts
 from auth_service.core.audiences import Audiences
 from auth_service.core.credentials import Credentials
+from auth_service.core.own_factors import OwnFactors
 from auth_service.core.password_policy import PasswordPolicy
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
 from auth_service.core.revocation import Revocations, Revoker
+from auth_service.core.second_factors import FactorPolicy, SecondFactors
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
@@ -25,6 +27,7 @@ from auth_service.db.store import Store
 from auth_service.models import TokenPair, User
 from auth_service.tokens import jws
 from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier
+from auth_service.tokens.challenge import Challenges
 from auth_service.tokens.keys import KeyRing, MasterKey, SigningKey, shared_key
 from auth_service.tokens.refresh import REFRESH_TOKEN_TYPE, RefreshTokens
 from auth_service.tokens.revocation import RevocationList
@@ -34,6 +37,7 @@ PASSWORD = "correct horse battery staple"
 CHEAP = Argon2Profile(memory_kib=8, time_cost=1)
 MASTER_KEY = MasterKey(bytes(range(32)))
 SHARED_KEY = shared_key(bytes(range(32, 64)))
+FACTORS = FactorPolicy(service_name="Test")
 POLICY = SessionPolicy(issuer=ISSUER, default_audience=("internal",))
 
 
@@ -53,6 +57,7 @@ class Core:
     validation: Validation
     verifier: TokenVerifier
     signer: TokenSigner
+    factors: OwnFactors
 
     async def user(
         self,
@@ -88,6 +93,7 @@ def make_core(
     profile: Argon2Profile = CHEAP,
     queue: int = 1000,
     issuers: Sequence[Issuer] = (),
+    factors: FactorPolicy = FACTORS,
     **policy: Any,
 ) -> Core:
     """Wire the core; `policy` overrides fields of SessionPolicy."""
@@ -101,7 +107,9 @@ def make_core(
     ended = Revocations(store, rules, revocations.add, clock)
     shielded = Shielded()
     workloads = Workloads(store, issuers, assertion_rules([ISSUER]), rules.clock_skew, clock)
-    credentials = Credentials(store, hasher, rules, shielded, clock, workloads)
+    challenges = Challenges(MASTER_KEY, ISSUER)
+    second = SecondFactors(store, hasher, challenges, MASTER_KEY, factors, clock)
+    credentials = Credentials(store, hasher, rules, shielded, clock, workloads, second)
     audiences = Audiences(store, ISSUER, clock)
     sessions = Sessions(store, credentials, audiences, tokens, ended, rules, shielded, clock)
     revoker = Revoker(store, ended, tokens, verifier)
@@ -120,6 +128,7 @@ def make_core(
         validation,
         verifier,
         signer,
+        OwnFactors(store, challenges, MASTER_KEY, factors, clock),
     )
 
 

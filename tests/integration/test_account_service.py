@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
+from uuid import uuid4
 
 import asyncpg
 import grpc
@@ -37,6 +38,11 @@ REQUESTS: dict[str, Any] = {
     "ChangePassword": pb.ChangePasswordRequest(
         current_password=PASSWORD, new_password=NEW_PASSWORD
     ),
+    "ListFactors": pb.ListFactorsRequest(),
+    "BeginTotpEnrollment": pb.BeginTotpEnrollmentRequest(),
+    "ConfirmTotpEnrollment": pb.ConfirmTotpEnrollmentRequest(totp_code="123456"),
+    "DeleteFactor": pb.DeleteFactorRequest(factor_id=str(uuid4())),
+    "GenerateRecoveryCodes": pb.GenerateRecoveryCodesRequest(),
 }
 LIVE = "SELECT count(*) FROM sessions WHERE revoked_at IS NULL"
 WAITS_FOR_A_LOCK = """

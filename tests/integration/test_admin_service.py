@@ -87,6 +87,7 @@ REQUESTS: dict[str, Any] = {
     ),
     "RemoveAudienceActor": pb.RemoveAudienceActorRequest(name="internal", client_id="billing"),
     "ExplainToken": pb.ExplainTokenRequest(access_token="a.b.c"),
+    "ResetUserFactors": pb.ResetUserFactorsRequest(user_id=NOBODY),
 }
 ROWS = """
     SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM service_accounts)
@@ -741,6 +742,7 @@ async def test_each_change_is_logged_with_who_made_it_and_nothing_secret(
         "GetUser": pb.GetUserRequest(user_id=str(ada.id)),
         "SetUserDisabled": pb.SetUserDisabledRequest(user_id=str(ada.id), disabled=True),
         "SetUserPassword": pb.SetUserPasswordRequest(user_id=str(ada.id), password=NEW_PASSWORD),
+        "ResetUserFactors": pb.ResetUserFactorsRequest(user_id=str(ada.id)),
         "DeleteServiceAccount": pb.DeleteServiceAccountRequest(client_id="gone"),
         "DeleteAudience": pb.DeleteAudienceRequest(name="ledger"),
         "GrantAudience": pb.GrantAudienceRequest(name="internal", user_id=of_user),
@@ -770,6 +772,7 @@ async def test_each_change_is_logged_with_who_made_it_and_nothing_secret(
         *("billing", "billing", "billing", "gone", "billing", "orders", "billing"),
         *("billing", "billing", "billing", None, None),
         *("ledger", "internal", "ledger", "internal", "internal", "billing", "billing", None),
+        of_user,
     ]
     assert [entry["account"] for entry in made if "account" in entry] == [of_user, "billing"]
     new = answers["CreateServiceAccountSecret"]

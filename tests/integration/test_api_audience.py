@@ -37,6 +37,11 @@ OWN_TOKEN: dict[str, Any] = {
     "authn.v1.AccountService.GetAccount": {},
     "authn.v1.AccountService.ListSessions": {},
     "authn.v1.AccountService.ChangePassword": {},
+    "authn.v1.AccountService.ListFactors": {},
+    "authn.v1.AccountService.BeginTotpEnrollment": {},
+    "authn.v1.AccountService.ConfirmTotpEnrollment": {"totp_code": "123456"},
+    "authn.v1.AccountService.DeleteFactor": {},
+    "authn.v1.AccountService.GenerateRecoveryCodes": {},
     "authn.v1.AdminService.CreateUser": {},
     "authn.v1.AdminService.GetUser": {},
     "authn.v1.AdminService.ListUsers": {},
@@ -74,6 +79,7 @@ OWN_TOKEN: dict[str, Any] = {
     "authn.v1.AdminService.SetAudienceActor": {"name": "orders", "actor": {"client_id": "orders"}},
     "authn.v1.AdminService.RemoveAudienceActor": {"name": "orders", "client_id": "orders"},
     "authn.v1.AdminService.ExplainToken": {"access_token": "a.b.c"},
+    "authn.v1.AdminService.ResetUserFactors": {},
     "authn.v1.AuthService.Revoke": {"session_id": "00000000-0000-4000-8000-000000000000"},
     "authn.v1.AuthService.Exchange": {"subject_token": "a.b.c", "audience": "orders"},
     "authn.v1.AuthService.BatchExchange": {"requests": [{"subject_token": "a.b.c"}]},
@@ -103,6 +109,7 @@ NO_TOKEN_ROUTES = {
     ("POST", "/oauth2/revoke"): "takes the client's credentials",
     ("POST", "/v1/login"): "takes a password",
     ("POST", "/v1/refresh"): "takes a refresh token",
+    ("POST", "/v1/step-up"): "takes a refresh token",
     ("*", "/auth"): "takes a token for the upstream",
 }
 

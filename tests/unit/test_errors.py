@@ -37,6 +37,7 @@ REASONS = {
     "NotFound": "NOT_FOUND",
     "AlreadyExists": "ALREADY_EXISTS",
     "TooManySecrets": "TOO_MANY_SECRETS",
+    "TooManyFactors": "TOO_MANY_FACTORS",
     "RateLimited": "RATE_LIMITED",
     "Unavailable": "UNAVAILABLE",
     "RevocationsStale": "REVOCATIONS_STALE",

@@ -53,6 +53,7 @@ EXPECTED: list[tuple[AuthError, grpc.StatusCode, str]] = [
     (errors.NotFound("none"), grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
     (errors.AlreadyExists("taken"), grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS"),
     (errors.TooManySecrets("two"), grpc.StatusCode.FAILED_PRECONDITION, "TOO_MANY_SECRETS"),
+    (errors.TooManyFactors("ten"), grpc.StatusCode.FAILED_PRECONDITION, "TOO_MANY_FACTORS"),
     (errors.Retryable("later"), grpc.StatusCode.INTERNAL, "INTERNAL"),
     (errors.RateLimited("slow down"), grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED"),
     (errors.Unavailable("down"), grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),

@@ -12,11 +12,12 @@ from google.protobuf.internal import builder as _builder
 _sym_db = _symbol_database.Default()
 
 
+from authn.v1 import auth_service_pb2 as authn_dot_v1_dot_auth__service__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthn/v1/account_service.proto\x12\x08\x61uthn.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"}\n\x07\x41\x63\x63ount\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x13\n\x0bidentifiers\x18\x02 \x03(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\r\n\x05scope\x18\x04 \x03(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64\x65vice_label\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crefreshed_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x07 \x01(\x08\"\x13\n\x11GetAccountRequest\"8\n\x12GetAccountResponse\x12\"\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x11.authn.v1.Account\"\x15\n\x13ListSessionsRequest\";\n\x14ListSessionsResponse\x12#\n\x08sessions\x18\x01 \x03(\x0b\x32\x11.authn.v1.Session\"Q\n\x15\x43hangePasswordRequest\x12\x1d\n\x10\x63urrent_password\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x19\n\x0cnew_password\x18\x02 \x01(\tB\x03\x80\x01\x01\"\x18\n\x16\x43hangePasswordResponse2\xd1\x02\n\x0e\x41\x63\x63ountService\x12\\\n\nGetAccount\x12\x1b.authn.v1.GetAccountRequest\x1a\x1c.authn.v1.GetAccountResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/account\x12k\n\x0cListSessions\x12\x1d.authn.v1.ListSessionsRequest\x1a\x1e.authn.v1.ListSessionsResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/account/sessions\x12t\n\x0e\x43hangePassword\x12\x1f.authn.v1.ChangePasswordRequest\x1a .authn.v1.ChangePasswordResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/account/password:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthn/v1/account_service.proto\x12\x08\x61uthn.v1\x1a\x1b\x61uthn/v1/auth_service.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"}\n\x07\x41\x63\x63ount\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x13\n\x0bidentifiers\x18\x02 \x03(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\r\n\x05scope\x18\x04 \x03(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64\x65vice_label\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crefreshed_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x07 \x01(\x08\"\x13\n\x11GetAccountRequest\"8\n\x12GetAccountResponse\x12\"\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x11.authn.v1.Account\"\x15\n\x13ListSessionsRequest\";\n\x14ListSessionsResponse\x12#\n\x08sessions\x18\x01 \x03(\x0b\x32\x11.authn.v1.Session\"Q\n\x15\x43hangePasswordRequest\x12\x1d\n\x10\x63urrent_password\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x19\n\x0cnew_password\x18\x02 \x01(\tB\x03\x80\x01\x01\"\x18\n\x16\x43hangePasswordResponse\"\xaf\x01\n\x06\x46\x61\x63tor\x12\x11\n\tfactor_id\x18\x01 \x01(\t\x12\"\n\x04kind\x18\x02 \x01(\x0e\x32\x14.authn.v1.FactorKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x14\n\x12ListFactorsRequest\"U\n\x13ListFactorsResponse\x12!\n\x07\x66\x61\x63tors\x18\x01 \x03(\x0b\x32\x10.authn.v1.Factor\x12\x1b\n\x13recovery_codes_left\x18\x02 \x01(\x05\"\x1c\n\x1a\x42\x65ginTotpEnrollmentRequest\"\x9a\x01\n\x1b\x42\x65ginTotpEnrollmentResponse\x12,\n\nenrollment\x18\x01 \x01(\x0b\x32\x18.authn.v1.TotpEnrollment\x12\x1d\n\x10\x65nrollment_token\x18\x02 \x01(\tB\x03\x80\x01\x01\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"c\n\x1c\x43onfirmTotpEnrollmentRequest\x12\x1d\n\x10\x65nrollment_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x16\n\ttotp_code\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x0c\n\x04name\x18\x03 \x01(\t\"^\n\x1d\x43onfirmTotpEnrollmentResponse\x12 \n\x06\x66\x61\x63tor\x18\x01 \x01(\x0b\x32\x10.authn.v1.Factor\x12\x1b\n\x0erecovery_codes\x18\x02 \x03(\tB\x03\x80\x01\x01\"(\n\x13\x44\x65leteFactorRequest\x12\x11\n\tfactor_id\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteFactorResponse\"\x1e\n\x1cGenerateRecoveryCodesRequest\"<\n\x1dGenerateRecoveryCodesResponse\x12\x1b\n\x0erecovery_codes\x18\x01 \x03(\tB\x03\x80\x01\x01\x32\xec\x07\n\x0e\x41\x63\x63ountService\x12\\\n\nGetAccount\x12\x1b.authn.v1.GetAccountRequest\x1a\x1c.authn.v1.GetAccountResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/account\x12k\n\x0cListSessions\x12\x1d.authn.v1.ListSessionsRequest\x1a\x1e.authn.v1.ListSessionsResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/account/sessions\x12t\n\x0e\x43hangePassword\x12\x1f.authn.v1.ChangePasswordRequest\x1a .authn.v1.ChangePasswordResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/account/password:\x01*\x12g\n\x0bListFactors\x12\x1c.authn.v1.ListFactorsRequest\x1a\x1d.authn.v1.ListFactorsResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/account/factors\x12\x8d\x01\n\x13\x42\x65ginTotpEnrollment\x12$.authn.v1.BeginTotpEnrollmentRequest\x1a%.authn.v1.BeginTotpEnrollmentResponse\")\x82\xd3\xe4\x93\x02#\"\x1e/v1/account/factors/totp:begin:\x01*\x12\x95\x01\n\x15\x43onfirmTotpEnrollment\x12&.authn.v1.ConfirmTotpEnrollmentRequest\x1a\'.authn.v1.ConfirmTotpEnrollmentResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/account/factors/totp:confirm:\x01*\x12v\n\x0c\x44\x65leteFactor\x12\x1d.authn.v1.DeleteFactorRequest\x1a\x1e.authn.v1.DeleteFactorResponse\"\'\x82\xd3\xe4\x93\x02!*\x1f/v1/account/factors/{factor_id}\x12\x8f\x01\n\x15GenerateRecoveryCodes\x12&.authn.v1.GenerateRecoveryCodesRequest\x1a\'.authn.v1.GenerateRecoveryCodesResponse\"%\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/account/recovery-codes:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -27,28 +28,70 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['current_password']._serialized_options = b'\200\001\001'
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._loaded_options = None
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\200\001\001'
+  _globals['_BEGINTOTPENROLLMENTRESPONSE'].fields_by_name['enrollment_token']._loaded_options = None
+  _globals['_BEGINTOTPENROLLMENTRESPONSE'].fields_by_name['enrollment_token']._serialized_options = b'\200\001\001'
+  _globals['_CONFIRMTOTPENROLLMENTREQUEST'].fields_by_name['enrollment_token']._loaded_options = None
+  _globals['_CONFIRMTOTPENROLLMENTREQUEST'].fields_by_name['enrollment_token']._serialized_options = b'\200\001\001'
+  _globals['_CONFIRMTOTPENROLLMENTREQUEST'].fields_by_name['totp_code']._loaded_options = None
+  _globals['_CONFIRMTOTPENROLLMENTREQUEST'].fields_by_name['totp_code']._serialized_options = b'\200\001\001'
+  _globals['_CONFIRMTOTPENROLLMENTRESPONSE'].fields_by_name['recovery_codes']._loaded_options = None
+  _globals['_CONFIRMTOTPENROLLMENTRESPONSE'].fields_by_name['recovery_codes']._serialized_options = b'\200\001\001'
+  _globals['_GENERATERECOVERYCODESRESPONSE'].fields_by_name['recovery_codes']._loaded_options = None
+  _globals['_GENERATERECOVERYCODESRESPONSE'].fields_by_name['recovery_codes']._serialized_options = b'\200\001\001'
   _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._loaded_options = None
   _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._serialized_options = b'\202\323\344\223\002\r\022\013/v1/account'
   _globals['_ACCOUNTSERVICE'].methods_by_name['ListSessions']._loaded_options = None
   _globals['_ACCOUNTSERVICE'].methods_by_name['ListSessions']._serialized_options = b'\202\323\344\223\002\026\022\024/v1/account/sessions'
   _globals['_ACCOUNTSERVICE'].methods_by_name['ChangePassword']._loaded_options = None
   _globals['_ACCOUNTSERVICE'].methods_by_name['ChangePassword']._serialized_options = b'\202\323\344\223\002\031\"\024/v1/account/password:\001*'
-  _globals['_ACCOUNT']._serialized_start=107
-  _globals['_ACCOUNT']._serialized_end=232
-  _globals['_SESSION']._serialized_start=235
-  _globals['_SESSION']._serialized_end=468
-  _globals['_GETACCOUNTREQUEST']._serialized_start=470
-  _globals['_GETACCOUNTREQUEST']._serialized_end=489
-  _globals['_GETACCOUNTRESPONSE']._serialized_start=491
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=547
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=549
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=570
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=572
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=631
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=633
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=714
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=716
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=740
-  _globals['_ACCOUNTSERVICE']._serialized_start=743
-  _globals['_ACCOUNTSERVICE']._serialized_end=1080
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListFactors']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListFactors']._serialized_options = b'\202\323\344\223\002\025\022\023/v1/account/factors'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['BeginTotpEnrollment']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['BeginTotpEnrollment']._serialized_options = b'\202\323\344\223\002#\"\036/v1/account/factors/totp:begin:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ConfirmTotpEnrollment']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ConfirmTotpEnrollment']._serialized_options = b'\202\323\344\223\002%\" /v1/account/factors/totp:confirm:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteFactor']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteFactor']._serialized_options = b'\202\323\344\223\002!*\037/v1/account/factors/{factor_id}'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GenerateRecoveryCodes']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GenerateRecoveryCodes']._serialized_options = b'\202\323\344\223\002\037\"\032/v1/account/recovery-codes:\001*'
+  _globals['_ACCOUNT']._serialized_start=136
+  _globals['_ACCOUNT']._serialized_end=261
+  _globals['_SESSION']._serialized_start=264
+  _globals['_SESSION']._serialized_end=497
+  _globals['_GETACCOUNTREQUEST']._serialized_start=499
+  _globals['_GETACCOUNTREQUEST']._serialized_end=518
+  _globals['_GETACCOUNTRESPONSE']._serialized_start=520
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=576
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=578
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=599
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=601
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=660
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=662
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=743
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=745
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=769
+  _globals['_FACTOR']._serialized_start=772
+  _globals['_FACTOR']._serialized_end=947
+  _globals['_LISTFACTORSREQUEST']._serialized_start=949
+  _globals['_LISTFACTORSREQUEST']._serialized_end=969
+  _globals['_LISTFACTORSRESPONSE']._serialized_start=971
+  _globals['_LISTFACTORSRESPONSE']._serialized_end=1056
+  _globals['_BEGINTOTPENROLLMENTREQUEST']._serialized_start=1058
+  _globals['_BEGINTOTPENROLLMENTREQUEST']._serialized_end=1086
+  _globals['_BEGINTOTPENROLLMENTRESPONSE']._serialized_start=1089
+  _globals['_BEGINTOTPENROLLMENTRESPONSE']._serialized_end=1243
+  _globals['_CONFIRMTOTPENROLLMENTREQUEST']._serialized_start=1245
+  _globals['_CONFIRMTOTPENROLLMENTREQUEST']._serialized_end=1344
+  _globals['_CONFIRMTOTPENROLLMENTRESPONSE']._serialized_start=1346
+  _globals['_CONFIRMTOTPENROLLMENTRESPONSE']._serialized_end=1440
+  _globals['_DELETEFACTORREQUEST']._serialized_start=1442
+  _globals['_DELETEFACTORREQUEST']._serialized_end=1482
+  _globals['_DELETEFACTORRESPONSE']._serialized_start=1484
+  _globals['_DELETEFACTORRESPONSE']._serialized_end=1506
+  _globals['_GENERATERECOVERYCODESREQUEST']._serialized_start=1508
+  _globals['_GENERATERECOVERYCODESREQUEST']._serialized_end=1538
+  _globals['_GENERATERECOVERYCODESRESPONSE']._serialized_start=1540
+  _globals['_GENERATERECOVERYCODESRESPONSE']._serialized_end=1600
+  _globals['_ACCOUNTSERVICE']._serialized_start=1603
+  _globals['_ACCOUNTSERVICE']._serialized_end=2607
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from authn.v1 import auth_service_pb2 as _auth_service_pb2
 from google.api import annotations_pb2 as _annotations_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -70,3 +71,81 @@ class ChangePasswordRequest(_message.Message):
 class ChangePasswordResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Factor(_message.Message):
+    __slots__ = ("factor_id", "kind", "name", "created_at", "last_used_at")
+    FACTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    LAST_USED_AT_FIELD_NUMBER: _ClassVar[int]
+    factor_id: str
+    kind: _auth_service_pb2.FactorKind
+    name: str
+    created_at: _timestamp_pb2.Timestamp
+    last_used_at: _timestamp_pb2.Timestamp
+    def __init__(self, factor_id: _Optional[str] = ..., kind: _Optional[_Union[_auth_service_pb2.FactorKind, str]] = ..., name: _Optional[str] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_used_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListFactorsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListFactorsResponse(_message.Message):
+    __slots__ = ("factors", "recovery_codes_left")
+    FACTORS_FIELD_NUMBER: _ClassVar[int]
+    RECOVERY_CODES_LEFT_FIELD_NUMBER: _ClassVar[int]
+    factors: _containers.RepeatedCompositeFieldContainer[Factor]
+    recovery_codes_left: int
+    def __init__(self, factors: _Optional[_Iterable[_Union[Factor, _Mapping]]] = ..., recovery_codes_left: _Optional[int] = ...) -> None: ...
+
+class BeginTotpEnrollmentRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class BeginTotpEnrollmentResponse(_message.Message):
+    __slots__ = ("enrollment", "enrollment_token", "expires_at")
+    ENROLLMENT_FIELD_NUMBER: _ClassVar[int]
+    ENROLLMENT_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    enrollment: _auth_service_pb2.TotpEnrollment
+    enrollment_token: str
+    expires_at: _timestamp_pb2.Timestamp
+    def __init__(self, enrollment: _Optional[_Union[_auth_service_pb2.TotpEnrollment, _Mapping]] = ..., enrollment_token: _Optional[str] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ConfirmTotpEnrollmentRequest(_message.Message):
+    __slots__ = ("enrollment_token", "totp_code", "name")
+    ENROLLMENT_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOTP_CODE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    enrollment_token: str
+    totp_code: str
+    name: str
+    def __init__(self, enrollment_token: _Optional[str] = ..., totp_code: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class ConfirmTotpEnrollmentResponse(_message.Message):
+    __slots__ = ("factor", "recovery_codes")
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    RECOVERY_CODES_FIELD_NUMBER: _ClassVar[int]
+    factor: Factor
+    recovery_codes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, factor: _Optional[_Union[Factor, _Mapping]] = ..., recovery_codes: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DeleteFactorRequest(_message.Message):
+    __slots__ = ("factor_id",)
+    FACTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    factor_id: str
+    def __init__(self, factor_id: _Optional[str] = ...) -> None: ...
+
+class DeleteFactorResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GenerateRecoveryCodesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GenerateRecoveryCodesResponse(_message.Message):
+    __slots__ = ("recovery_codes",)
+    RECOVERY_CODES_FIELD_NUMBER: _ClassVar[int]
+    recovery_codes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, recovery_codes: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -57,6 +57,31 @@ class AccountServiceStub(object):
                 request_serializer=authn_dot_v1_dot_account__service__pb2.ChangePasswordRequest.SerializeToString,
                 response_deserializer=authn_dot_v1_dot_account__service__pb2.ChangePasswordResponse.FromString,
                 _registered_method=True)
+        self.ListFactors = channel.unary_unary(
+                '/authn.v1.AccountService/ListFactors',
+                request_serializer=authn_dot_v1_dot_account__service__pb2.ListFactorsRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_account__service__pb2.ListFactorsResponse.FromString,
+                _registered_method=True)
+        self.BeginTotpEnrollment = channel.unary_unary(
+                '/authn.v1.AccountService/BeginTotpEnrollment',
+                request_serializer=authn_dot_v1_dot_account__service__pb2.BeginTotpEnrollmentRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_account__service__pb2.BeginTotpEnrollmentResponse.FromString,
+                _registered_method=True)
+        self.ConfirmTotpEnrollment = channel.unary_unary(
+                '/authn.v1.AccountService/ConfirmTotpEnrollment',
+                request_serializer=authn_dot_v1_dot_account__service__pb2.ConfirmTotpEnrollmentRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_account__service__pb2.ConfirmTotpEnrollmentResponse.FromString,
+                _registered_method=True)
+        self.DeleteFactor = channel.unary_unary(
+                '/authn.v1.AccountService/DeleteFactor',
+                request_serializer=authn_dot_v1_dot_account__service__pb2.DeleteFactorRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_account__service__pb2.DeleteFactorResponse.FromString,
+                _registered_method=True)
+        self.GenerateRecoveryCodes = channel.unary_unary(
+                '/authn.v1.AccountService/GenerateRecoveryCodes',
+                request_serializer=authn_dot_v1_dot_account__service__pb2.GenerateRecoveryCodesRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_account__service__pb2.GenerateRecoveryCodesResponse.FromString,
+                _registered_method=True)
 
 
 class AccountServiceServicer(object):
@@ -87,6 +112,45 @@ class AccountServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFactors(self, request, context):
+        """ListFactors returns the caller's second factors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginTotpEnrollment(self, request, context):
+        """BeginTotpEnrollment returns the secret of a new authenticator app. Nothing is stored before
+        ConfirmTotpEnrollment. This and the other changes of factors need a recent login, with a second
+        factor if the caller has one; without it they are refused with
+        INSUFFICIENT_USER_AUTHENTICATION. Step the session up, and call again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmTotpEnrollment(self, request, context):
+        """ConfirmTotpEnrollment adds the authenticator app, whose first code proves that it works. From
+        then on each login needs a second factor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteFactor(self, request, context):
+        """DeleteFactor removes a factor of the caller. With the last one the recovery codes leave.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateRecoveryCodes(self, request, context):
+        """GenerateRecoveryCodes returns new recovery codes of the caller; the earlier ones end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -104,6 +168,31 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.ChangePassword,
                     request_deserializer=authn_dot_v1_dot_account__service__pb2.ChangePasswordRequest.FromString,
                     response_serializer=authn_dot_v1_dot_account__service__pb2.ChangePasswordResponse.SerializeToString,
+            ),
+            'ListFactors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFactors,
+                    request_deserializer=authn_dot_v1_dot_account__service__pb2.ListFactorsRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_account__service__pb2.ListFactorsResponse.SerializeToString,
+            ),
+            'BeginTotpEnrollment': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginTotpEnrollment,
+                    request_deserializer=authn_dot_v1_dot_account__service__pb2.BeginTotpEnrollmentRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_account__service__pb2.BeginTotpEnrollmentResponse.SerializeToString,
+            ),
+            'ConfirmTotpEnrollment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmTotpEnrollment,
+                    request_deserializer=authn_dot_v1_dot_account__service__pb2.ConfirmTotpEnrollmentRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_account__service__pb2.ConfirmTotpEnrollmentResponse.SerializeToString,
+            ),
+            'DeleteFactor': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteFactor,
+                    request_deserializer=authn_dot_v1_dot_account__service__pb2.DeleteFactorRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_account__service__pb2.DeleteFactorResponse.SerializeToString,
+            ),
+            'GenerateRecoveryCodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.GenerateRecoveryCodes,
+                    request_deserializer=authn_dot_v1_dot_account__service__pb2.GenerateRecoveryCodesRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_account__service__pb2.GenerateRecoveryCodesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -189,6 +278,141 @@ class AccountService(object):
             '/authn.v1.AccountService/ChangePassword',
             authn_dot_v1_dot_account__service__pb2.ChangePasswordRequest.SerializeToString,
             authn_dot_v1_dot_account__service__pb2.ChangePasswordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFactors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AccountService/ListFactors',
+            authn_dot_v1_dot_account__service__pb2.ListFactorsRequest.SerializeToString,
+            authn_dot_v1_dot_account__service__pb2.ListFactorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginTotpEnrollment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AccountService/BeginTotpEnrollment',
+            authn_dot_v1_dot_account__service__pb2.BeginTotpEnrollmentRequest.SerializeToString,
+            authn_dot_v1_dot_account__service__pb2.BeginTotpEnrollmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmTotpEnrollment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AccountService/ConfirmTotpEnrollment',
+            authn_dot_v1_dot_account__service__pb2.ConfirmTotpEnrollmentRequest.SerializeToString,
+            authn_dot_v1_dot_account__service__pb2.ConfirmTotpEnrollmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteFactor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AccountService/DeleteFactor',
+            authn_dot_v1_dot_account__service__pb2.DeleteFactorRequest.SerializeToString,
+            authn_dot_v1_dot_account__service__pb2.DeleteFactorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateRecoveryCodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AccountService/GenerateRecoveryCodes',
+            authn_dot_v1_dot_account__service__pb2.GenerateRecoveryCodesRequest.SerializeToString,
+            authn_dot_v1_dot_account__service__pb2.GenerateRecoveryCodesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -624,3 +624,13 @@ class ExplainTokenResponse(_message.Message):
     revocations_as_of: _timestamp_pb2.Timestamp
     explained_at: _timestamp_pb2.Timestamp
     def __init__(self, active: bool = ..., inactive_reason: _Optional[_Union[_auth_service_pb2.InactiveReason, str]] = ..., checks: _Optional[_Iterable[_Union[TokenCheck, _Mapping]]] = ..., claims: _Optional[_Union[_auth_service_pb2.Claims, _Mapping]] = ..., claims_verified: bool = ..., revocations: _Optional[_Iterable[_Union[CoveringRevocation, _Mapping]]] = ..., revocations_as_of: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., explained_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ResetUserFactorsRequest(_message.Message):
+    __slots__ = ("user_id",)
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    def __init__(self, user_id: _Optional[str] = ...) -> None: ...
+
+class ResetUserFactorsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

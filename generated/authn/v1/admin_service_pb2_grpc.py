@@ -201,6 +201,11 @@ class AdminServiceStub(object):
                 request_serializer=authn_dot_v1_dot_admin__service__pb2.ExplainTokenRequest.SerializeToString,
                 response_deserializer=authn_dot_v1_dot_admin__service__pb2.ExplainTokenResponse.FromString,
                 _registered_method=True)
+        self.ResetUserFactors = channel.unary_unary(
+                '/authn.v1.AdminService/ResetUserFactors',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.ResetUserFactorsRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.ResetUserFactorsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -447,6 +452,14 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResetUserFactors(self, request, context):
+        """ResetUserFactors removes all second factors and recovery codes of a user who has lost them. The
+        user's sessions go on; RevokeRequest.all_sessions ends them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -609,6 +622,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ExplainToken,
                     request_deserializer=authn_dot_v1_dot_admin__service__pb2.ExplainTokenRequest.FromString,
                     response_serializer=authn_dot_v1_dot_admin__service__pb2.ExplainTokenResponse.SerializeToString,
+            ),
+            'ResetUserFactors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetUserFactors,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.ResetUserFactorsRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.ResetUserFactorsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1476,6 +1494,33 @@ class AdminService(object):
             '/authn.v1.AdminService/ExplainToken',
             authn_dot_v1_dot_admin__service__pb2.ExplainTokenRequest.SerializeToString,
             authn_dot_v1_dot_admin__service__pb2.ExplainTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetUserFactors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/ResetUserFactors',
+            authn_dot_v1_dot_admin__service__pb2.ResetUserFactorsRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.ResetUserFactorsResponse.FromString,
             options,
             channel_credentials,
             insecure,

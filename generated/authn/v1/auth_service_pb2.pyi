@@ -28,6 +28,12 @@ class InactiveReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INACTIVE_REASON_INSUFFICIENT_ROLE: _ClassVar[InactiveReason]
     INACTIVE_REASON_WRONG_CERTIFICATE: _ClassVar[InactiveReason]
     INACTIVE_REASON_INSUFFICIENT_USER_AUTHENTICATION: _ClassVar[InactiveReason]
+
+class FactorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FACTOR_KIND_UNSPECIFIED: _ClassVar[FactorKind]
+    FACTOR_KIND_TOTP: _ClassVar[FactorKind]
+    FACTOR_KIND_RECOVERY_CODE: _ClassVar[FactorKind]
 INACTIVE_REASON_UNSPECIFIED: InactiveReason
 INACTIVE_REASON_MALFORMED: InactiveReason
 INACTIVE_REASON_BAD_SIGNATURE: InactiveReason
@@ -44,6 +50,9 @@ INACTIVE_REASON_INSUFFICIENT_SCOPE: InactiveReason
 INACTIVE_REASON_INSUFFICIENT_ROLE: InactiveReason
 INACTIVE_REASON_WRONG_CERTIFICATE: InactiveReason
 INACTIVE_REASON_INSUFFICIENT_USER_AUTHENTICATION: InactiveReason
+FACTOR_KIND_UNSPECIFIED: FactorKind
+FACTOR_KIND_TOTP: FactorKind
+FACTOR_KIND_RECOVERY_CODE: FactorKind
 
 class PasswordCredentials(_message.Message):
     __slots__ = ("identifier", "password")
@@ -69,25 +78,59 @@ class WorkloadCredentials(_message.Message):
     client_id: str
     def __init__(self, token: _Optional[str] = ..., client_id: _Optional[str] = ...) -> None: ...
 
+class FactorCredentials(_message.Message):
+    __slots__ = ("challenge_token", "totp_code", "recovery_code")
+    CHALLENGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOTP_CODE_FIELD_NUMBER: _ClassVar[int]
+    RECOVERY_CODE_FIELD_NUMBER: _ClassVar[int]
+    challenge_token: str
+    totp_code: str
+    recovery_code: str
+    def __init__(self, challenge_token: _Optional[str] = ..., totp_code: _Optional[str] = ..., recovery_code: _Optional[str] = ...) -> None: ...
+
+class TotpEnrollment(_message.Message):
+    __slots__ = ("secret", "uri")
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    URI_FIELD_NUMBER: _ClassVar[int]
+    secret: str
+    uri: str
+    def __init__(self, secret: _Optional[str] = ..., uri: _Optional[str] = ...) -> None: ...
+
+class LoginChallenge(_message.Message):
+    __slots__ = ("challenge_token", "factors", "expires_at", "enrollment")
+    CHALLENGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FACTORS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    ENROLLMENT_FIELD_NUMBER: _ClassVar[int]
+    challenge_token: str
+    factors: _containers.RepeatedScalarFieldContainer[FactorKind]
+    expires_at: _timestamp_pb2.Timestamp
+    enrollment: TotpEnrollment
+    def __init__(self, challenge_token: _Optional[str] = ..., factors: _Optional[_Iterable[_Union[FactorKind, str]]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., enrollment: _Optional[_Union[TotpEnrollment, _Mapping]] = ...) -> None: ...
+
 class LoginRequest(_message.Message):
-    __slots__ = ("password", "client", "workload", "audience", "scope", "client_id", "device_label", "request_id")
+    __slots__ = ("password", "client", "workload", "factor", "audience", "scope", "client_id", "device_label", "request_id", "session_refresh_token")
     PASSWORD_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     DEVICE_LABEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_REFRESH_TOKEN_FIELD_NUMBER: _ClassVar[int]
     password: PasswordCredentials
     client: ClientCredentials
     workload: WorkloadCredentials
+    factor: FactorCredentials
     audience: _containers.RepeatedScalarFieldContainer[str]
     scope: _containers.RepeatedScalarFieldContainer[str]
     client_id: str
     device_label: str
     request_id: str
-    def __init__(self, password: _Optional[_Union[PasswordCredentials, _Mapping]] = ..., client: _Optional[_Union[ClientCredentials, _Mapping]] = ..., workload: _Optional[_Union[WorkloadCredentials, _Mapping]] = ..., audience: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., client_id: _Optional[str] = ..., device_label: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    session_refresh_token: str
+    def __init__(self, password: _Optional[_Union[PasswordCredentials, _Mapping]] = ..., client: _Optional[_Union[ClientCredentials, _Mapping]] = ..., workload: _Optional[_Union[WorkloadCredentials, _Mapping]] = ..., factor: _Optional[_Union[FactorCredentials, _Mapping]] = ..., audience: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., client_id: _Optional[str] = ..., device_label: _Optional[str] = ..., request_id: _Optional[str] = ..., session_refresh_token: _Optional[str] = ...) -> None: ...
 
 class TokenPair(_message.Message):
     __slots__ = ("access_token", "token_type", "access_expires_at", "refresh_token", "refresh_expires_at", "scope", "session_id")
@@ -108,10 +151,12 @@ class TokenPair(_message.Message):
     def __init__(self, access_token: _Optional[str] = ..., token_type: _Optional[str] = ..., access_expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., refresh_token: _Optional[str] = ..., refresh_expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., scope: _Optional[_Iterable[str]] = ..., session_id: _Optional[str] = ...) -> None: ...
 
 class LoginResponse(_message.Message):
-    __slots__ = ("tokens",)
+    __slots__ = ("tokens", "challenge")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     tokens: TokenPair
-    def __init__(self, tokens: _Optional[_Union[TokenPair, _Mapping]] = ...) -> None: ...
+    challenge: LoginChallenge
+    def __init__(self, tokens: _Optional[_Union[TokenPair, _Mapping]] = ..., challenge: _Optional[_Union[LoginChallenge, _Mapping]] = ...) -> None: ...
 
 class RefreshRequest(_message.Message):
     __slots__ = ("refresh_token", "scope", "request_id", "audience")

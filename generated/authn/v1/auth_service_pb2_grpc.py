@@ -83,7 +83,8 @@ class AuthServiceServicer(object):
 
     def Login(self, request, context):
         """Login returns an access token and a refresh token for credentials. Every failure of a
-        credential is UNAUTHENTICATED with reason INVALID_CREDENTIALS, whatever its cause.
+        credential is UNAUTHENTICATED with reason INVALID_CREDENTIALS, whatever its cause. Where a
+        second factor is needed it returns a challenge, and a second Login completes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
