@@ -23,7 +23,7 @@ from auth_service.client.call_credentials import (
 )
 from auth_service.client.exchange import ExchangedTokens, SyncExchangedTokens
 from auth_service.client.renewal import finish
-from auth_service.client.step_up import demands_login
+from auth_service.client.step_up import Demands, Trailers
 from auth_service.client.token_sources import SyncTokenSource, TokenSource
 from auth_service.errors import AuthError, Retryable, Unauthenticated
 
@@ -47,8 +47,9 @@ def bearer_interceptors(
 
     If a service answers UNAUTHENTICATED, the token is invalidated, so that the next call gets a
     new one; a unary-unary call is made once more with it. If the service demands another login of
-    the user, no new token helps, and nothing is done (see `step_up_demand`). The time to get a
-    token counts towards the timeout of the call. Raises NoAccessToken if there is none.
+    the user (`step_up_demand`), that is done at the second demand for the same token: the session
+    may have been stepped up in between. The time to get a token counts towards the timeout of the
+    call. Raises NoAccessToken if there is none.
 
     With `exchange_for`, calls are made in the name of the caller at hand: the token that this
     service received is exchanged for one for that audience (RFC 8693). `channel` leads to the
@@ -103,16 +104,22 @@ class _Refusals:
 
     def __init__(self, source: TokenSource) -> None:
         self._source = source
+        self._demands = Demands()
         self._unsure: tuple[str, Any] | None = None
 
     def ended(self, token: str, call: Any) -> None:
         """Look at a call that has ended; at once, because a task would run after the caller."""
         code = finish(call.code())
         if code is grpc.StatusCode.UNAUTHENTICATED:
-            if not demands_login(finish(call.trailing_metadata())):
-                self._source.invalidate(token)
+            self.refused(token, finish(call.trailing_metadata()))
         elif code is grpc.StatusCode.INTERNAL:
             self._unsure = token, call
+
+    def refused(self, token: str, trailers: Trailers) -> bool:
+        """Invalidate a token that a service refused; tell whether another one may help."""
+        if replace := self._demands.replace(token, trailers):
+            self._source.invalidate(token)
+        return replace
 
     def look_again(self) -> None:
         """Look again at the last call that ended with INTERNAL."""
@@ -150,11 +157,8 @@ class _Asyncio:
         try:
             await call
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNAUTHENTICATED and not demands_login(
-                error.trailing_metadata()
-            ):
-                self._source.invalidate(token)
-                return True
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                return self._refusals.refused(token, error.trailing_metadata())
         return False
 
 
@@ -231,6 +235,7 @@ class SyncBearerInterceptor(
                 raise ValueError("exchange_for needs a channel to the authentication service")
             source = SyncExchangedTokens(channel, source, exchange_for)
         self._source = source
+        self._demands = Demands()
 
     def intercept_unary_unary(
         self, continuation: Any, client_call_details: Any, request: Any
@@ -301,8 +306,8 @@ class SyncBearerInterceptor(
 
     def _judge(self, token: str, call: Any) -> bool:
         with contextlib.suppress(ReferenceError):
-            if call.code() is grpc.StatusCode.UNAUTHENTICATED and not demands_login(
-                call.trailing_metadata()
+            if call.code() is grpc.StatusCode.UNAUTHENTICATED and self._demands.replace(
+                token, call.trailing_metadata()
             ):
                 self._source.invalidate(token)
                 return True

@@ -11,7 +11,7 @@ from auth_service.authz.admission import Refused, Rule, admit
 from auth_service.authz.status import status_of
 from auth_service.authz.step_up import challenge
 from auth_service.client import AccessClaims, step_up_demand
-from auth_service.client.step_up import demands_login
+from auth_service.client.step_up import Demands
 from auth_service.errors import InactiveReason, InsufficientUserAuthentication, InvalidToken
 from auth_service.tokens.assurance import SUPPORTED
 
@@ -95,7 +95,7 @@ def test_a_challenge_of_another_maker_is_read(value: str, expected: object) -> N
 def test_another_refusal_demands_no_login(value: str) -> None:
     """A client would send its user to log in for nothing."""
     assert step_up_demand(value) is None
-    assert not demands_login((("www-authenticate", value), ("x-bin", b"\xff")))
+    assert Demands().replace("token", (("www-authenticate", value), ("x-bin", b"\xff")))
 
 
 @given(st.text())
@@ -138,7 +138,7 @@ def test_a_refusal_has_the_challenge_in_each_of_its_forms() -> None:
     status = status_of(refused)
     assert status.code is grpc.StatusCode.UNAUTHENTICATED
     assert dict(status.trailers)["www-authenticate"] == header
-    assert demands_login(status.trailers)
+    assert not Demands().replace("token", status.trailers)
     error = received(*status.trailers)
     assert demanded(step_up_demand(error)) == (FIVE_MINUTES, ("2fa", "phr"))
     assert step_up_demand(received()) is None

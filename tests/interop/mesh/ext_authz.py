@@ -28,6 +28,13 @@ def _check_own_rules(tally: Tally, users: Users) -> None:
     kept = answer.status == 200 and not answer.received("authorization")
     kept = kept and answer.received("x-auth-subject") == [claims(token)["sub"]]
     tally.check(kept, f"{AT}: remove_authorization keeps the token from the upstream", answer)
+    answer = request(EXT_AUTHZ, "/transfers/1", bearer(token))
+    kept = answer.status == 401 and answer.headers.get("www-authenticate") == (
+        'Bearer error="insufficient_user_authentication", '
+        'error_description="a login by other or more factors is required", '
+        'acr_values="2fa phr", max_age="300"'
+    )
+    tally.check(kept, f"{AT}: a password alone does not open a route that needs two factors", answer)
     for path in ("/assets/%2e%2e%2forders/1", "/assets/..%2forders/1", "/assets/%2e%2e/orders/1"):
         answer = request(EXT_AUTHZ, path)
         kept = answer.status in (400, 401)
