@@ -12,8 +12,10 @@ import structlog
 from authn.v1 import account_service_pb2 as account
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1.account_service_pb2_grpc import AccountServiceStub
+from google.protobuf.duration_pb2 import Duration
 
 from auth_service.clock import utc_now
+from auth_service.tokens.assurance import MULTI_FACTOR
 from tests.acceptance.servers import PASSWORD, USER, Client, make_user
 from tests.integration.authenticator import STEP, App
 from tests.integration.serving import Refusal, address, make_settings, query, refusal, running
@@ -31,6 +33,8 @@ class Replicas:
         self.database_url = database_url
         self.app = App("")
         self.recovery_codes: list[str] = []
+        self.weak: Any = None
+        """The tokens of a session that began with the password alone."""
         self.steps = 0
 
     async def begin(self, password: str = PASSWORD, user: str = USER, **more: Any) -> Any:
@@ -49,6 +53,12 @@ class Replicas:
         await query(self.database_url, "UPDATE user_factors SET counter = 0")
         return self.app.code(utc_now())
 
+    async def demand_two_factors(self, token: str) -> Any:
+        """Validate a token for a use that needs a login of the last hour by two factors."""
+        hour = Duration(seconds=3600)
+        request = pb.ValidateRequest(access_token=token, max_age=hour, acr_values=MULTI_FACTOR)
+        return await self.clients[0].auth.Validate(request, timeout=TIMEOUT)
+
     async def call(self, method: str, request: Any, token: str) -> Any:
         """Call a method of AccountService."""
         stub = AccountServiceStub(self.clients[1].channel)
@@ -57,7 +67,8 @@ class Replicas:
 
     async def enroll(self) -> None:
         """Enroll the app."""
-        token = (await self.begin()).tokens.access_token
+        self.weak = (await self.begin()).tokens
+        token = self.weak.access_token
         begun = await self.call("BeginTotpEnrollment", account.BeginTotpEnrollmentRequest(), token)
         self.app = App(begun.enrollment.secret)
         request = account.ConfirmTotpEnrollmentRequest(
@@ -126,15 +137,24 @@ async def test_a_login_in_two_steps(replicas: Replicas) -> None:
     assert list(claims.authentication_methods) == ["pwd", "otp", "mfa"]
     assert (claims.acr, list(claims.scope)) == ("2fa", ["read"])
 
+    weak = replicas.weak
+    verdict = await replicas.demand_two_factors(weak.access_token)
+    assert verdict.inactive_reason == pb.INACTIVE_REASON_INSUFFICIENT_USER_AUTHENTICATION
+    assert verdict.unmet == ["acr_values"]
     stepped = await replicas.clients[0].auth.Login(
-        pb.LoginRequest(session_refresh_token=tokens.refresh_token), timeout=TIMEOUT
+        pb.LoginRequest(session_refresh_token=weak.refresh_token), timeout=TIMEOUT
     )
     tokens_again = await replicas.answer(
         stepped.challenge, recovery_code=replicas.recovery_codes[0]
     )
-    assert tokens_again.tokens.session_id == tokens.session_id
-
+    assert tokens_again.tokens.session_id == weak.session_id
     token = tokens_again.tokens.access_token
+    assert (await replicas.demand_two_factors(token)).active
+    refreshed = await replicas.clients[1].auth.Refresh(
+        pb.RefreshRequest(refresh_token=weak.refresh_token), timeout=TIMEOUT
+    )
+    assert (await replicas.demand_two_factors(refreshed.tokens.access_token)).active
+
     listed = await replicas.call("ListFactors", account.ListFactorsRequest(), token)
     assert [(each.kind, each.name) for each in listed.factors] == [(pb.FACTOR_KIND_TOTP, "phone")]
     assert listed.recovery_codes_left == 9
