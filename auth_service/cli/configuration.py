@@ -7,6 +7,7 @@ import click
 
 from auth_service.cli.settings import config_option, settings_of
 from auth_service.cli.terminal import examples, json_option
+from auth_service.clock import utc_now
 from auth_service.config.reference import masked, reference
 
 __all__ = ["config"]
@@ -44,6 +45,10 @@ def check(database: bool, config_file: Path | None) -> None:
     """Check the settings; exit with 3 if they are wrong."""
     settings = settings_of(config_file)
     settings.check_files()
+    if settings.migrate_from_file is not None:
+        from auth_service.serving.migration import old_issuers  # noqa: PLC0415 - slow
+
+        old_issuers(settings, utc_now)
     if settings.workload_issuers_file is not None:
         from auth_service.serving.workloads import configured_mappings  # noqa: PLC0415 - slow
 

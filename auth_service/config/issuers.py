@@ -5,9 +5,10 @@ Owns the form of the file, and the error for one that is wrong. Does not read an
 
 import re
 import tomllib
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,12 +18,22 @@ from auth_service.config.key_files import refuse_open_file
 from auth_service.config.types import Duration, File, wrong
 from auth_service.errors import ConfigError
 
-__all__ = ["IssuerSettings", "MappingSettings", "read_issuers"]
+__all__ = [
+    "IssuerSettings",
+    "KeysUrl",
+    "MappingSettings",
+    "Table",
+    "Text",
+    "read_issuers",
+    "read_toml",
+    "refuse_twins",
+]
 
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _URL_INTERVAL, _FILE_INTERVAL = timedelta(minutes=5), timedelta(seconds=30)
 _SOURCES = ("jwks_file", "jwks_url", "workload_api")
-_Text = Annotated[str, Field(min_length=1, max_length=512)]
+Text = Annotated[str, Field(min_length=1, max_length=512)]
+T = TypeVar("T", bound="Table")
 
 
 def _url(value: str) -> str:
@@ -38,28 +49,34 @@ def _url(value: str) -> str:
     return value
 
 
-class _Table(BaseModel):
+KeysUrl = Annotated[str, AfterValidator(_url)]
+"""Where a JWK Set is."""
+
+
+class Table(BaseModel):
+    """A table of a TOML file: no key but those that are named."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class MappingSettings(_Table):
+class MappingSettings(Table):
     """One `[[issuer.account]]`: a subject, and the service account as which it logs in."""
 
-    subject: _Text
-    client_id: _Text
+    subject: Text
+    client_id: Text
     claims: dict[str, str] = Field(default_factory=dict)
     allow_default_account: bool = False
 
 
-class IssuerSettings(_Table):
+class IssuerSettings(Table):
     """One `[[issuer]]`."""
 
     kind: Literal["kubernetes", "spiffe", "jwks"]
-    issuer: _Text | None = None
+    issuer: Text | None = None
     trust_domain: str | None = None
-    audience: _Text | None = None
+    audience: Text | None = None
     jwks_file: File | None = None
-    jwks_url: Annotated[str, AfterValidator(_url)] | None = None
+    jwks_url: KeysUrl | None = None
     workload_api: File | None = None
     ca_file: File | None = None
     bearer_token_file: File | None = None
@@ -107,23 +124,14 @@ class IssuerSettings(_Table):
         return _TRUST_DOMAIN.fullmatch(self.trust_domain or "") is not None
 
 
-class _File(_Table):
+class _File(Table):
     issuer: tuple[IssuerSettings, ...] = ()
 
 
 def read_issuers(path: Path, what: str = "AUTH_WORKLOAD_ISSUERS_FILE") -> list[IssuerSettings]:
     """Return the issuers of a TOML file. Raises ConfigError with all that is wrong in it."""
-    refuse_open_file(path, what, 0)
-    try:
-        issuers = _File(**tomllib.loads(path.read_text(encoding="utf-8"))).issuer
-    except ValidationError as error:
-        problems = "\n".join(_problem(item) for item in error.errors(include_url=False))
-        raise ConfigError(f"{what}: {path} is wrong:\n{problems}") from None
-    except ValueError as error:  # not TOML, or not UTF-8
-        raise ConfigError(f"{what}: {path} is not TOML: {error}") from error
-    names = [each.name for each in issuers]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"{what}: {path} has the issuer {twice[0]} twice; keep one of them")
+    issuers = read_toml(_File, path, what, "docs/workloads.md").issuer
+    refuse_twins([each.name for each in issuers], path, what)
     for each in issuers:
         for name in ("jwks_file", "ca_file", "bearer_token_file"):
             if (file := getattr(each, name)) is not None:
@@ -131,7 +139,25 @@ def read_issuers(path: Path, what: str = "AUTH_WORKLOAD_ISSUERS_FILE") -> list[I
     return list(issuers)
 
 
-def _problem(item: Any) -> str:
+def read_toml(of: type[T], path: Path, what: str, page: str) -> T:
+    """Return what a TOML file has. Raises ConfigError; `page` has an example."""
+    refuse_open_file(path, what, 0)
+    try:
+        return of(**tomllib.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        problems = "\n".join(_problem(item, page) for item in error.errors(include_url=False))
+        raise ConfigError(f"{what}: {path} is wrong:\n{problems}") from None
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise ConfigError(f"{what}: {path} is not TOML: {error}") from error
+
+
+def refuse_twins(names: Sequence[str], path: Path, what: str) -> None:
+    """Raise ConfigError if an issuer is there twice."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"{what}: {path} has the issuer {twice[0]} twice; keep one of them")
+
+
+def _problem(item: Any, page: str) -> str:
     where = ".".join(str(part + 1) if isinstance(part, int) else part for part in item["loc"])
     message = item["msg"][:1].lower() + item["msg"][1:]
-    return f"  {where or 'the file'}: {message}; docs/workloads.md has an example"
+    return f"  {where or 'the file'}: {message}; {page} has an example"

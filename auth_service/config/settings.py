@@ -21,6 +21,7 @@ from auth_service.config.key_files import (
     read_key,
     refuse_open_file,
 )
+from auth_service.config.migrate_from import MigrateFromSettings, read_migrate_from
 from auth_service.config.types import (
     Address,
     DatabaseUrl,
@@ -180,6 +181,12 @@ class Settings(BaseSettings):
         "TOML file with the issuers whose tokens log services in without a secret; see "
         "docs/workloads.md.",
         "/etc/auth/issuers.toml",
+    )
+    migrate_from_file: File | None = _field(
+        None,
+        "TOML file with the issuers of the system that users come from, whose live tokens are "
+        "traded for sessions; see docs/migrate.md.",
+        "/etc/auth/migrate.toml",
     )
     freshness_limit: Duration = _field(
         timedelta(seconds=5),
@@ -502,12 +509,18 @@ class Settings(BaseSettings):
             )
         return issuers
 
+    def migrate_from(self) -> list[MigrateFromSettings]:
+        """Return the issuers that users come from. Raises ConfigError for a file that is wrong."""
+        path = self.migrate_from_file
+        return [] if path is None else read_migrate_from(path)
+
     def check_files(self) -> None:
         """Raise ConfigError for a file that cannot be read, or for a key that others can read."""
         self.shared_key_bytes()
         if self.master_key_file is not None:
             read_key(self.master_key_file, "AUTH_MASTER_KEY_FILE")
         self.workload_issuers()
+        self.migrate_from()
         for name in (
             "tls_cert_file", "tls_key_file", "tls_client_ca_file", "password_blocklist_file"
         ):  # fmt: skip

@@ -10,6 +10,7 @@ from auth_service.core.audiences import Audiences
 from auth_service.core.credentials import Credentials
 from auth_service.core.exchange import GatewayExchange, TokenExchange
 from auth_service.core.explanations import Explanations
+from auth_service.core.migration import Migration
 from auth_service.core.own_factors import OwnFactors
 from auth_service.core.revocation import Revoker
 from auth_service.core.sessions import Sessions
@@ -26,6 +27,7 @@ class Core:
 
     credentials: Credentials
     sessions: Sessions
+    migration: Migration
     revoker: Revoker
     accounts: Accounts
     explanations: Explanations

@@ -462,6 +462,28 @@ WITH created AS (
 )
 SELECT * FROM created
 
+-- name: use_old_session
+-- Of the replicas that are shown a session of another system, one gets a row back, and the others
+-- once that one has committed. After the end ($7) none does.
+INSERT INTO migrated_sessions (
+    issuer, id, user_id, session_id, request_hash, migrated_at, expires_at
+)
+SELECT $1, $2, $3, $4, $5, clock_timestamp(), $6::timestamptz
+WHERE $7::timestamptz > clock_timestamp()
+ON CONFLICT DO NOTHING
+RETURNING id
+
+-- name: find_traded_session
+-- For a retry: within the grace ($5), or with the request id ($4) of the first.
+SELECT s.* FROM migrated_sessions m
+JOIN sessions s ON s.user_id = m.user_id AND s.id = m.session_id
+JOIN users u ON u.id = s.user_id
+WHERE m.issuer = $1 AND m.id = $2 AND m.user_id = $3
+    AND (m.request_hash = $4::bytea OR m.migrated_at + $5::interval >= clock_timestamp())
+    AND $6::timestamptz > clock_timestamp()
+    AND NOT u.disabled AND s.revoked_at IS NULL AND s.generation = 0
+    AND s.refresh_expires_at > clock_timestamp()
+
 -- name: find_requested_session
 SELECT s.* FROM sessions s JOIN users u ON u.id = s.user_id
 WHERE s.user_id = $1 AND s.request_id = $2 AND NOT u.disabled
@@ -673,6 +695,16 @@ SELECT count(*) FROM pruned
 WITH pruned AS (
     DELETE FROM assertion_ids WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM assertion_ids WHERE expires_at <= $1::timestamptz
+        ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING 1
+)
+SELECT count(*) FROM pruned
+
+-- name: prune_migrated_sessions
+WITH pruned AS (
+    DELETE FROM migrated_sessions WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM migrated_sessions WHERE expires_at <= $1::timestamptz
         ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
     ))
     RETURNING 1

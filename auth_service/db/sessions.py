@@ -27,6 +27,7 @@ __all__ = [
     "Rotation",
     "SessionStore",
     "end_all_sessions",
+    "insert_session",
     "require_user",
 ]
 
@@ -96,10 +97,8 @@ class SessionStore(Executor):
         InvalidCredentials if the user was disabled, removed, given another password or signed out
         everywhere since the caller read `revoked_before`.
         """
-        row = await self._durable_row(
-            "create_session", *rows.session_arguments(session), request_id, revoked_before,
-            identifier, session.bound_to, session.acr,
-        )  # fmt: skip
+        async with self._pool.durable() as connection:
+            row = await insert_session(connection, session, request_id, revoked_before, identifier)
         if row is None and request_id is not None:
             row = await self._row("find_requested_session", session.user_id, request_id)
         if row is None:
@@ -212,6 +211,23 @@ async def require_user(
     """Run a statement of a user's row. Raises NotFound if there is no such user."""
     if await connection.fetchrow(statements()[name], user_id, *arguments) is None:
         raise NotFound("no such user")
+
+
+async def insert_session(
+    connection: "Connection",
+    session: Session,
+    request_id: str | None,
+    revoked_before: datetime | None,
+    identifier: str | None = None,
+) -> "asyncpg.Record | None":
+    """Add a session on a connection; the arguments are those of `create_session`.
+
+    Returns None if the user may have none, or if the request made one before.
+    """
+    return await connection.fetchrow(
+        statements()["create_session"], *rows.session_arguments(session), request_id,
+        revoked_before, identifier, session.bound_to, session.acr,
+    )  # fmt: skip
 
 
 async def end_all_sessions(

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from auth_service.db.audiences import AudienceStore
 from auth_service.db.factors import FactorStore
+from auth_service.db.migration import MigrationStore
 from auth_service.db.revocations import RevocationStore
 from auth_service.db.service_accounts import ServiceAccountStore
 from auth_service.db.sessions import SessionStore
@@ -19,7 +20,7 @@ __all__ = ["Store"]
 PRUNE_BATCH = 1000
 _PRUNES = (
     "prune_revocations", "prune_sessions", "prune_login_throttle", "prune_assertion_ids",
-    "prune_factor_attempts",
+    "prune_factor_attempts", "prune_migrated_sessions",
 )  # fmt: skip
 PRUNE_ROUNDS = 100  # of a batch each; what is left waits for the next prune
 
@@ -31,6 +32,7 @@ class Store(
     AudienceStore,
     WorkloadStore,
     SessionStore,
+    MigrationStore,
     RevocationStore,
 ):
     """The database of the service."""

@@ -7,6 +7,7 @@ from authn.v1 import auth_service_pb2_grpc
 
 from auth_service.core import fields
 from auth_service.core.exchange import TokenExchange
+from auth_service.core.migration import Migration
 from auth_service.core.revocation import Revoker
 from auth_service.core.second_factors import SecondFactorRequired
 from auth_service.core.sessions import Sessions
@@ -34,6 +35,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
     def __init__(
         self,
         sessions: Sessions,
+        migration: Migration,
         revoker: Revoker,
         validation: Validation,
         exchange: TokenExchange,
@@ -41,6 +43,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         shielded: Shielded,
     ) -> None:
         self._sessions = sessions
+        self._migration = migration
         self._revoker = revoker
         self._validation = validation
         self._callers = callers
@@ -94,9 +97,19 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                     scope=request.scope,
                     certificate=self._callers.certificate(context),
                 )
+            case "migrate":
+                return await self._migration.trade(
+                    _required(request.migrate.token, "migrate.token"),
+                    audience=request.audience,
+                    scope=request.scope,
+                    client_id=request.client_id,
+                    device_label=request.device_label,
+                    request_id=request.request_id,
+                    certificate=self._callers.certificate(context),
+                )
             case _:
                 raise InvalidArgument(
-                    "credentials", "is required: set password, client, workload or factor"
+                    "credentials", "is required: set password, client, workload, factor or migrate"
                 )
 
     async def _step_up(

@@ -75,7 +75,15 @@ class GrpcServer:
         proxies = TrustedProxies(settings.trusted_proxies)
         callers = Callers(validation, core.api_audience, proxies)
         auth_service_pb2_grpc.add_AuthServiceServicer_to_server(
-            AuthServicer(core.sessions, core.revoker, validation, core.exchange, callers, shielded),
+            AuthServicer(
+                core.sessions,
+                core.migration,
+                core.revoker,
+                validation,
+                core.exchange,
+                callers,
+                shielded,
+            ),
             server,
         )
         verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(

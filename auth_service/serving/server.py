@@ -22,9 +22,11 @@ from auth_service.rpc.grpc_server import GrpcServer, services
 from auth_service.rpc.health import HealthServicer
 from auth_service.rpc.watch import WatchHub
 from auth_service.serving.maintenance import Job, Maintenance, jobs
+from auth_service.serving.migration import old_issuers
 from auth_service.serving.readiness import Readiness
 from auth_service.serving.wiring import (
     Database,
+    Issuers,
     open_core,
     open_database,
     session_policy,
@@ -109,7 +111,10 @@ class Server:
             hub.keys_changed()
             feed.wake()
 
-        issuers, refreshes = workload_issuers(settings, database.clock)
+        workload, workload_keys = workload_issuers(settings, database.clock)
+        old, old_keys = old_issuers(settings, database.clock)
+        issuers = Issuers(workload, old)
+        refreshes = KeyRefreshes([*workload_keys, *old_keys])
         await refreshes.start()
         self._stack.push_async_callback(refreshes.stop)
         core = await enter(

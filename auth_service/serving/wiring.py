@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from auth_service.clock import DatabaseClock
 from auth_service.config.loading import Settings
@@ -21,6 +22,8 @@ from auth_service.core.credentials import Credentials
 from auth_service.core.exchange import GatewayExchange, TokenExchange
 from auth_service.core.explanations import Explanations
 from auth_service.core.key_policy import KeyPolicy
+from auth_service.core.migration import Migration
+from auth_service.core.old_issuers import OldIssuer
 from auth_service.core.own_factors import OwnFactors
 from auth_service.core.password_policy import PasswordPolicy
 from auth_service.core.passwords import PROFILES, Argon2Profile, PasswordHasher
@@ -50,6 +53,7 @@ from auth_service.tokens.revocation import RevocationList
 
 __all__ = [
     "Database",
+    "Issuers",
     "accounts",
     "database_url",
     "embedded_directory",
@@ -76,6 +80,15 @@ class Database:
     store: Store
     key_store: KeyStore
     clock: DatabaseClock
+
+
+class Issuers(NamedTuple):
+    """Whose tokens let somebody in, besides our own."""
+
+    workload: Sequence[Issuer]
+    """Of the tokens of workloads."""
+    old: Sequence[OldIssuer]
+    """Of the tokens of users who come from another system."""
 
 
 def session_policy(settings: Settings) -> SessionPolicy:
@@ -249,12 +262,9 @@ async def open_core(
     revocations: RevocationList,
     feed: RevocationFeed,
     announce_keys: Callable[[], object],
-    issuers: Sequence[Issuer] = (),
+    issuers: Issuers,
 ) -> AsyncIterator[Core]:
-    """Yield the core of a serving process; its hasher closes at the end.
-
-    `issuers` are those of workload tokens.
-    """
+    """Yield the core of a serving process; its hasher closes at the end."""
     root = await root_key(database.key_store, master_key(settings))
     hasher, shielded = password_hasher(settings), Shielded()
     verifier = TokenVerifier(
@@ -272,9 +282,8 @@ async def open_core(
     exchange = TokenExchange(
         validation, signer, revocations, audiences.find, audiences.own, policy.access_ttl, clock
     )
-    workloads = Workloads(
-        store, issuers, assertion_rules(_assertion_audiences(settings)), policy.clock_skew, clock
-    )
+    assertions = assertion_rules(_assertion_audiences(settings))
+    workloads = Workloads(store, issuers.workload, assertions, policy.clock_skew, clock)
     challenges, factors = Challenges(root, settings.issuer), factor_policy(settings)
     second_factors = SecondFactors(store, hasher, challenges, root, factors, clock)
     credentials = Credentials(store, hasher, policy, shielded, clock, workloads, second_factors)
@@ -283,6 +292,7 @@ async def open_core(
         yield Core(
             credentials,
             Sessions(store, credentials, audiences, tokens, ended, policy, shielded, clock),
+            Migration(store, credentials, issuers.old, audiences, tokens, policy, clock),
             Revoker(store, ended, tokens, verifier),
             accounts(settings, database, hasher, feed.announce),
             explanations(settings, database, keys, revocations, lambda: feed.as_of),

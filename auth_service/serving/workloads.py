@@ -11,7 +11,7 @@ from auth_service.errors import ConfigError, InvalidArgument
 from auth_service.models import WorkloadMapping
 from auth_service.tokens.foreign import Rules
 from auth_service.tokens.foreign_keys import ALGORITHMS, TrustedKeys
-from auth_service.trust.refresh import KeyRefresh, KeyRefreshes
+from auth_service.trust.refresh import KeyRefresh
 from auth_service.trust.sources import FileSource, Source, UrlSource, WorkloadApiSource
 
 __all__ = ["configured_mappings", "workload_issuers"]
@@ -22,8 +22,8 @@ _SPIFFE_ALGORITHMS = frozenset(ALGORITHMS) - {"EdDSA"}
 _SPIFFE_USES, _USES = ("jwt-svid",), ("sig",)
 
 
-def workload_issuers(settings: Settings, clock: Clock) -> tuple[list[Issuer], KeyRefreshes]:
-    """Return the issuers of the configuration, and what reads their keys once it is started.
+def workload_issuers(settings: Settings, clock: Clock) -> tuple[list[Issuer], list[KeyRefresh]]:
+    """Return the issuers of the configuration, and what reads their keys.
 
     Raises ConfigError if the file of issuers is wrong.
     """
@@ -41,7 +41,7 @@ def workload_issuers(settings: Settings, clock: Clock) -> tuple[list[Issuer], Ke
         issuers.append(issuer)
         if source is not None:
             refreshes.append(_refresh(each, issuer, source, clock))
-    return issuers, KeyRefreshes(refreshes)
+    return issuers, refreshes
 
 
 def configured_mappings(settings: Settings) -> list[WorkloadMapping]:

@@ -1,7 +1,8 @@
 """Tokens that other issuers sign: a strict check of form, signature, times, audience and type.
 
 RFC 7523 section 3, and RFC 8725 for what a careless check lets through. Owns what any such token
-must say. Whose token it is, and which account it opens, is decided in `core.workloads`.
+must say. Whose token it is, and which account it opens, is decided in `core.workloads` and
+`core.old_issuers`.
 """
 
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ _THUMBPRINTS = frozenset({"x5t", "x5t#S256"})  # say nothing that is used, and a
 
 
 class RefusalReason(StrEnum):
-    """Why a workload is not let in. It goes to the log, and never to a client."""
+    """Why nobody is let in by a token. It goes to the log, and never to a client."""
 
     MALFORMED = "malformed"
     WRONG_TYPE = "wrong_type"
@@ -55,10 +56,12 @@ class RefusalReason(StrEnum):
     NO_ACCOUNT = "no_account"
     DISABLED = "disabled"
     NO_CERTIFICATE = "no_certificate"
+    CUT_OFF = "cut_off"
+    SIGNED_OUT = "signed_out"
 
 
 class Refusal(Exception):
-    """A workload that is not let in. It never holds the token or a part of it."""
+    """A token that lets nobody in. It never holds the token or a part of it."""
 
     def __init__(self, reason: RefusalReason) -> None:
         super().__init__(reason.value)
@@ -69,8 +72,9 @@ class Refusal(Exception):
 class Rules:
     """What the tokens of an issuer must say."""
 
-    audiences: frozenset[str]
-    """`aud` is exactly one of these: another recipient could present a token that is also its."""
+    audiences: frozenset[str] | None
+    """`aud` is exactly one of these: another recipient could present a token that is also its.
+    None if `aud` may say anything."""
     max_lifetime: timedelta = timedelta(hours=24)
     """From `iat` to `exp`."""
     max_age: timedelta = timedelta(hours=24)
@@ -82,6 +86,8 @@ class Rules:
     """Header parameters next to `alg`, `kid` and `typ` that are ignored."""
     requires_issued_at: bool = True
     """Whether `iat` is required. Without it `exp` alone bounds the lifetime, from now on."""
+    alone: bool = True
+    """Whether `aud` must name no other audience."""
 
 
 class Token(NamedTuple):
@@ -106,10 +112,7 @@ class Token(NamedTuple):
             raise Refusal(RefusalReason.WRONG_TYPE)
         if self.header["alg"] not in rules.algorithms:
             raise Refusal(RefusalReason.WRONG_ALGORITHM)
-        audience = self.claims.get("aud")
-        named = audience if type(audience) is list else [audience]
-        if len(named) != 1 or type(named[0]) is not str or named[0] not in rules.audiences:
-            raise Refusal(RefusalReason.WRONG_AUDIENCE)
+        self._check_audience(rules)
         self._check_times(rules, int(now.timestamp()), int(skew.total_seconds()))
 
     def verify(self, key: ForeignKey | None) -> None:
@@ -121,6 +124,15 @@ class Token(NamedTuple):
             raise Refusal(RefusalReason.WRONG_ALGORITHM)
         if not key.verify(algorithm, self.signing_input, self.signature):
             raise Refusal(RefusalReason.BAD_SIGNATURE)
+
+    def _check_audience(self, rules: Rules) -> None:
+        if rules.audiences is None:
+            return
+        audience = self.claims.get("aud")
+        named = audience if type(audience) is list else [audience]
+        known = [type(each) is str and each in rules.audiences for each in named]
+        if not any(known) or (rules.alone and len(named) != 1):
+            raise Refusal(RefusalReason.WRONG_AUDIENCE)
 
     def _check_times(self, rules: Rules, now: int, skew: int) -> None:
         expires_at = _seconds(self.claims, "exp")
@@ -137,10 +149,13 @@ class Token(NamedTuple):
             raise Refusal(RefusalReason.TOO_OLD)
 
 
-def read(token: str) -> Token:
-    """Return the parts of a token, all of them unproved. Raises Refusal if it is malformed."""
+def read(token: str, longest: int = MAX_LENGTH, *, with_kid: bool = True) -> Token:
+    """Return the parts of a token, all of them unproved. Raises Refusal if it is malformed.
+
+    Without `with_kid` its header may name no key.
+    """
     try:
-        header, payload, signature = jws.split(token, MAX_LENGTH)
+        header, payload, signature = jws.split(token, longest)
         read_token = Token(
             f"{header}.{payload}".encode(),
             jws.decode(signature),
@@ -149,7 +164,8 @@ def read(token: str) -> Token:
         )
     except InvalidToken as error:
         raise Refusal(RefusalReason.MALFORMED) from error
-    for name in ("alg", "kid", *({"typ"} & read_token.header.keys())):
+    required = {"alg", "kid"} if with_kid else {"alg"}
+    for name in required | ({"kid", "typ"} & read_token.header.keys()):
         text(read_token.header, name, _MAX_HEADER_TEXT)
     return read_token
 

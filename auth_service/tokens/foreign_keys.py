@@ -1,4 +1,4 @@
-"""The public keys of other issuers: which keys of a JWK Set may verify, and by which algorithms.
+"""The keys of other issuers: which keys of a JWK Set may verify, and by which algorithms.
 
 Owns that a set is trusted key by key: what is unknown, private or weak in it is left out, because
 nobody here can mend the set of another issuer (RFC 7517 section 5). Knows no source of keys.
@@ -17,7 +17,16 @@ from jwt.algorithms import get_default_algorithms
 from auth_service.tokens.jwk import check_purpose, public_numbers, read_object
 from auth_service.tokens.keys import thumbprint
 
-__all__ = ["ALGORITHMS", "ForeignKey", "TrustedKeys", "foreign_key", "foreign_keys", "public_jwk"]
+__all__ = [
+    "ALGORITHMS",
+    "SHARED_ALGORITHMS",
+    "ForeignKey",
+    "TrustedKeys",
+    "foreign_key",
+    "foreign_keys",
+    "public_jwk",
+    "shared_foreign_key",
+]
 
 MAX_KEYS = 100
 """Keys of a set; a longer one is no set of an issuer's keys."""
@@ -32,24 +41,29 @@ _BY_FORM = {
     ("OKP", "Ed25519"): ("EdDSA",),
 }
 ALGORITHMS = tuple(name for names in _BY_FORM.values() for name in names)
-"""The algorithms of tokens that others issue: no secret is shared with them (RFC 8725 3.1)."""
+"""The algorithms of public keys. A key of a JWK Set has no other (RFC 8725 section 3.1)."""
+SHARED_ALGORITHMS = ("HS256", "HS384", "HS512")
+"""The algorithms of a key that an issuer shares with this service."""
+MIN_SECRET_LENGTH = 32
+"""Bytes of a shared key (RFC 7518 section 3.2, for HS256)."""
 
 _IMPLEMENTED = get_default_algorithms()
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
-    """A public key, and the algorithms that its type and its JWK allow."""
+    """A key that verifies, and the algorithms that its type and its JWK allow."""
 
     kid: str
     algorithms: tuple[str, ...]
-    public_key: Any = field(repr=False)
+    key: Any = field(repr=False)
+    """A public key; or the bytes of a shared one."""
 
     def verify(self, algorithm: str, message: bytes, signature: bytes) -> bool:
         """Return whether the signature is right; False for an algorithm that is not the key's."""
         if algorithm not in self.algorithms:
             return False
-        return bool(_IMPLEMENTED[algorithm].verify(message, self.public_key, signature))
+        return bool(_IMPLEMENTED[algorithm].verify(message, self.key, signature))
 
 
 class TrustedKeys:
@@ -98,6 +112,13 @@ def foreign_key(jwk: object, uses: Collection[str] = ("sig",)) -> ForeignKey:
         raise ValueError("its kty, crv and alg are not those of a supported algorithm")
     check_purpose(jwk, uses)
     return ForeignKey(kid, algorithms, public)
+
+
+def shared_foreign_key(secret: bytes, algorithms: tuple[str, ...]) -> ForeignKey:
+    """Return the key that an issuer shares with this service. Raises ValueError if it is short."""
+    if len(secret) < MIN_SECRET_LENGTH:
+        raise ValueError(f"has fewer than {MIN_SECRET_LENGTH} bytes, and could be guessed")
+    return ForeignKey("", algorithms, secret)
 
 
 def public_jwk(text: str) -> dict[str, Any]:

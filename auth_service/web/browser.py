@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.middleware import Middleware
@@ -41,6 +42,7 @@ CLIENT_ID = "browser"
 _LOGIN: Mapping[str, type] = {
     "identifier": str,
     "password": str,
+    "migrate_token": str,
     "audience": list,
     "scope": list,
     "device_label": str,
@@ -81,6 +83,7 @@ class BrowserSessions:
 
     def __init__(self, core: Core, policy: BrowserPolicy, certificate_of: CertificateOf) -> None:
         self._sessions = core.sessions
+        self._migration = core.migration
         self._revoker = core.revoker
         self._validation = core.validation
         self._shielded = core.shielded
@@ -90,7 +93,10 @@ class BrowserSessions:
         self._rule = Rule(core.api_audience)
 
     async def login(self, request: Request) -> Response:
-        """Trade a password for a session or a challenge, or the answer to one for a session."""
+        """Trade a password for a session or a challenge, or the answer to one for a session.
+
+        In place of the password there may be a live token of another system.
+        """
         self._require_own_page(request)
         given = await read_json(request, {**_LOGIN, **ANSWER})
         if given.get("challenge_token"):
@@ -102,8 +108,10 @@ class BrowserSessions:
             )
         for name in given.keys() - _LOGIN.keys():
             raise InvalidArgument(name, "needs challenge_token")
-        _require_both(given)
         given.setdefault("device_label", _device(request))
+        if "migrate_token" in given:
+            return await self._answer(self._migrate(request, given))
+        _require_both(given)
         return await self._answer(
             self._sessions.login_password(
                 given.pop("identifier"),
@@ -136,6 +144,20 @@ class BrowserSessions:
             return self._with_tokens(await login)
         except SecondFactorRequired as required:
             return no_store(challenge_content(required.challenge, self._clock()))
+
+    async def _migrate(self, request: Request, given: dict[str, Any]) -> TokenPair:
+        for name in ("identifier", "password"):
+            if name in given:
+                raise InvalidArgument(name, "does not go with migrate_token; leave it out")
+        token = given.pop("migrate_token")
+        if not token:
+            raise InvalidArgument("migrate_token", "is required")
+        return await self._migration.trade(
+            token,
+            client_id=CLIENT_ID,
+            certificate=self._certificate_of(request),
+            **given,
+        )
 
     async def refresh(self, request: Request) -> Response:
         """Trade the cookie for its successor and a new access token.

@@ -12,6 +12,8 @@ from auth_service.clock import Clock
 from auth_service.core.accounts import Accounts
 from auth_service.core.audiences import Audiences
 from auth_service.core.credentials import Credentials
+from auth_service.core.migration import Migration
+from auth_service.core.old_issuers import OldIssuer
 from auth_service.core.own_factors import OwnFactors
 from auth_service.core.password_policy import PasswordPolicy
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
@@ -52,6 +54,7 @@ class Core:
     audiences: Audiences
     sessions: Sessions
     revoker: Revoker
+    migration: Migration
     shielded: Shielded
     accounts: Accounts
     validation: Validation
@@ -94,6 +97,7 @@ def make_core(
     queue: int = 1000,
     issuers: Sequence[Issuer] = (),
     factors: FactorPolicy = FACTORS,
+    old_issuers: Sequence[OldIssuer] = (),
     **policy: Any,
 ) -> Core:
     """Wire the core; `policy` overrides fields of SessionPolicy."""
@@ -112,6 +116,7 @@ def make_core(
     credentials = Credentials(store, hasher, rules, shielded, clock, workloads, second)
     audiences = Audiences(store, ISSUER, clock)
     sessions = Sessions(store, credentials, audiences, tokens, ended, rules, shielded, clock)
+    migration = Migration(store, credentials, old_issuers, audiences, tokens, rules, clock)
     revoker = Revoker(store, ended, tokens, verifier)
     accounts = Accounts(store, hasher, rules, revocations.add, clock, passwords=PasswordPolicy())
     validation = Validation(verifier, clock, timedelta(seconds=5), clock)
@@ -123,6 +128,7 @@ def make_core(
         audiences,
         sessions,
         revoker,
+        migration,
         shielded,
         accounts,
         validation,

@@ -42,14 +42,14 @@ def test_issuers_are_those_of_the_file(path: Path) -> None:
     settings = Settings(workload_issuers_file=path, issuer="https://auth.test")
     (cluster, domain), _ = workload_issuers(settings, utc_now)
     assert (cluster.name, domain.name) == (CLUSTER, "spiffe://example.org")
-    assert cluster.rules.audiences == {"https://auth.test"}
+    assert cluster.rules.audiences == frozenset(["https://auth.test"])
     assert (cluster.rules.max_lifetime, cluster.rules.max_age) == (
         timedelta(hours=2),
         timedelta(hours=24),
     )
     (mapping,) = cluster.mappings.values()
     assert (mapping.issuer, mapping.client_id) == (CLUSTER, "orders")
-    assert domain.rules.audiences == {"auth"}
+    assert domain.rules.audiences == frozenset(["auth"])
     assert not domain.certificates
     assert "EdDSA" not in domain.rules.algorithms
     (first, second) = read_issuers(path)

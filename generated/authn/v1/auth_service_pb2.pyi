@@ -108,12 +108,19 @@ class LoginChallenge(_message.Message):
     enrollment: TotpEnrollment
     def __init__(self, challenge_token: _Optional[str] = ..., factors: _Optional[_Iterable[_Union[FactorKind, str]]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., enrollment: _Optional[_Union[TotpEnrollment, _Mapping]] = ...) -> None: ...
 
+class MigrateCredentials(_message.Message):
+    __slots__ = ("token",)
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    def __init__(self, token: _Optional[str] = ...) -> None: ...
+
 class LoginRequest(_message.Message):
-    __slots__ = ("password", "client", "workload", "factor", "audience", "scope", "client_id", "device_label", "request_id", "session_refresh_token")
+    __slots__ = ("password", "client", "workload", "factor", "migrate", "audience", "scope", "client_id", "device_label", "request_id", "session_refresh_token")
     PASSWORD_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     FACTOR_FIELD_NUMBER: _ClassVar[int]
+    MIGRATE_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -124,13 +131,14 @@ class LoginRequest(_message.Message):
     client: ClientCredentials
     workload: WorkloadCredentials
     factor: FactorCredentials
+    migrate: MigrateCredentials
     audience: _containers.RepeatedScalarFieldContainer[str]
     scope: _containers.RepeatedScalarFieldContainer[str]
     client_id: str
     device_label: str
     request_id: str
     session_refresh_token: str
-    def __init__(self, password: _Optional[_Union[PasswordCredentials, _Mapping]] = ..., client: _Optional[_Union[ClientCredentials, _Mapping]] = ..., workload: _Optional[_Union[WorkloadCredentials, _Mapping]] = ..., factor: _Optional[_Union[FactorCredentials, _Mapping]] = ..., audience: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., client_id: _Optional[str] = ..., device_label: _Optional[str] = ..., request_id: _Optional[str] = ..., session_refresh_token: _Optional[str] = ...) -> None: ...
+    def __init__(self, password: _Optional[_Union[PasswordCredentials, _Mapping]] = ..., client: _Optional[_Union[ClientCredentials, _Mapping]] = ..., workload: _Optional[_Union[WorkloadCredentials, _Mapping]] = ..., factor: _Optional[_Union[FactorCredentials, _Mapping]] = ..., migrate: _Optional[_Union[MigrateCredentials, _Mapping]] = ..., audience: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., client_id: _Optional[str] = ..., device_label: _Optional[str] = ..., request_id: _Optional[str] = ..., session_refresh_token: _Optional[str] = ...) -> None: ...
 
 class TokenPair(_message.Message):
     __slots__ = ("access_token", "token_type", "access_expires_at", "refresh_token", "refresh_expires_at", "scope", "session_id")
