@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import asyncpg
+import grpc
 import httpx
 import pytest
 import structlog
@@ -20,7 +21,7 @@ from auth_service.web.browser import CSRF_HEADER
 from auth_service.web.cookies import REFRESH_COOKIE
 from tests.acceptance.servers import Client
 from tests.databases import set_clock
-from tests.integration.serving import address, make_settings, query, refusal, running
+from tests.integration.serving import Refusal, address, make_settings, query, refusal, running
 from tests.old_issuers import KEYCLOAK, SIMPLEJWT, SUPABASE, SYSTEMS, OldSystem
 from tests.workloads import jwks
 
@@ -124,7 +125,11 @@ async def replicas(database_url: str, tmp_path: Path) -> AsyncIterator[Replicas]
     await connection.execute(USERS, SESSIONS)
     await connection.close()
     until = utc_now() + REMAINING
-    settings = make_settings(database_url, migrate_from_file=configuration(tmp_path, until))
+    settings = make_settings(
+        database_url,
+        migrate_from_file=configuration(tmp_path, until),
+        refresh_grace="10m",  # a busy machine may take any time between two calls
+    )
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(running(settings)) for _ in range(2)]
         base = f"http://127.0.0.1:{servers[0].http_port}"
@@ -214,24 +219,32 @@ async def test_a_population_moves_without_a_logout_until_the_end(
     assert await query(database_url, "SELECT count(*) FROM sessions") == SESSIONS
     assert await query(database_url, "SELECT count(DISTINCT user_id) FROM sessions") == SESSIONS
 
-    async def go_on(number: int) -> bool:
+    async def is_logged_in(number: int) -> bool:
         client, pair = replicas.clients[number % 2], moved[number]
-        active = await client.validate(pair.access_token)
-        assert active.claims.subject == str(user_id(number))
-        return bool((await client.refresh(pair.refresh_token)).access_token)
+        claims = (await client.validate(pair.access_token)).claims
+        try:
+            return claims.subject == str(user_id(number)) and bool(
+                (await client.refresh(pair.refresh_token)).access_token
+            )
+        except grpc.aio.AioRpcError:
+            return False
 
-    logouts = (await bounded(go_on)).count(False)
-    assert logouts == 0
+    logouts = (await bounded(is_logged_in)).count(False)
 
     late = [token(number) for number in range(SESSIONS)]
     assert (await replicas.login(late[0])).access_token  # good in all but what comes next
     await set_clock(database_url, replicas.until)
 
-    async def too_late(number: int) -> str:
-        return (await refusal(replicas.login(late[number], number % 2))).reason
+    async def is_too_late(number: int) -> bool:
+        try:
+            await replicas.login(late[number], number % 2)
+        except grpc.aio.AioRpcError as error:
+            return Refusal(error).reason == "INVALID_CREDENTIALS"
+        return False
 
-    assert set(await bounded(too_late)) == {"INVALID_CREDENTIALS"}
-    assert await query(database_url, "SELECT count(*) FROM sessions") == SESSIONS + 1
+    accepted = (await bounded(is_too_late)).count(False)
+    traded = await query(database_url, "SELECT count(*) FROM sessions") - 1
+    assert (traded, logouts, accepted) == (SESSIONS, 0, 0)
 
 
 async def bounded(work: Callable[[int], Awaitable[Any]]) -> list[Any]:
