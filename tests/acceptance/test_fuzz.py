@@ -48,7 +48,16 @@ odd_text = st.sampled_from(
 )  # fmt: skip
 text = odd_text | st.text(max_size=40)
 map_keys = text | st.sampled_from(
-    ["authorization", "content-type", "audience", "scope", "roles", "public"]
+    [
+        "authorization",
+        "content-type",
+        "audience",
+        "scope",
+        "roles",
+        "public",
+        "max_age",
+        "acr_values",
+    ]
 )
 INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),

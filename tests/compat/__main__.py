@@ -54,6 +54,7 @@ TOKEN_TESTS = (
 
 TESTS = (
     "tests/unit/test_client_*.py",
+    "tests/unit/test_step_up.py",
     "tests/unit/test_token_life.py",
     "tests/integration/test_client_asgi.py",
     "tests/integration/test_client_interceptors.py",

@@ -176,6 +176,8 @@ async def auth_rpcs(caller: Caller, name: str) -> None:
     assert list(refreshed.scope) == ["read"]
     question = auth_service_pb2.ValidateRequest(access_token=refreshed.access_token)
     question.max_staleness.FromSeconds(5)
+    question.max_age.FromSeconds(3600)
+    question.acr_values.extend(["1fa", "2fa", "phr"])
     verdict = await caller.call("AuthService/Validate", question)
     assert verdict.active
     assert verdict.claims.expires_at == refreshed.access_expires_at

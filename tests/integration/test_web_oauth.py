@@ -465,6 +465,7 @@ async def test_a_good_token_is_active_with_all_its_claims(shared: Edge) -> None:
         assert content == claims_of(tokens.access_token)
         assert content["scope"] == "read write"
         assert content["sid"] == tokens.session_id
+        assert (content["acr"], content["auth_time"]) == ("1fa", content["iat"])
 
 
 async def test_anything_but_a_valid_access_token_is_inactive(shared: Edge) -> None:
