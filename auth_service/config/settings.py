@@ -153,8 +153,9 @@ class Settings(BaseSettings):
     )
     clock_skew: DurationOrZero = _field(
         timedelta(seconds=10),
-        "How far in the future `iat` and `nbf` of an access token may be, and how far the clock of "
-        "this machine may differ from the database's. Beyond that the server is not ready.",
+        "How far in the future `iat` and `nbf` of an access token may be, how much longer ago than "
+        "`max_age` a login may be, and how far the clock of this machine may differ from the "
+        "database's. Beyond that the server is not ready.",
         "10s",
     )
     signing_algorithm: Literal["HS256", "EdDSA", "ES256", "RS256"] | None = _field(
