@@ -5,15 +5,21 @@ duration.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import click
+
+from auth_service.audit import Origin, begin, operator
 from auth_service.cli.settings import settings_of
 from auth_service.config.loading import Settings
 from auth_service.core.accounts import Accounts
+from auth_service.core.auditing import Auditor
 from auth_service.models import Revocation
 from auth_service.serving.wiring import Database, accounts, open_database, password_hasher
 from auth_service.telemetry.logs import configure_logging
@@ -53,12 +59,19 @@ async def open_backend(settings: Settings) -> AsyncIterator[Backend]:
 
 
 def run(config_file: Path | None, work: Callable[[Backend], Awaitable[Result]]) -> Result:
-    """Run `work` on the database of the settings."""
+    """Run `work` on the database of the settings, as one call in the audit log."""
 
     async def _run() -> Any:
+        begin(partial(Origin.of, "", {}), operator(socket.gethostname()))
         async with open_backend(settings) as backend:
-            return await work(backend)
+            database = backend.database
+            try:
+                return await Auditor(database.store, database.clock).audited(event, work(backend))
+            finally:
+                await database.store.flush_audit()
 
+    _, *words = click.get_current_context().command_path.replace("-", "_").split()
+    event = f"cli.{'_'.join(words)}"
     settings = settings_of(config_file)
     configure_logging("warning", settings.log_format)  # to stderr: stdout is the command's answer
     result: Result = asyncio.run(_run())

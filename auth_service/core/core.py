@@ -7,6 +7,7 @@ from auth_service.clock import Clock
 from auth_service.core.accounts import Accounts
 from auth_service.core.audience_registry import AudienceRegistry
 from auth_service.core.audiences import Audiences
+from auth_service.core.auditing import Auditor
 from auth_service.core.credentials import Credentials
 from auth_service.core.exchange import GatewayExchange, TokenExchange
 from auth_service.core.explanations import Explanations
@@ -41,5 +42,6 @@ class Core:
     audiences: Audiences
     registry: AudienceRegistry
     factors: OwnFactors
+    auditor: Auditor
     api_audience: str
     """Tokens of callers must be for this audience."""

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from auth_service import audit
+from auth_service.audit import Actor, ActorKind
 from auth_service.clock import Clock
 from auth_service.core import fields
 from auth_service.core.passwords import PasswordHasher
@@ -66,9 +68,12 @@ class Credentials:
         )
         if wait is not None:
             raise RateLimited("too many login attempts for this identifier; wait", wait)
+        if user is not None:
+            audit.note(user_id=user.id)
         matches = await self._hasher.verify(user.password_hash if user else None, password)
         if user is None or not matches or user.disabled:
             raise InvalidCredentials
+        audit.identify(Actor(ActorKind.USER, str(user.id), "password"))
         return user
 
     @property
@@ -94,11 +99,15 @@ class Credentials:
         """Return the service account with these credentials. Raises InvalidCredentials."""
         client_id = fields.identifier(client_id, "client.client_id")
         account = await self._store.find_service_account(client_id)
+        if account is not None:
+            audit.note(client_id=account.client_id)
         hashed = secret_hash(client_secret)
         live = [each for each in account.secrets if each.live] if account else []
         matching = [each for each in live if hmac.compare_digest(hashed, each.secret_hash)]
         if account is None or not matching or account.disabled:
             raise InvalidCredentials
+        audit.identify(Actor(ActorKind.SERVICE_ACCOUNT, account.client_id, "client_secret"))
+        audit.note(secret_id=matching[0].id)
         self._note_use(account.client_id, matching[0])
         return account
 
@@ -113,8 +122,12 @@ class Credentials:
         if self._workloads is None:
             raise InvalidCredentials
         if token:
-            return await self._workloads.authenticate(token, client_id)
-        return await self._workloads.authenticate_certificate(certificate, client_id)
+            account = await self._workloads.authenticate(token, client_id)
+        else:
+            account = await self._workloads.authenticate_certificate(certificate, client_id)
+        credential = "workload" if token else "certificate"
+        audit.identify(Actor(ActorKind.SERVICE_ACCOUNT, account.client_id, credential))
+        return account
 
     def _note_use(self, client_id: str, secret: ClientSecret) -> None:
         """Write when a secret was used, at most once a minute; no login waits for it or fails."""

@@ -7,10 +7,12 @@ that of a TokenVerifier.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from uuid import UUID
 
+from auth_service import audit
+from auth_service.audit import About
 from auth_service.clock import Clock
 from auth_service.core import fields
+from auth_service.core.auditing import subject_of
 from auth_service.core.signing_keys import SigningKeys
 from auth_service.db.store import Store
 from auth_service.errors import InactiveReason, InvalidArgument, InvalidToken
@@ -159,13 +161,8 @@ class Explanations:
 
     async def _audit(self, claims: AccessClaims | None, now: datetime) -> None:
         """Note that a token was explained, and whose; a forged one says nothing of anybody."""
-        user_id = session_id = client_id = None
-        if claims is not None:
-            try:
-                user_id, session_id = UUID(claims.subject), UUID(claims.session_id)
-            except ValueError:  # a service account has no session
-                client_id = claims.subject
-        await self._store.note_explanation(now, user_id, session_id, client_id)
+        about = About() if claims is None else subject_of(claims)
+        await self._store.write_audit(audit.row("token.explained", now, **about))
 
 
 def covers(revocation: Revocation, claims: AccessClaims) -> bool:

@@ -12,9 +12,12 @@ from uuid import UUID, uuid4
 
 import structlog
 
+from auth_service import audit
+from auth_service.audit import Actor, ActorKind
 from auth_service.clock import Clock
 from auth_service.core import fields
 from auth_service.core.audiences import Audiences, granted_scope
+from auth_service.core.auditing import Auditor
 from auth_service.core.credentials import Credentials
 from auth_service.core.old_issuers import OldIssuer, OldIssuers, Proof
 from auth_service.core.session_policy import SessionPolicy
@@ -56,6 +59,7 @@ class Migration:
         self._tokens = tokens
         self._policy = policy
         self._clock = clock
+        self._auditor = Auditor(store, clock)
 
     async def trade(
         self,
@@ -85,14 +89,20 @@ class Migration:
             fields.request_id(request_id),
             certificate,
         )
+        with self._auditor.attempt("migrated_token"):
+            return await self._trade(token, terms)
+
+    async def _trade(self, token: str, terms: LoginTerms) -> TokenPair:
         proof: Proof | None = None
         try:
             proof = self._issuers.prove(token)
             user = await self._user(proof)
+            audit.identify(Actor(ActorKind.USER, str(user.id), "migrated_token"))
             session = await self._session(user, proof, terms)
             await self._credentials.require_factor(user, terms, session.amr)
             stored = await self._traded(proof, user, session, terms)
         except Refusal as refusal:
+            audit.note(details={"refused": refusal.reason.value})
             _log_refusal(refusal.reason, proof)
             raise InvalidCredentials from refusal
         log.info(
@@ -110,6 +120,7 @@ class Migration:
             user = await self._store.find_user(proof.user)
         if user is None:
             raise Refusal(RefusalReason.NO_ACCOUNT)
+        audit.note(user_id=user.id)
         if user.disabled:
             raise Refusal(RefusalReason.DISABLED)
         # A sign-out everywhere, or a new password, also ends what was begun at the old system.

@@ -8,8 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
+from auth_service import audit
+from auth_service.audit import Actor, ActorKind
 from auth_service.clock import Clock
 from auth_service.core import fields
+from auth_service.core.auditing import identify_caller, subject_of
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.token_issuer import TokenIssuer
 from auth_service.db.store import Store
@@ -36,11 +39,13 @@ class Revocations:
         self._announce = announce
         self._clock = clock
 
-    async def end_session(self, user_id: UUID, session_id: UUID, event: str) -> None:
-        """End a session and log the event; one that has ended before stays as it is."""
+    async def end_session(
+        self, user_id: UUID, session_id: UUID, event: str, outcome: str = audit.OK
+    ) -> None:
+        """End a session and audit the event; one that has ended before stays as it is."""
         now = self._clock()
         revocation = self._policy.session_revocation(session_id, now)
-        await self._store.end_session(user_id, session_id, revocation, now, event)
+        await self._store.end_session(user_id, session_id, revocation, now, event, outcome)
         self._announce(revocation)
 
     async def end_sessions(self, user_id: UUID) -> None:
@@ -79,7 +84,7 @@ class Revocations:
         expires_at = datetime.fromtimestamp(claims.expires_at, UTC)
         if expires_at > now:
             revocation = Revocation(RevocationKind.TOKEN, claims.token_id, expires_at)
-            await self._store.add_revocation(revocation, now)
+            await self._store.revoke_token(revocation, now, **subject_of(claims))
             self._announce(revocation)
 
 
@@ -104,6 +109,7 @@ class Revoker:
         Does nothing if the token is invalid (RFC 7009 section 2.2).
         """
         if (session := await self._session_of(refresh_token)) is not None:
+            audit.identify(Actor(ActorKind.USER, str(session.user_id), "refresh_token"))
             await self._revocations.end_session(session.user_id, session.id, "session.revoked")
 
     async def revoke_access_token(self, access_token: str) -> None:
@@ -112,6 +118,7 @@ class Revoker:
             claims = self._verifier.authenticate(access_token)
         except InvalidToken:
             return
+        identify_caller(claims)
         await self._revocations.end_access_token(claims)
 
     async def revoke_token(self, token: str, client_id: str) -> None:

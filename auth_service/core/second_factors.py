@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import uuid4
 
+from auth_service import audit
+from auth_service.audit import Actor, ActorKind
 from auth_service.clock import Clock
 from auth_service.core import totp
 from auth_service.core.factor_secrets import new_totp_factor, secret_of
@@ -130,6 +132,8 @@ class SecondFactors:
             expires_at=(self._clock() + CHALLENGE_TTL).replace(microsecond=0),
             enrolls=not user.second_factor,
         )
+        row = audit.row("login.challenged", self._clock(), user_id=user.id)
+        self._store.write_audit_later(row)
         raise SecondFactorRequired(await self._issued(challenge, user))
 
     async def _issued(self, challenge: LoginChallenge, user: User) -> IssuedChallenge:
@@ -155,6 +159,7 @@ class SecondFactors:
         Takes one of the user's attempts, which a good code gives back. Raises InvalidArgument for
         what cannot be a code, InvalidCredentials, and RateLimited if no attempt is left.
         """
+        audit.note(user_id=challenge.user_id)
         proof.check_form()  # what is no code costs nothing
         self._hasher.require_room()
         user, wait = await self._store.reserve_factor_attempt(
@@ -164,10 +169,14 @@ class SecondFactors:
             raise RateLimited("too many attempts at the second factor of this user; wait", wait)
         proved: tuple[str, ...] = ()
         if user is not None and not user.disabled:
-            proved = await self._methods(challenge, proof, self._clock())
+            actor = Actor(ActorKind.USER, str(user.id), proof.kind.value)
+            # What the proof itself changes has rows of its own, whatever becomes of the login.
+            with audit.aside(actor):
+                proved = await self._methods(challenge, proof, self._clock())
         if user is None or not proved:
             await self._hasher.verify(None, "")
             raise InvalidCredentials
+        audit.identify(Actor(ActorKind.USER, str(user.id), proof.kind.value))
         return user, tuple(dict.fromkeys((*challenge.amr, *proved, MFA)))
 
     async def _methods(

@@ -8,9 +8,12 @@ from uuid import uuid4
 
 import structlog
 
+from auth_service import audit
+from auth_service.audit import Actor, ActorKind
 from auth_service.clock import Clock, steady
 from auth_service.core import fields
 from auth_service.core.audiences import Audiences, confined, granted_scope
+from auth_service.core.auditing import Auditor
 from auth_service.core.credentials import Credentials
 from auth_service.core.refresh_call import RefreshCall, request_hash
 from auth_service.core.revocation import Revocations
@@ -65,6 +68,7 @@ class Sessions:
         self._clock = clock
         self._steady = steady(clock)
         self._step_up = StepUp(store, audiences, tokens, clock)
+        self._auditor = Auditor(store, clock)
 
     # Login
 
@@ -97,7 +101,8 @@ class Sessions:
             fields.request_id(request_id),
             certificate,
         )
-        return await self._prove_password(identifier, password, terms)
+        with self._auditor.attempt("password"):
+            return await self._prove_password(identifier, password, terms)
 
     async def _prove_password(self, identifier: str, password: str, terms: LoginTerms) -> TokenPair:
         user, amr = await self._credentials.check_password(identifier, password), ("pwd",)
@@ -120,6 +125,12 @@ class Sessions:
         Raises what `login_password` raises; a challenge that is forged or expired, and one of
         another client certificate, is InvalidCredentials.
         """
+        with self._auditor.attempt(proof.kind.value):
+            return await self._prove_factor(challenge_token, proof, certificate)
+
+    async def _prove_factor(
+        self, challenge_token: str, proof: FactorProof, certificate: str
+    ) -> TokenPair:
         factors = self._credentials.factors
         challenge = factors.read(challenge_token)
         if challenge.terms.certificate not in ("", certificate):
@@ -149,16 +160,19 @@ class Sessions:
         factor to ask for, and InvalidGrant for the refresh token, also if it was issued to another
         client than `client_id`, or to another user.
         """
-        found = await self._step_up.find(session_refresh_token, client_id, certificate)
-        terms = LoginTerms(certificate=certificate, session_id=found.session.id)
         if identifier:
             identifier = fields.identifier(identifier, "password.identifier")
-            return await self._prove_password(identifier, password, terms)
-        user = await self._store.get_user(found.session.user_id)
-        if user is not None and user.second_factor:
-            amr = tuple(method for method in found.session.amr if method != MFA)
-            await self._credentials.require_factor(user, terms, amr)
-        raise InvalidCredentials
+        with self._auditor.attempt("password" if identifier else "refresh_token"):
+            found = await self._step_up.find(session_refresh_token, client_id, certificate)
+            audit.note(user_id=found.session.user_id, session_id=found.session.id)
+            terms = LoginTerms(certificate=certificate, session_id=found.session.id)
+            if identifier:
+                return await self._prove_password(identifier, password, terms)
+            user = await self._store.get_user(found.session.user_id)
+            if user is not None and user.second_factor:
+                amr = tuple(method for method in found.session.amr if method != MFA)
+                await self._credentials.require_factor(user, terms, amr)
+            raise InvalidCredentials
 
     async def _new_session(
         self, user: User, terms: LoginTerms, amr: tuple[str, ...]
@@ -239,7 +253,7 @@ class Sessions:
         async def prove() -> ServiceAccount:
             return await self._credentials.authenticate_client(client_id, client_secret)
 
-        return await self._login_service(prove, audience, scope, certificate)
+        return await self._login_service(prove, "client_secret", audience, scope, certificate)
 
     async def login_workload(
         self,
@@ -259,11 +273,13 @@ class Sessions:
         async def prove() -> ServiceAccount:
             return await self._credentials.authenticate_workload(token, client_id, uris)
 
-        return await self._login_service(prove, audience, scope, certificate)
+        credential = "workload" if token else "certificate"
+        return await self._login_service(prove, credential, audience, scope, certificate)
 
     async def _login_service(
         self,
         prove: Callable[[], Awaitable[ServiceAccount]],
+        credential: str,
         audience: Sequence[str],
         scope: Sequence[str],
         certificate: str,
@@ -272,11 +288,14 @@ class Sessions:
         scope = fields.scope(scope)
         # The token is dated before the account is read: a change that the read misses ends it.
         now = self._clock()
-        account = await prove()
-        within = await self._audiences.admit(audience, account.audiences)
-        granted = granted_scope(account.scope, scope, within)
-        issued_at = _uncovered(now, account.revoked_before)
-        bound_to = self._bound_to(audience, certificate, account.bound)
+        with self._auditor.attempt(credential):
+            account = await prove()
+            within = await self._audiences.admit(audience, account.audiences)
+            granted = granted_scope(account.scope, scope, within)
+            issued_at = _uncovered(now, account.revoked_before)
+            bound_to = self._bound_to(audience, certificate, account.bound)
+        # It has no session, so nothing is stored with which the row could be.
+        self._store.write_audit_later(audit.row("service_account.logged_in", now))
         return self._tokens.for_service(account, tuple(audience), granted, issued_at, bound_to)
 
     # Refresh
@@ -363,7 +382,7 @@ class Sessions:
                 return self._pair(call, found, found.read_at)
             behind = session.generation - claims.generation
             if behind > 0 and not call.expired and arrived_at >= session.refreshed_at:
-                await self._end(session, "session.reuse_detected")
+                await self._end_for_reuse(session)
             # A call that arrived before the last rotation is late, and proves no reuse.
             if behind > 0 or call.expired:
                 raise InvalidGrant
@@ -408,8 +427,12 @@ class Sessions:
             call.certificate,
         )
 
-    async def _end(self, session: Session, event: str) -> None:
-        await self._revocations.end_session(session.user_id, session.id, event)
+    async def _end_for_reuse(self, session: Session) -> None:
+        # Whoever holds an old token may be the thief or the victim.
+        audit.identify(Actor(ActorKind.NOBODY, "", "refresh_token"))
+        await self._revocations.end_session(
+            session.user_id, session.id, "session.reuse_detected", InvalidGrant.reason
+        )
 
     async def _client_of(self, claims: RefreshClaims) -> str | None:
         found = await self._store.get_session(claims.user_id, claims.session_id)

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from auth_service import audit
 from auth_service.clock import Clock
 from auth_service.core.key_policy import KeyPolicy
 from auth_service.db.key_store import Decide, KeyStore
@@ -55,7 +56,8 @@ class SigningKeys:
         """Fill the ring; make a key if none signs. Raises ConfigError for a wrong master key."""
         rows = await self._load()
         if self._policy.is_wanted(rows, self._clock()):
-            await self._make(self._policy.is_wanted)
+            with audit.by_service():  # whoever started this process
+                await self._make(self._policy.is_wanted)
             rows = await self._load()
         self.update(rows)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from auth_service import audit
 from auth_service.clock import Clock
 from auth_service.core import fields
 from auth_service.db.store import Store
@@ -148,9 +149,11 @@ class Workloads:
             account = await self._store.find_service_account(found)
             if account is None:
                 raise Refusal(RefusalReason.NO_ACCOUNT)
+            audit.note(client_id=account.client_id)
             if account.disabled:
                 raise Refusal(RefusalReason.DISABLED)
         except Refusal as refusal:
+            audit.note(details={"refused": refusal.reason.value})
             log.debug("workload_refused", reason=refusal.reason.value, **_proved(seen))
             raise InvalidCredentials from refusal
         log.info("workload_login", client_id=account.client_id, **_proved(seen))

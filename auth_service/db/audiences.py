@@ -11,7 +11,9 @@ from uuid import UUID
 
 import asyncpg
 
+from auth_service import audit
 from auth_service.db import rows
+from auth_service.db.audit import write_audit
 from auth_service.db.driver_errors import translated
 from auth_service.db.executor import Executor
 from auth_service.db.statements import statements
@@ -69,6 +71,7 @@ class AudienceStore(Executor):
             await self._durable_row(
                 "create_audience", audience.id, audience.name, audience.scope, audience.open,
                 audience.bound, audience.created_at,
+                audit.row("audience.created", audience.created_at, audience=audience.name),
             )  # fmt: skip
         except asyncpg.UniqueViolationError as error:
             raise AlreadyExists("an audience with this name exists already") from error
@@ -83,12 +86,14 @@ class AudienceStore(Executor):
         bound: bool | None = None,
     ) -> None:
         """Replace what is given. Raises NotFound."""
-        if await self._durable_row("update_audience", name, scope, open_, bound, now) is None:
+        written = audit.row("audience.updated", now, audience=name)
+        if await self._durable_row("update_audience", name, scope, open_, bound, written) is None:
             raise _not_found()
 
     async def delete_audience(self, name: str, now: datetime) -> None:
         """Delete an audience; its grants mean nothing from then on. Raises NotFound."""
-        if await self._durable_row("delete_audience", name, now) is None:
+        written = audit.row("audience.deleted", now, audience=name)
+        if await self._durable_row("delete_audience", name, written) is None:
             raise _not_found()
 
     async def grant_audience(self, name: str, account: Account, now: datetime) -> None:
@@ -155,10 +160,10 @@ async def _require_account(connection: "Connection", account: Account) -> None:
 async def _audit(
     connection: "Connection", now: datetime, event: str, name: str, account: Account
 ) -> None:
-    user_id, client_id = (account, None) if isinstance(account, UUID) else (None, account)
-    await connection.execute(
-        statements()["write_audience_audit"], now, event, name, user_id, client_id
-    )
+    if isinstance(account, UUID):
+        await write_audit(connection, event, now, audience=name, user_id=account)
+    else:
+        await write_audit(connection, event, now, audience=name, client_id=account)
 
 
 def _not_found() -> NotFound:

@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from auth_service import audit
 from auth_service.db import rows
+from auth_service.db.audit import write_audit
 from auth_service.db.executor import Executor
 from auth_service.db.sessions import require_user
 from auth_service.db.users import SHORTEST_WAIT
@@ -52,7 +54,8 @@ class FactorStore(Executor):
 
     async def use_recovery_code(self, user_id: UUID, code_hash: bytes, now: datetime) -> bool:
         """Accept a recovery code, which ends with it; False if the user has no such code."""
-        return await self._durable_row("use_recovery_code", user_id, code_hash, now) is not None
+        written = audit.row("recovery_code.used", now, user_id=user_id)
+        return await self._durable_row("use_recovery_code", user_id, code_hash, written) is not None
 
     async def add_factor(
         self, factor: Factor, recovery_codes: Sequence[bytes] = (), *, first: bool = False
@@ -108,4 +111,4 @@ class FactorStore(Executor):
     async def _audit(
         self, connection: "Connection", event: str, user_id: UUID, now: datetime
     ) -> None:
-        await connection.execute(self._sql["write_audit"], now, event, user_id, None)
+        await write_audit(connection, event, now, user_id=user_id)

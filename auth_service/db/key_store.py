@@ -11,8 +11,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from auth_service.db import rows
+from auth_service.db.audit import write_audit
 from auth_service.db.cursor import Cursor
 from auth_service.db.driver_errors import translated
+from auth_service.db.key_events import changes_of_key, dates_of_key
 from auth_service.db.statements import statements
 from auth_service.models import StoredKey
 
@@ -49,12 +51,22 @@ class KeyStore:
         """
         async with self._locked() as connection:
             present = [rows.key(row) for row in await connection.fetch(self._sql["load_keys"])]
+            known = {key.kid: key for key in present}
             changed = []
             for key in decide(present):
                 arguments = rows.key_arguments(key)
                 at = await connection.fetchval(self._sql["put_key"], *arguments)
                 changed.append(replace(key, changed_at=at))
+                events = changes_of_key(known.get(key.kid), changed[-1], at)
+                await connection.execute(self._sql["write_audit"], events)
         return changed
+
+    async def audit_dates(self, since: datetime, now: datetime) -> None:
+        """Write to the audit log which dates of keys have come, unless that is written already."""
+        events = [event for key in await self.load() for event in dates_of_key(key, since, now)]
+        if events:
+            async with self._pool.durable() as connection:
+                await connection.execute(self._sql["write_audit"], events)
 
     async def restore(self, known: Iterable[StoredKey], connection: "Connection") -> list[str]:
         """Write what the database lost of these keys; return the ids of those that it lacked.
@@ -69,13 +81,18 @@ class KeyStore:
                 for key in known:
                     arguments = *rows.key_arguments(key), key.changed_at
                     kid = await connection.fetchval(self._sql["restore_key"], *arguments)
-                    restored += [kid] if kid else []
+                    if kid:
+                        restored.append(kid)
+                        now = await connection.fetchval(self._sql["read_clock"])
+                        await write_audit(connection, "key.restored", now, kid=kid)
         return restored
 
     async def root_key(self, encrypted: bytes) -> bytes:
         """Return the encrypted root key; if there is none yet, `encrypted` becomes it."""
         async with self._locked() as connection:
-            await connection.execute(self._sql["insert_root_key"], encrypted)
+            made = await connection.fetchval(self._sql["insert_root_key"], encrypted)
+            if made is not None:
+                await write_audit(connection, "root_key.created", made)
             found: bytes = await connection.fetchval(self._sql["load_root_key"])
         return found
 
@@ -89,6 +106,8 @@ class KeyStore:
             for key in filter(lambda key: key.encrypted_secret, found):
                 renewed = replace(key, encrypted_secret=change(key.kid, key.encrypted_secret))
                 await connection.execute(self._sql["put_key"], *rows.key_arguments(renewed))
+            at = await connection.fetchval(self._sql["read_clock"])
+            await write_audit(connection, "keys.encrypted_anew", at)
         return len(found)
 
     async def prune(self, now: datetime) -> None:

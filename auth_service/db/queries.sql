@@ -5,13 +5,13 @@
 WITH created AS (
     INSERT INTO users (id, password_hash, roles, scope, disabled, created_at)
     VALUES ($1, $2, $3, $4, $5, $6)
-    RETURNING id, created_at
-), audited AS (
-    INSERT INTO audit_log (at, event, user_id) SELECT created_at, 'user.created', id FROM created
+    RETURNING id
+), named AS (
+    INSERT INTO user_identifiers (identifier, user_id, position)
+    SELECT given.identifier, created.id, given.position
+    FROM created, unnest($7::text[]) WITH ORDINALITY AS given (identifier, position)
 )
-INSERT INTO user_identifiers (identifier, user_id, position)
-SELECT given.identifier, created.id, given.position
-FROM created, unnest($7::text[]) WITH ORDINALITY AS given (identifier, position)
+SELECT write_audit($8::jsonb) FROM created
 
 -- name: get_user
 SELECT u.*, ARRAY(
@@ -75,8 +75,7 @@ WITH created AS (
     UPDATE revocations SET disables = false, xid = pg_current_xact_id()
     WHERE kind = 'user' AND target = (SELECT client_id FROM created) AND disables
 )
-INSERT INTO audit_log (at, event, client_id)
-SELECT created_at, 'service_account.created', client_id FROM created
+SELECT write_audit($9::jsonb) FROM created
 
 -- name: find_service_account
 SELECT a.*, ARRAY(
@@ -106,13 +105,11 @@ LIMIT $1
 WITH updated AS (
     UPDATE service_accounts
     SET roles = coalesce($2::text[], roles), scope = coalesce($3::text[], scope),
-        bound = coalesce($5::boolean, bound)
+        bound = coalesce($4::boolean, bound)
     WHERE client_id = $1
     RETURNING client_id
 )
-INSERT INTO audit_log (at, event, client_id)
-SELECT $4, 'service_account.updated', client_id FROM updated
-RETURNING client_id
+SELECT client_id, write_audit($5::jsonb) FROM updated
 
 -- name: lock_service_account
 SELECT client_id FROM service_accounts WHERE client_id = $1 FOR NO KEY UPDATE
@@ -206,10 +203,9 @@ LIMIT $1
 WITH created AS (
     INSERT INTO audiences (id, name, scope, open, bound, created_at)
     VALUES ($1, $2, $3, $4, $5, $6)
-    RETURNING name, created_at
+    RETURNING name
 )
-INSERT INTO audit_log (at, event, audience)
-SELECT created_at, 'audience.created', name FROM created
+SELECT write_audit($7::jsonb) FROM created
 
 -- name: update_audience
 WITH updated AS (
@@ -218,17 +214,13 @@ WITH updated AS (
     WHERE name = $1
     RETURNING name
 )
-INSERT INTO audit_log (at, event, audience)
-SELECT $5, 'audience.updated', name FROM updated
-RETURNING audience
+SELECT name, write_audit($5::jsonb) FROM updated
 
 -- name: delete_audience
 WITH deleted AS (
     DELETE FROM audiences WHERE name = $1 RETURNING name
 )
-INSERT INTO audit_log (at, event, audience)
-SELECT $2, 'audience.deleted', name FROM deleted
-RETURNING audience
+SELECT name, write_audit($2::jsonb) FROM deleted
 
 -- name: lock_audience
 -- Until the end of the transaction nobody deletes it.
@@ -267,9 +259,6 @@ ON CONFLICT (audience_id, client_id) DO UPDATE SET subject_roles = excluded.subj
 -- name: delete_actor
 DELETE FROM audience_actors WHERE audience_id = $1 AND client_id = $2 RETURNING client_id
 
--- name: write_audience_audit
-INSERT INTO audit_log (at, event, audience, user_id, client_id) VALUES ($1, $2, $3, $4, $5)
-
 -- name: find_workload_mapping
 SELECT * FROM workload_mappings WHERE issuer = $1 AND subject = $2
 
@@ -283,18 +272,15 @@ LIMIT $1
 WITH added AS (
     INSERT INTO workload_mappings (issuer, subject, client_id, claims, created_at)
     VALUES ($1, $2, $3, $4::jsonb, $5)
-    RETURNING *
+    RETURNING client_id
 )
-INSERT INTO audit_log (at, event, client_id, issuer, subject)
-SELECT created_at, 'workload.mapped', client_id, issuer, subject FROM added
+SELECT write_audit($6::jsonb) FROM added
 
 -- name: delete_workload_mapping
 WITH deleted AS (
     DELETE FROM workload_mappings WHERE issuer = $1 AND subject = $2 RETURNING *
 )
-INSERT INTO audit_log (at, event, client_id, issuer, subject)
-SELECT $3, 'workload.unmapped', client_id, issuer, subject FROM deleted
-RETURNING client_id
+SELECT client_id, write_audit($3::jsonb || jsonb_build_object('client_id', client_id)) FROM deleted
 
 -- name: find_client_key
 SELECT *, true AS live FROM client_keys
@@ -316,9 +302,6 @@ RETURNING kid
 
 -- name: delete_client_key
 DELETE FROM client_keys WHERE client_id = $1 AND kid = $2 RETURNING kid
-
--- name: write_client_key_audit
-INSERT INTO audit_log (at, event, client_id, kid) VALUES ($1, $2, $3, $4)
 
 -- name: use_assertion
 -- Of the replicas that are shown one assertion, one gets a row back.
@@ -390,10 +373,8 @@ WITH used AS (
     DELETE FROM recovery_codes WHERE user_id = $1 AND code_hash = $2 RETURNING user_id
 ), cleared AS (
     DELETE FROM factor_attempts WHERE user_id = (SELECT user_id FROM used)
-), audited AS (
-    INSERT INTO audit_log (at, event, user_id) SELECT $3, 'recovery_code.used', user_id FROM used
 )
-SELECT user_id FROM used
+SELECT user_id, write_audit($3::jsonb) FROM used
 
 -- name: note_second_factor
 -- $2 tells whether it has to be the first one.
@@ -426,12 +407,15 @@ INSERT INTO recovery_codes (user_id, code_hash) SELECT $1, unnest($2::bytea[])
 
 -- name: step_up_session
 -- Its generation stays: the refresh token that a client holds is good as before.
-UPDATE sessions s SET amr = $3::text[], acr = $4, auth_time = $5::timestamptz
-FROM users u
-WHERE s.user_id = $1 AND s.id = $2 AND s.revoked_at IS NULL
-    AND s.refresh_expires_at > clock_timestamp() AND s.expires_at > clock_timestamp()
-    AND u.id = $1 AND NOT u.disabled AND u.revoked_before IS NOT DISTINCT FROM $6::timestamptz
-RETURNING s.id
+WITH stepped AS (
+    UPDATE sessions s SET amr = $3::text[], acr = $4, auth_time = $5::timestamptz
+    FROM users u
+    WHERE s.user_id = $1 AND s.id = $2 AND s.revoked_at IS NULL
+        AND s.refresh_expires_at > clock_timestamp() AND s.expires_at > clock_timestamp()
+        AND u.id = $1 AND NOT u.disabled AND u.revoked_before IS NOT DISTINCT FROM $6::timestamptz
+    RETURNING s.id
+)
+SELECT id, write_audit($7::jsonb) FROM stepped
 
 -- name: create_session
 -- FOR SHARE waits for a revocation of the user that is in progress, and delays the next one, so no
@@ -454,13 +438,10 @@ WITH created AS (
     FOR SHARE OF u
     ON CONFLICT (user_id, request_id) WHERE request_id IS NOT NULL DO NOTHING
     RETURNING *
-), audited AS (
-    INSERT INTO audit_log (at, event, user_id, session_id)
-    SELECT created_at, 'session.created', user_id, id FROM created
 ), cleared AS (
     DELETE FROM login_throttle WHERE identifier = $17
 )
-SELECT * FROM created
+SELECT *, write_audit($20::jsonb) FROM created
 
 -- name: use_old_session
 -- Of the replicas that are shown a session of another system, one gets a row back, and the others
@@ -585,10 +566,6 @@ FROM revocations r JOIN unnest($1::text[], $2::text[]) AS named (kind, target)
 WHERE r.expires_at > now()
 ORDER BY r.created_at, r.kind, r.target
 
--- name: note_explanation
-INSERT INTO audit_log (at, event, user_id, session_id, client_id)
-VALUES ($1, 'token.explained', $2, $3, $4)
-
 -- name: note_enabled
 UPDATE revocations SET disables = false, xid = pg_current_xact_id()
 WHERE kind = 'user' AND target = $1 AND disables
@@ -652,11 +629,10 @@ WITH ended AS (
         ORDER BY id FOR UPDATE
     )
     RETURNING user_id, id
-), audited AS (
-    INSERT INTO audit_log (at, event, user_id, session_id)
-    SELECT $2, 'session.revoked', user_id, id FROM ended
 )
-SELECT id FROM ended
+SELECT id, write_audit($3::jsonb || jsonb_build_object(
+    'id', gen_random_uuid(), 'user_id', user_id, 'session_id', id
+)) FROM ended
 
 -- name: end_sessions_before
 UPDATE sessions SET revoked_at = $3
@@ -666,10 +642,8 @@ WHERE user_id = $1 AND revoked_at IS NULL AND created_at < $2
 SELECT pg_notify('authn_feed', '')
 
 -- name: write_audit
-INSERT INTO audit_log (at, event, user_id, session_id) VALUES ($1, $2, $3, $4)
-
--- name: write_client_audit
-INSERT INTO audit_log (at, event, client_id, secret_id) VALUES ($1, $2, $3, $4)
+-- A row that was written before, by its time and id, is left as it is.
+SELECT write_audit(given) FROM unnest($1::jsonb[]) AS given
 
 -- name: prune_revocations
 WITH pruned AS (
@@ -787,6 +761,7 @@ SELECT encrypted_secret FROM root_key
 
 -- name: insert_root_key
 INSERT INTO root_key (encrypted_secret) VALUES ($1) ON CONFLICT DO NOTHING
+RETURNING clock_timestamp()
 
 -- name: replace_root_key
 UPDATE root_key SET encrypted_secret = $1

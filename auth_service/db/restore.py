@@ -15,6 +15,8 @@ from uuid import UUID
 
 import structlog
 
+from auth_service import audit
+from auth_service.db.audit import write_audit
 from auth_service.db.driver_errors import translated
 from auth_service.db.key_store import KeyStore
 from auth_service.db.revocations import record_revocation
@@ -141,7 +143,8 @@ class Restorer:
     ) -> set[str]:
         """End these sessions again; return which were live, and may have been refreshed since."""
         ids = [session_id for each in sessions if (session_id := _uuid(each.target)) is not None]
-        found = await connection.fetch(self._sql["end_sessions"], ids, now) if ids else []
+        written = audit.row("session.revoked", now)
+        found = await connection.fetch(self._sql["end_sessions"], ids, now, written) if ids else []
         return {str(row["id"]) for row in found}
 
     def _extended(self, each: Revocation, live: set[str], now: datetime) -> Revocation:
@@ -170,7 +173,7 @@ class Restorer:
             barred = await connection.fetchval(self._sql["bar_user"], user_id, before, now)
             await record_revocation(connection, replace(again, issued_before=barred), now)
             event = "user.sessions_revoked"
-        await connection.execute(self._sql["write_audit"], now, event, user_id, None)
+        await write_audit(connection, event, now, user_id=user_id)
 
     async def _end_service(self, lost: Revocation, connection: "Connection", now: datetime) -> None:
         """Disable a service account again, or end its tokens again."""
@@ -189,7 +192,7 @@ class Restorer:
         except NotFound:  # deleted, or not an account of this service
             await record_revocation(connection, lost, now)
             return
-        await connection.execute(self._sql["write_client_audit"], now, event, lost.target, None)
+        await write_audit(connection, event, now, client_id=lost.target)
 
 
 def _uuid(text: str) -> UUID | None:

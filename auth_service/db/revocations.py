@@ -5,12 +5,13 @@ Owns that no revocation is skipped, however late its transaction commits.
 
 from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
-from uuid import UUID
+from typing import TYPE_CHECKING, Unpack
 
 import asyncpg
 
+from auth_service.audit import About
 from auth_service.db import rows
+from auth_service.db.audit import write_audit
 from auth_service.db.cursor import START, Cursor, Position
 from auth_service.db.driver_errors import translated
 from auth_service.db.executor import Executor
@@ -35,6 +36,14 @@ class RevocationStore(Executor):
         """Record a revocation. If it is recorded already, the later times apply."""
         async with self._pool.durable() as connection:
             await record_revocation(connection, revocation, now)
+
+    async def revoke_token(
+        self, revocation: Revocation, now: datetime, **about: Unpack[About]
+    ) -> None:
+        """Record the revocation of one access token, and of whom it was."""
+        async with self._transaction() as connection:
+            await record_revocation(connection, revocation, now)
+            await write_audit(connection, "token.revoked", now, **about)
 
     async def revocations_since(self, cursor: Cursor = START) -> tuple[list[Revocation], Cursor]:
         """Return revocations committed since the answer that gave `cursor`, and the next cursor.
@@ -89,12 +98,6 @@ class RevocationStore(Executor):
         """Return the live revocations with one of these pairs of kind and target, oldest first."""
         found = await self._rows("find_revocations", kinds, targets)
         return [RecordedRevocation(rows.revocation(row), row["created_at"]) for row in found]
-
-    async def note_explanation(
-        self, now: datetime, user_id: UUID | None, session_id: UUID | None, client_id: str | None
-    ) -> None:
-        """Write to the audit log that a token was explained, and whose."""
-        await self._execute("note_explanation", now, user_id, session_id, client_id)
 
     async def notify_revocations(self) -> None:
         """Wake the feeds of all replicas. Takes a database-wide lock, so callers coalesce."""

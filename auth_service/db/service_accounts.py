@@ -10,7 +10,9 @@ from uuid import UUID
 
 import asyncpg
 
+from auth_service import audit
 from auth_service.db import rows
+from auth_service.db.audit import write_audit
 from auth_service.db.executor import Executor
 from auth_service.db.revocations import record_revocation
 from auth_service.db.statements import statements
@@ -37,6 +39,9 @@ class ServiceAccountStore(Executor):
                 "create_service_account", account.client_id, account.roles, account.scope,
                 account.disabled, account.created_at,
                 secret.secret_hash if secret else "", secret.id if secret else None, account.bound,
+                audit.row(
+                    "service_account.created", account.created_at, client_id=account.client_id
+                ),
             )  # fmt: skip
         except asyncpg.UniqueViolationError as error:
             raise AlreadyExists("a service account with this id exists already") from error
@@ -62,8 +67,10 @@ class ServiceAccountStore(Executor):
         now: datetime,
     ) -> None:
         """Replace what is given. Raises NotFound."""
-        row = await self._durable_row("update_service_account", client_id, roles, scope, now, bound)
-        if row is None:
+        written = audit.row("service_account.updated", now, client_id=client_id)
+        if await self._durable_row(
+            "update_service_account", client_id, roles, scope, bound, written
+        ) is None:  # fmt: skip
             raise _not_found()
 
     async def enable_service_account(self, client_id: str, now: datetime) -> None:
@@ -71,7 +78,7 @@ class ServiceAccountStore(Executor):
         async with self._transaction() as connection:
             await _require(connection, "enable_service_account", client_id)
             await connection.execute(self._sql["note_enabled"], client_id)
-            await _audit(connection, now, "service_account.enabled", client_id)
+            await write_audit(connection, "service_account.enabled", now, client_id=client_id)
 
     async def disable_service_account(self, revocation: Revocation, now: datetime) -> Revocation:
         """Disable the account that a revocation names, and end its tokens.
@@ -81,7 +88,9 @@ class ServiceAccountStore(Executor):
         async with self._transaction() as connection:
             of_disabled = replace(revocation, disables=True)
             recorded = await end_service_tokens(connection, of_disabled, now)
-            await _audit(connection, now, "service_account.disabled", revocation.target)
+            await write_audit(
+                connection, "service_account.disabled", now, client_id=revocation.target
+            )
         return recorded
 
     async def delete_service_account(self, revocation: Revocation, now: datetime) -> Revocation:
@@ -91,14 +100,18 @@ class ServiceAccountStore(Executor):
             of_disabled = replace(revocation, disables=True)
             recorded = await end_service_tokens(connection, of_disabled, now)
             await connection.execute(self._sql["delete_service_account"], revocation.target)
-            await _audit(connection, now, "service_account.deleted", revocation.target)
+            await write_audit(
+                connection, "service_account.deleted", now, client_id=revocation.target
+            )
         return recorded
 
     async def revoke_service_tokens(self, revocation: Revocation, now: datetime) -> Revocation:
         """End the tokens of the account that a revocation names; else as disable."""
         async with self._transaction() as connection:
             recorded = await end_service_tokens(connection, revocation, now)
-            await _audit(connection, now, "service_account.tokens_revoked", revocation.target)
+            await write_audit(
+                connection, "service_account.tokens_revoked", now, client_id=revocation.target
+            )
         return recorded
 
     async def add_secret(self, client_id: str, secret: ClientSecret) -> None:
@@ -123,9 +136,9 @@ class ServiceAccountStore(Executor):
             if added is None:
                 raise InvalidArgument("expires_at", "must be in the future")
             await connection.execute(self._sql["mirror_secret"], client_id)
-            await _audit(
-                connection, secret.created_at, "service_account.secret_created", client_id,
-                secret.id,
+            await write_audit(
+                connection, "service_account.secret_created", secret.created_at,
+                client_id=client_id, secret_id=secret.id,
             )  # fmt: skip
 
     async def delete_secret(self, client_id: str, secret_id: UUID, now: datetime) -> None:
@@ -135,7 +148,10 @@ class ServiceAccountStore(Executor):
             if await connection.fetchrow(self._sql["delete_secret"], client_id, secret_id) is None:
                 raise NotFound("the service account has no such secret")
             await connection.execute(self._sql["mirror_secret"], client_id)
-            await _audit(connection, now, "service_account.secret_deleted", client_id, secret_id)
+            await write_audit(
+                connection, "service_account.secret_deleted", now,
+                client_id=client_id, secret_id=secret_id,
+            )  # fmt: skip
 
     async def note_secret_use(
         self, client_id: str, secret_id: UUID, now: datetime, precision: timedelta
@@ -165,16 +181,6 @@ async def end_service_tokens(
 async def _require(connection: "Connection", name: str, client_id: str) -> None:
     if await connection.fetchrow(statements()[name], client_id) is None:
         raise _not_found()
-
-
-async def _audit(
-    connection: "Connection",
-    now: datetime,
-    event: str,
-    client_id: str,
-    secret_id: UUID | None = None,
-) -> None:
-    await connection.execute(statements()["write_client_audit"], now, event, client_id, secret_id)
 
 
 def _not_found() -> NotFound:

@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
+from auth_service import audit
 from auth_service.db import rows
+from auth_service.db.audit import write_audit
 from auth_service.db.batcher import Batcher
 from auth_service.db.executor import Executor
 from auth_service.db.revocations import record_revocation
@@ -119,8 +121,9 @@ class SessionStore(Executor):
         Raises InvalidCredentials if the session has ended, or for what create_session raises it.
         """
         row = await self._row(
-            "step_up_session", user_id, session_id, amr, acr, auth_time, revoked_before
-        )
+            "step_up_session", user_id, session_id, amr, acr, auth_time, revoked_before,
+            audit.row("session.stepped_up", auth_time, user_id=user_id, session_id=session_id),
+        )  # fmt: skip
         if row is None:
             raise InvalidCredentials
 
@@ -176,7 +179,13 @@ class SessionStore(Executor):
         return [rows.session(row) for row in found]
 
     async def end_session(
-        self, user_id: UUID, session_id: UUID, revocation: Revocation, now: datetime, event: str
+        self,
+        user_id: UUID,
+        session_id: UUID,
+        revocation: Revocation,
+        now: datetime,
+        event: str,
+        outcome: str = audit.OK,
     ) -> bool:
         """End a session. Returns False, and writes nothing, if it is absent or had ended."""
         async with self._transaction() as connection:
@@ -184,7 +193,9 @@ class SessionStore(Executor):
             if ended is None:
                 return False
             await record_revocation(connection, revocation, now)
-            await connection.execute(self._sql["write_audit"], now, event, user_id, session_id)
+            await write_audit(
+                connection, event, now, outcome, user_id=user_id, session_id=session_id
+            )
         return True
 
     async def end_user_sessions(
@@ -193,9 +204,7 @@ class SessionStore(Executor):
         """End all sessions of a user; return the revocation as recorded. Raises NotFound."""
         async with self._transaction() as connection:
             recorded = await end_all_sessions(connection, user_id, revocation, now)
-            await connection.execute(
-                self._sql["write_audit"], now, "user.sessions_revoked", user_id, None
-            )
+            await write_audit(connection, "user.sessions_revoked", now, user_id=user_id)
         return recorded
 
 
@@ -227,6 +236,9 @@ async def insert_session(
     return await connection.fetchrow(
         statements()["create_session"], *rows.session_arguments(session), request_id,
         revoked_before, identifier, session.bound_to, session.acr,
+        audit.row(
+            "session.created", session.created_at, user_id=session.user_id, session_id=session.id
+        ),
     )  # fmt: skip
 
 

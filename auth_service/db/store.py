@@ -6,6 +6,7 @@ Owns the upkeep that spans them. The statements of each stand in a module of its
 from datetime import datetime
 
 from auth_service.db.audiences import AudienceStore
+from auth_service.db.audit import AuditStore
 from auth_service.db.factors import FactorStore
 from auth_service.db.migration import MigrationStore
 from auth_service.db.revocations import RevocationStore
@@ -34,6 +35,7 @@ class Store(
     SessionStore,
     MigrationStore,
     RevocationStore,
+    AuditStore,
 ):
     """The database of the service."""
 

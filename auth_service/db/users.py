@@ -9,7 +9,9 @@ from uuid import UUID
 
 import asyncpg
 
+from auth_service import audit
 from auth_service.db import rows
+from auth_service.db.audit import write_audit
 from auth_service.db.executor import Executor
 from auth_service.db.revocations import record_revocation
 from auth_service.db.sessions import end_all_sessions, require_user
@@ -30,6 +32,7 @@ class UserStore(Executor):
             await self._execute(
                 "create_user", user.id, user.password_hash, user.roles, user.scope, user.disabled,
                 user.created_at, user.identifiers,
+                audit.row("user.created", user.created_at, user_id=user.id),
             )  # fmt: skip
         except asyncpg.UniqueViolationError as error:
             raise AlreadyExists("a user with one of these identifiers exists already") from error
@@ -71,7 +74,7 @@ class UserStore(Executor):
                 revocation = await end_all_sessions(connection, user_id, of_disabled, now)
             else:
                 await connection.execute(self._sql["note_enabled"], str(user_id))
-            await connection.execute(self._sql["write_audit"], now, event, user_id, None)
+            await write_audit(connection, event, now, user_id=user_id)
         return revocation
 
     async def change_password(
@@ -85,9 +88,7 @@ class UserStore(Executor):
         async with self._transaction() as connection:
             await require_user(connection, "set_password_hash", user_id, password_hash, None)
             recorded = await end_all_sessions(connection, user_id, revocation, now)
-            await connection.execute(
-                self._sql["write_audit"], now, "user.password_changed", user_id, None
-            )
+            await write_audit(connection, "user.password_changed", now, user_id=user_id)
         return recorded
 
     async def change_own_password(
@@ -121,8 +122,8 @@ class UserStore(Executor):
             ]
             for each in recorded:
                 await record_revocation(connection, each, now)
-            await connection.execute(
-                self._sql["write_audit"], now, "user.password_changed", user.id, session_id
+            await write_audit(
+                connection, "user.password_changed", now, user_id=user.id, session_id=session_id
             )
         return recorded
 

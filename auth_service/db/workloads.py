@@ -9,7 +9,9 @@ from datetime import datetime
 
 import asyncpg
 
+from auth_service import audit
 from auth_service.db import rows
+from auth_service.db.audit import write_audit
 from auth_service.db.executor import Executor
 from auth_service.errors import AlreadyExists, InvalidArgument, NotFound
 from auth_service.models import ClientKey, WorkloadMapping
@@ -42,6 +44,7 @@ class WorkloadStore(Executor):
             await self._durable_row(
                 "add_workload_mapping", mapping.issuer, mapping.subject, mapping.client_id,
                 json.dumps(dict(mapping.claims)), mapping.created_at,
+                _mapped(mapping),
             )  # fmt: skip
         except asyncpg.UniqueViolationError as error:
             raise AlreadyExists(
@@ -52,7 +55,8 @@ class WorkloadStore(Executor):
 
     async def delete_workload_mapping(self, issuer: str, subject: str, now: datetime) -> None:
         """Delete a mapping. Raises NotFound."""
-        if await self._durable_row("delete_workload_mapping", issuer, subject, now) is None:
+        written = audit.row("workload.unmapped", now, issuer=issuer, subject=subject)
+        if await self._durable_row("delete_workload_mapping", issuer, subject, written) is None:
             raise NotFound("no such mapping")
 
     async def find_client_key(self, client_id: str, kid: str) -> ClientKey | None:
@@ -89,9 +93,9 @@ class WorkloadStore(Executor):
             )  # fmt: skip
             if added is None:
                 raise InvalidArgument("expires_at", "must be in the future")
-            await connection.execute(
-                self._sql["write_client_key_audit"], key.created_at,
-                "service_account.key_added", key.client_id, key.kid,
+            await write_audit(
+                connection, "service_account.key_added", key.created_at,
+                client_id=key.client_id, kid=key.kid,
             )  # fmt: skip
 
     async def delete_client_key(self, client_id: str, kid: str, now: datetime) -> None:
@@ -99,12 +103,23 @@ class WorkloadStore(Executor):
         async with self._transaction() as connection:
             if await connection.fetchrow(self._sql["delete_client_key"], client_id, kid) is None:
                 raise NotFound("the service account has no such key")
-            await connection.execute(
-                self._sql["write_client_key_audit"], now, "service_account.key_deleted",
-                client_id, kid,
-            )  # fmt: skip
+            await write_audit(
+                connection, "service_account.key_deleted", now, client_id=client_id, kid=kid
+            )
 
     async def use_assertion(self, client_id: str, token_id: str, expires_at: datetime) -> bool:
         """Note that an assertion was used; return False if it was before, at any replica."""
         hashed = hashlib.sha256(token_id.encode()).digest()
         return await self._durable_row("use_assertion", client_id, hashed, expires_at) is not None
+
+
+def _mapped(mapping: WorkloadMapping) -> str:
+    if mapping.created_at is None:
+        raise ValueError("a mapping of the configuration is not stored")
+    return audit.row(
+        "workload.mapped",
+        mapping.created_at,
+        client_id=mapping.client_id,
+        issuer=mapping.issuer,
+        subject=mapping.subject,
+    )

@@ -11,6 +11,7 @@ from cryptography import x509
 
 from auth_service.authz.admission import Rule, Verifier, claims_of
 from auth_service.authz.certificates import TrustedProxies, presented
+from auth_service.core.auditing import identify_caller
 from auth_service.rpc.dispatcher import Context
 from auth_service.tokens.access import AccessClaims
 
@@ -28,7 +29,9 @@ class Callers:
     def require(self, context: Context) -> AccessClaims:
         """Return the claims of the caller's access token; raises Refused."""
         certificate = partial(self.certificate, context)
-        return claims_of(self._verifier, self._rule, _authorization(context), certificate)
+        claims = claims_of(self._verifier, self._rule, _authorization(context), certificate)
+        identify_caller(claims)
+        return claims
 
     def certificate(self, context: Context) -> str:
         """Return the thumbprint of the caller's certificate; empty if it presents none."""

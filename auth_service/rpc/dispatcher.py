@@ -8,15 +8,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import grpc
 import structlog
 from google.protobuf import descriptor_pool
 
+from auth_service import audit
 from auth_service.authz.admission import Refused
 from auth_service.errors import AuthError, InvalidArgument, Unavailable, Unsupported
 from auth_service.rpc import status
+from auth_service.rpc.audits import Audits, origin_of
 from auth_service.telemetry.metrics import RPC_DURATION, RPC_TOTAL, Successes
 
 __all__ = ["Context", "Dispatcher", "encodes", "in_bytes", "parse"]
@@ -35,6 +38,9 @@ _QUIET_METHODS = (
     "/ServerReflectionInfo",
 )
 """Methods that are called too often to log each success."""
+
+_UNAUDITED_METHODS = ("/Validate", "/BatchValidate", "/Exchange", "/BatchExchange", "/Check")
+"""Methods that write nothing to the audit log, so that no time goes into it."""
 
 _SHAPES = {  # by whether requests and responses are streams
     (False, False): "unary_unary",
@@ -79,7 +85,9 @@ class Dispatcher(grpc.GenericRpcHandler):
     knows this one handler only.
     """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, audits: Audits | None = None) -> None:
+        """`audits` audits the calls of the methods that it covers."""
+        self._audits = audits
         self._methods: dict[str, Any] = {}
         self._unknown: Any = grpc.stream_stream_rpc_method_handler(
             _Call("unknown", _unknown).streaming
@@ -100,7 +108,7 @@ class Dispatcher(grpc.GenericRpcHandler):
         """Add the handlers of a service, by method name, as newer generated code does as well."""
         for name, handler in handlers.items():
             method = f"/{service}/{name}"
-            self._methods[method] = _wrap(method, handler)
+            self._methods[method] = _wrap(method, handler, self._audits)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Return the handler of a method, or one that answers UNIMPLEMENTED."""
@@ -118,6 +126,7 @@ class _Call:
 
     def __init__(self, method: str, behavior: Callable[..., Any]) -> None:
         self._method = method
+        self._begins = not method.endswith(_UNAUDITED_METHODS)
         self._behavior = behavior
         self._quiet = method.endswith(_QUIET_METHODS)
         self._successes = Successes.of(method).seconds
@@ -128,6 +137,8 @@ class _Call:
         try:
             if request is _UNREADABLE:
                 raise _unreadable()
+            if self._begins:
+                audit.begin(partial(origin_of, context))
             response = self._behavior(request, context)
             if type(response) is not bytes:
                 response = await response
@@ -145,6 +156,8 @@ class _Call:
         try:
             if request is _UNREADABLE:
                 raise _unreadable()
+            if self._begins:
+                audit.begin(partial(origin_of, context))
             answer = self._behavior(request, context)
             if hasattr(answer, "__aiter__"):
                 async for response in answer:
@@ -195,10 +208,13 @@ class _Call:
         )
 
 
-def _wrap(method: str, handler: Any) -> Any:
+def _wrap(method: str, handler: Any, audits: Audits | None) -> Any:
     shape = _SHAPES[handler.request_streaming, handler.response_streaming]
     behavior = getattr(handler, shape)
-    call = _Call(method, _of_readable(behavior) if handler.request_streaming else behavior)
+    called = _of_readable(behavior) if handler.request_streaming else behavior
+    if audits is not None:
+        called = audits.wrap(method, called, streams=handler.response_streaming)
+    call = _Call(method, called)
     if getattr(behavior, "in_bytes", False):
         return grpc.unary_unary_rpc_method_handler(call.unary)
     deserializer = handler.request_deserializer

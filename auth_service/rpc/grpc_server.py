@@ -18,6 +18,7 @@ from auth_service.errors import ConfigError
 from auth_service.rpc import ext_authz
 from auth_service.rpc.account import AccountServicer
 from auth_service.rpc.admin import AdminServicer
+from auth_service.rpc.audits import Audits
 from auth_service.rpc.auth import AuthServicer
 from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Dispatcher
@@ -71,7 +72,8 @@ class GrpcServer:
         await self._server.stop(self._drain_timeout.total_seconds())
 
     def _add_services(self, settings: Settings, core: Core) -> None:
-        server, validation, shielded = Dispatcher(self._server), core.validation, core.shielded
+        validation, shielded = core.validation, core.shielded
+        server = Dispatcher(self._server, Audits(core.auditor, shielded))
         proxies = TrustedProxies(settings.trusted_proxies)
         callers = Callers(validation, core.api_audience, proxies)
         auth_service_pb2_grpc.add_AuthServiceServicer_to_server(

@@ -7,6 +7,7 @@ run. What a job does is defined by what it calls.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -22,9 +23,14 @@ log = structlog.get_logger(__name__)
 
 _METRICS_INTERVAL = 0.25  # seconds, like the others
 _REPEATS_INTERVAL = 1.0
+_AUDIT_INTERVAL = 0.5
 _MEMORY_INTERVAL = 15.0
 _ROTATION_INTERVAL = 10.0
 _DATABASE_INTERVAL = 60.0
+
+_KEY_EVENTS = timedelta(days=30)
+"""For how long the dates of keys are written to the audit log when no process served."""
+_OVERLAP = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +87,21 @@ def jobs(
         if await keys.rotate_if_due():
             announce_keys()
 
+    audited_until: datetime | None = None
+
+    async def audit_keys() -> None:
+        nonlocal audited_until
+        now = clock()
+        await key_store.audit_dates((audited_until or now - _KEY_EVENTS) - _OVERLAP, now)
+        audited_until = now
+
     return [
         Job("count", _METRICS_INTERVAL, count),
         Job("sum_up_repeats", _REPEATS_INTERVAL, sum_up_repeats),
         Job("release_memory", _MEMORY_INTERVAL, release_memory),
+        Job("flush_audit", _AUDIT_INTERVAL, store.flush_audit),
         Job("rotate_keys", _ROTATION_INTERVAL, rotate_keys),
+        Job("audit_keys", _ROTATION_INTERVAL, audit_keys),
         Job("prune", _DATABASE_INTERVAL, lambda: store.prune(clock())),
         Job("prune_keys", _DATABASE_INTERVAL, lambda: key_store.prune(clock())),
         Job("extend_audit_log", _DATABASE_INTERVAL, lambda: store.extend_audit_log(clock())),

@@ -17,6 +17,7 @@ from auth_service.core.signing_keys import SigningKeys
 from auth_service.db.database_clock import adjust_clock
 from auth_service.db.feed import RevocationFeed
 from auth_service.db.restore import Restorer
+from auth_service.errors import Unavailable
 from auth_service.models import StoredKey
 from auth_service.rpc.grpc_server import GrpcServer, services
 from auth_service.rpc.health import HealthServicer
@@ -96,6 +97,8 @@ class Server:
     async def _start(self) -> None:
         settings, enter = self._settings, self._stack.enter_async_context
         database = await enter(open_database(settings))
+        # Before the first row of a month, which would begin it in the default partition.
+        await database.store.extend_audit_log(database.clock())
         keys = await signing_keys(settings, database)
         revocations = RevocationList(database.clock)
         registry = AudienceRegistry(database.store, database.clock)
@@ -125,6 +128,7 @@ class Server:
         readiness = Readiness(
             settings, self._health, database, lambda: feed.as_of, refreshes.warnings
         )
+        self._stack.push_async_callback(self._flush_audit, database)
         await self._serve(core, hub, readiness)
         self._maintain(database, core, readiness, refreshes)
 
@@ -194,6 +198,13 @@ class Server:
             http_port=self.http_port,
             probe_port=self.probe_port,
         )
+
+    async def _flush_audit(self, database: Database) -> None:
+        """Write what waits once no call is in progress; a database that is down cannot hold us."""
+        try:
+            await database.store.flush_audit()
+        except Unavailable as error:
+            log.warning("audit_rows_lost", error=repr(error))
 
     async def _drain(self, server: GrpcServer, http: HttpServers, shielded: Shielded) -> None:
         log.info("draining")

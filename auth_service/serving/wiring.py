@@ -16,6 +16,7 @@ from auth_service.config.loading import Settings
 from auth_service.core.accounts import Accounts
 from auth_service.core.audience_registry import AudienceRegistry
 from auth_service.core.audiences import Audiences
+from auth_service.core.auditing import Auditor
 from auth_service.core.blocklist import Blocklist
 from auth_service.core.core import Core
 from auth_service.core.credentials import Credentials
@@ -306,6 +307,7 @@ async def open_core(
             audiences,
             AudienceRegistry(store, clock),
             OwnFactors(store, challenges, root, factors, clock),
+            Auditor(store, clock),
             audiences.own,
         )
     finally:

@@ -21,6 +21,8 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 __all__ = [
+    "AUDIT_DROPPED",
+    "AUDIT_WAITING",
     "CLOCK_AHEAD",
     "HTTP_CLOSED",
     "HTTP_DURATION",
@@ -75,6 +77,15 @@ WORKLOAD_KEYS_AGE = Gauge(
     "How long ago the keys of an issuer of workload tokens were last read.",
     ["issuer"],
     multiprocess_mode="livemax",
+)
+AUDIT_DROPPED = Counter(
+    "auth_audit_rows_dropped_total",
+    "Rows of the audit log that were not written, because too many waited.",
+)
+AUDIT_WAITING = Gauge(
+    "auth_audit_rows_waiting",
+    "Rows of the audit log that wait for their batch. A crash of the process loses them.",
+    multiprocess_mode="livesum",
 )
 
 

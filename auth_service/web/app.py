@@ -6,14 +6,17 @@ are never logged.
 
 import time
 from collections.abc import Collection, Iterable
+from functools import partial
 from typing import Any
 
 import structlog
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from auth_service import audit
+from auth_service.audit import Origin
 from auth_service.telemetry.metrics import HTTP_DURATION, HTTP_TOTAL
 from auth_service.web.connections import Limits
 from auth_service.web.request_limit import RequestLimit
@@ -67,6 +70,8 @@ class _Middleware:
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 0
+        if scope["path"] not in _QUIET_PATHS:
+            audit.begin(partial(_origin, scope))
 
         async def watch(message: Message) -> None:
             nonlocal status
@@ -94,3 +99,9 @@ class _Middleware:
             return
         entry: dict[str, Any] = {"method": scope["method"], "path": known, "status": status}
         log.info("http", **entry, ms=round(seconds * 1000, 2))
+
+
+def _origin(scope: Scope) -> Origin:
+    """Return where a request comes from, for the audit log."""
+    client = scope.get("client")  # none for a Unix socket
+    return Origin.of(client[0] if client else "", Headers(scope=scope))

@@ -21,6 +21,7 @@ from starlette.routing import Mount, Route
 from auth_service.addresses import is_loopback_host
 from auth_service.authz.admission import Refused, Rule, claims_of
 from auth_service.core import fields
+from auth_service.core.auditing import identify_caller
 from auth_service.core.core import Core
 from auth_service.core.second_factors import SecondFactorRequired
 from auth_service.errors import InvalidArgument, InvalidGrant, NotFound, PermissionDenied
@@ -210,7 +211,9 @@ class BrowserSessions:
 
     def _claims(self, request: Request, rule: Rule) -> AccessClaims:
         certificate = partial(self._certificate_of, request)
-        return claims_of(self._validation, rule, self._bearer(request), certificate)
+        claims = claims_of(self._validation, rule, self._bearer(request), certificate)
+        identify_caller(claims)
+        return claims
 
     def _bearer(self, request: Request) -> list[str]:
         given = request.headers.getlist("authorization")

@@ -56,6 +56,7 @@ class OAuth:
         self._exchange = core.exchange
         self._audiences = core.audiences
         self._shielded = core.shielded
+        self._auditor = core.auditor
         self._clock = core.clock
         self._certificate_of = certificate_of
 
@@ -191,11 +192,13 @@ class OAuth:
     async def _authenticate(self, request: Request, form: Form) -> ServiceAccount:
         """Return the calling service account: by its secret, or by an assertion."""
         if (assertion := _assertion(request, form)) is not None:
-            return await self._credentials.authenticate_workload(
-                assertion, form.get("client_id", "")
-            )
+            with self._auditor.attempt("workload"):
+                return await self._credentials.authenticate_workload(
+                    assertion, form.get("client_id", "")
+                )
         client_id, secret = _credentials(request, form)
-        return await self._credentials.authenticate_client(client_id, secret or "")
+        with self._auditor.attempt("client_secret"):
+            return await self._credentials.authenticate_client(client_id, secret or "")
 
 
 def oauth_routes(core: Core, certificate_of: CertificateOf) -> list[Route]:

@@ -48,7 +48,10 @@ async def run_once(database: Database, database_url: str, **changes: object) -> 
 async def test_jobs_prune_the_database_and_extend_the_audit_log(
     database: Database, database_url: str, pool: "Pool"
 ) -> None:
-    """Expired revocations and old keys are deleted; the audit log has this month's partition."""
+    """Expired revocations and old keys are deleted; the audit log has the next month's partition.
+
+    This month began in the default partition: the key of this process was made before.
+    """
     past = utc_now() - timedelta(days=400)
     await pool.execute(OLD_REVOCATION, past)
     await pool.execute(
@@ -60,7 +63,8 @@ async def test_jobs_prune_the_database_and_extend_the_audit_log(
     await run_once(database, database_url)
     assert await pool.fetchval("SELECT count(*) FROM revocations") == 0
     assert await pool.fetchval("SELECT count(*) FROM signing_keys WHERE kid = 'old'") == 0
-    partition = f"audit_log_{utc_now():%Y%m}"
+    next_month = utc_now().replace(day=1) + timedelta(days=32)
+    partition = f"audit_log_{next_month:%Y%m}"
     assert await pool.fetchval("SELECT to_regclass($1)::text", partition) == partition
 
 

@@ -1,0 +1,114 @@
+"""Each command that uses the database leaves one row in the audit log, by its operator."""
+
+import os
+import pwd
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import pytest
+import structlog
+from click.testing import CliRunner, Result
+
+from auth_service.cli.app import cli
+from tests.acceptance.servers import environment
+from tests.conftest import Outside
+
+PASSWORD = "a password of some length"
+OPERATOR = f"{pwd.getpwuid(os.getuid()).pw_name}@{socket.gethostname()}"
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Runs commands on a database, and reads the audit log."""
+
+    database_url: str
+    outside: Outside
+
+    def run(self, *arguments: str, stdin: str = "") -> Result:
+        """Run a command."""
+        return CliRunner().invoke(cli, arguments, input=stdin, env=environment(self.database_url))
+
+    def rows(self, *arguments: str, stdin: str = "") -> list[dict[str, Any]]:
+        """Return the rows that a command leaves."""
+        before = self._all()
+        self.run(*arguments, stdin=stdin)
+        return [row for row in self._all() if row not in before]
+
+    def _all(self) -> list[dict[str, Any]]:
+        async def read() -> list[dict[str, Any]]:
+            connection = await asyncpg.connect(self.database_url)
+            try:
+                found = await connection.fetch("SELECT * FROM audit_log ORDER BY event")
+                return [dict(row) for row in found]
+            finally:
+                await connection.close()
+
+        return self.outside.run(read())
+
+
+@pytest.fixture(scope="module")
+def commands(module_database_url: str, outside: Outside) -> Iterator[Commands]:
+    """A database with a user, an account and a key."""
+    made = Commands(module_database_url, outside)
+    assert made.run("users", "create", "ada", stdin=PASSWORD).exit_code == 0
+    assert made.run("service-accounts", "create", "billing").exit_code == 0
+    assert made.run("audiences", "create", "books").exit_code == 0
+    yield made
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "event"),
+    [
+        ("users create eve", PASSWORD, "user.created"),
+        ("users list", "", "cli.users_list"),
+        ("users show ada", "", "cli.users_show"),
+        ("users set-password ada", PASSWORD, "user.password_changed"),
+        ("users disable ada", "", "user.disabled"),
+        ("users enable ada", "", "user.enabled"),
+        ("sessions list ada", "", "cli.sessions_list"),
+        ("sessions revoke --user ada", "", "user.sessions_revoked"),
+        ("service-accounts update billing --role staff", "", "service_account.updated"),
+        ("service-accounts disable billing", "", "service_account.disabled"),
+        ("audiences update books --scope read", "", "audience.updated"),
+        ("audiences grant books --user ada", "", "audience.granted"),
+        ("keys rotate --algorithm EdDSA", "", "key.created"),
+        ("keys list", "", "cli.keys_list"),
+        ("keys export --shared", "", "cli.keys_export"),
+        ("keys export-public", "", "cli.keys_export_public"),
+        ("token explain", "a.b.c", "token.explained"),
+    ],
+)
+def test_a_command_leaves_one_row(
+    commands: Commands, arguments: str, stdin: str, event: str
+) -> None:
+    """By the user of the operating system."""
+    (row,) = commands.rows(*arguments.split(), stdin=stdin)
+    assert (row["event"], row["outcome"]) == (event, "OK")
+    assert (row["actor_kind"], row["actor"]) == ("operator", OPERATOR)
+    assert row["credential"] == "operating_system"
+
+
+def test_a_command_that_fails_leaves_one_row(commands: Commands) -> None:
+    """With the reason."""
+    (row,) = commands.rows("users", "disable", "nobody")
+    assert (row["event"], row["outcome"]) == ("cli.users_disable", "NOT_FOUND")
+    assert row["actor"] == OPERATOR
+
+
+def test_each_event_of_a_key_leaves_one_row(commands: Commands) -> None:
+    """A key that signs at once takes over from the one before, and may be ended by hand."""
+    assert [(row["event"], row["kid"]) for row in commands.rows("keys", "list")] == [
+        ("cli.keys_list", None)
+    ]
+    made = commands.rows("keys", "rotate", "--algorithm", "EdDSA", "--activate-in", "0s")
+    (kid,) = {row["kid"] for row in made if row["event"] == "key.created"}
+    assert [row["event"] for row in made if row["kid"] == kid] == ["key.activated", "key.created"]
+    ended = commands.rows("keys", "retire", kid)
+    assert ("key.retired", kid) in [(row["event"], row["kid"]) for row in ended]
+    withdrawn = commands.rows("keys", "compromise", kid)
+    assert [(row["event"], row["kid"]) for row in withdrawn] == [("key.compromised", kid)]
+    assert {row["actor"] for row in made + ended + withdrawn} == {OPERATOR}
