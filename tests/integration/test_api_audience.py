@@ -130,7 +130,7 @@ class Api:
         return str(reply.tokens.access_token)
 
     async def call(self, name: str, token: str, request: dict[str, Any]) -> Refusal | None:
-        """Call an RPC with a token as the caller's own; return how it is refused, if it is."""
+        """Call an RPC with a token as the caller's own, if any; return how it is refused, if so."""
         method = methods()[name]
         types = [
             message_factory.GetMessageClass(t) for t in (method.input_type, method.output_type)
@@ -146,9 +146,8 @@ class Api:
             request_serializer=types[0].SerializeToString,
             response_deserializer=types[1].FromString,
         )
-        call = stub(
-            types[0](**request), metadata=(("authorization", f"Bearer {token}"),), timeout=TIMEOUT
-        )
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        call = stub(types[0](**request), metadata=metadata, timeout=TIMEOUT)
         try:
             await (call.read() if method.server_streaming else call)
         except grpc.aio.AioRpcError as error:
