@@ -40,7 +40,7 @@ OWN_TOKEN: dict[str, Any] = {
     "authn.v1.AccountService.ListFactors": {},
     "authn.v1.AccountService.BeginTotpEnrollment": {},
     "authn.v1.AccountService.ConfirmTotpEnrollment": {"totp_code": "123456"},
-    "authn.v1.AccountService.DeleteFactor": {},
+    "authn.v1.AccountService.DeleteFactor": {"factor_id": "00000000-0000-4000-8000-000000000000"},
     "authn.v1.AccountService.GenerateRecoveryCodes": {},
     "authn.v1.AdminService.CreateUser": {},
     "authn.v1.AdminService.GetUser": {},
