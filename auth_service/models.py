@@ -12,7 +12,11 @@ ANY_SCOPE = "*"
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person's account. `identifiers` are normalised; `password_hash` is a PHC string."""
+    """A person's account; `identifiers` are normalised.
+
+    `password_hash` is a PHC string, or a hash of another system until the first login, or empty: no
+    password.
+    """
 
     id: UUID
     identifiers: tuple[str, ...]

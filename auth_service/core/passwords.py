@@ -15,8 +15,9 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from argon2 import PasswordHasher as Argon2
-from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.exceptions import InvalidHashError
 
+from auth_service.core import foreign_hashes
 from auth_service.core.password_policy import normalise_password
 from auth_service.errors import RateLimited
 
@@ -80,7 +81,10 @@ class PasswordHasher:
         return await self._run(lambda: self._argon2.hash(normalise_password(password)))
 
     async def verify(self, password_hash: str | None, password: str) -> bool:
-        """Return whether the password matches. A hash of None (no account) takes as long."""
+        """Return whether the password matches. No hash (no account, or no password) takes as long.
+
+        The hash may be one of another system, as `foreign_hashes` accepts it.
+        """
         return await self._run(lambda: self._verify(password_hash, password))
 
     def require_room(self) -> None:
@@ -90,18 +94,21 @@ class PasswordHasher:
 
     def needs_rehash(self, password_hash: str) -> bool:
         """Return whether the hash was made with another profile than the present one."""
-        return self._argon2.check_needs_rehash(password_hash)
+        try:
+            return self._argon2.check_needs_rehash(password_hash)
+        except InvalidHashError:  # it is of another scheme
+            return True
 
     def close(self) -> None:
         """Wait for running hashes and accept no more."""
         self._pool.shutdown(cancel_futures=True)
 
     def _verify(self, password_hash: str | None, password: str) -> bool:
-        try:
-            self._argon2.verify(password_hash or self._dummy_hash, normalise_password(password))
-        except (VerificationError, InvalidHashError):
-            return False
-        return password_hash is not None
+        # Hashes of other systems may be of the password as it was typed, in whatever form.
+        forms = dict.fromkeys((normalise_password(password), password))
+        kept = password_hash or self._dummy_hash
+        matches = any(foreign_hashes.verify(kept, form) for form in forms)
+        return matches and bool(password_hash)
 
     async def _run(self, work: Callable[[], T]) -> T:
         self.require_room()
