@@ -38,7 +38,7 @@ class FactorKind(StrEnum):
 
     TOTP = "totp"
     RECOVERY_CODE = "recovery_code"
-    WEBAUTHN = "webauthn"
+    PASSKEY = "webauthn"
 
 
 @dataclass(frozen=True, slots=True)

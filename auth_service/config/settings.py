@@ -274,9 +274,23 @@ class Settings(BaseSettings):
     service_name: Annotated[str, Field(min_length=1, max_length=64, pattern="^[^:]+$")] | None = (
         _field(
             None,
-            "Name of the service in authenticator apps. If unset: the host of the issuer.",
+            "Name of the service in authenticator apps and passkeys. If unset: the host of the "
+            "issuer.",
             "Example Shop",
         )
+    )
+    passkey_rp_id: Annotated[str, Field(min_length=1, max_length=253)] | None = _field(
+        None,
+        "Domain of passkeys (relying party id of WebAuthn): the host of the pages that use them, "
+        "or a domain above it. A change makes all passkeys useless. If unset: the host of "
+        "AUTH_PUBLIC_URL, or else of the issuer.",
+        "example.com",
+    )
+    passkey_origins: Origins = _field(
+        (),
+        "Origins of the pages that use passkeys, separated by commas. If unset: that of "
+        "AUTH_PUBLIC_URL, or else of the issuer, and AUTH_BROWSER_ORIGINS.",
+        "https://app.example.com",
     )
     grpc_address: Address = _field(
         "127.0.0.1:50051",
@@ -469,9 +483,17 @@ class Settings(BaseSettings):
         return self.api_audience or self.issuer
 
     def own_name(self) -> str:
-        """Return what authenticator apps call the service."""
+        """Return what authenticator apps and passkeys call the service."""
         host = urlsplit(self.issuer).hostname if "://" in self.issuer else None
         return self.service_name or host or self.issuer.replace(":", " ")
+
+    def passkey_party(self) -> tuple[str, tuple[str, ...]]:
+        """Return the domain and the origins of passkeys; empty if there is nothing to tell them."""
+        own = urlsplit(self.public_url or self.issuer)
+        if not own.hostname:
+            return self.passkey_rp_id or "", self.passkey_origins
+        origins = (f"{own.scheme}://{own.netloc}", *self.browser_origins)
+        return self.passkey_rp_id or own.hostname, self.passkey_origins or origins
 
     def shared_key_bytes(self) -> bytes | None:
         """Return the configured shared key; None if the server generates its own."""

@@ -11,17 +11,22 @@ from auth_service.clock import Clock
 from auth_service.core import fields, totp
 from auth_service.core.accounts import own_ids
 from auth_service.core.factor_secrets import new_totp_factor
+from auth_service.core.passkeys import Passkeys
 from auth_service.core.recovery_codes import code_hash, new_codes
-from auth_service.core.second_factors import FactorPolicy, TotpEnrollment, enrollment_of
+from auth_service.core.second_factors import (
+    NO_PASSKEYS,
+    FactorPolicy,
+    TotpEnrollment,
+    enrollment_of,
+)
 from auth_service.db.store import Store
 from auth_service.errors import (
-    AlreadyExists,
     InsufficientUserAuthentication,
     InvalidArgument,
     InvalidCredentials,
     NotFound,
 )
-from auth_service.models import Factor, User
+from auth_service.models import Factor, FactorKind, User
 from auth_service.tokens.access import AccessClaims
 from auth_service.tokens.assurance import MULTI_FACTOR
 from auth_service.tokens.challenge import Challenges, Enrollment
@@ -40,9 +45,12 @@ class OwnFactors:
         store: Store,
         challenges: Challenges,
         root_key: MasterKey,
+        passkeys: Passkeys | None,
         policy: FactorPolicy,
         clock: Clock,
     ) -> None:
+        """Without `passkeys` none can be added."""
+        self._passkeys = passkeys
         self._store = store
         self._challenges = challenges
         self._root_key = root_key
@@ -61,11 +69,10 @@ class OwnFactors:
         Raises InsufficientUserAuthentication, as all changes do.
         """
         user = await self._recently_logged_in(caller)
-        expires_at = (self._clock() + ENROLLMENT_TTL).replace(microsecond=0)
-        enrollment = Enrollment(uuid4(), user.id, expires_at)
+        enrollment = self._new_enrollment(user)
         secret = self._challenges.enrolled_secret(enrollment.id)
         told = enrollment_of(secret, user, self._policy)
-        return told, self._challenges.sign_enrollment(enrollment), expires_at
+        return told, self._challenges.sign_enrollment(enrollment), enrollment.expires_at
 
     async def confirm_totp(
         self, caller: AccessClaims, enrollment_token: str, code: str, name: str = ""
@@ -84,14 +91,44 @@ class OwnFactors:
             raise InvalidArgument(
                 "totp_code", "is not the present code of this secret; check the device's clock"
             )
-        if any(factor.id == enrollment.id for factor in await self._store.list_factors(user.id)):
-            raise AlreadyExists("this enrollment was confirmed before")
         factor = new_totp_factor(
             self._root_key, user.id, enrollment.id, secret, step=step, name=name, now=now
         )
-        codes = new_codes()
-        added = await self._store.add_factor(factor, [code_hash(code) for code in codes])
-        return factor, codes if added else []
+        return factor, await self._add(factor)
+
+    async def begin_passkey(self, caller: AccessClaims) -> tuple[str, str, datetime]:
+        """Return what a browser makes a passkey with, the token of the enrollment, and its expiry.
+
+        Raises NotFound if the service has no passkeys.
+        """
+        user, passkeys = await self._recently_logged_in(caller), self._relying_party()
+        enrollment = self._new_enrollment(user)
+        options = passkeys.creation_options(
+            self._challenges.passkey_challenge(enrollment.id),
+            user,
+            await self._store.list_factors(user.id),
+        )
+        return options, self._challenges.sign_enrollment(enrollment), enrollment.expires_at
+
+    async def confirm_passkey(
+        self, caller: AccessClaims, enrollment_token: str, response: str, name: str = ""
+    ) -> tuple[Factor, list[str]]:
+        """Add the passkey that a browser made; return and raise as `confirm_totp`."""
+        name = fields.label(name, "name")
+        user, passkeys = await self._recently_logged_in(caller), self._relying_party()
+        enrollment = self._enrollment(enrollment_token, user)
+        made = passkeys.register(response, self._challenges.passkey_challenge(enrollment.id))
+        factor = Factor(
+            user.id,
+            enrollment.id,
+            FactorKind.PASSKEY,
+            name,
+            made.public_key,
+            made.counter,
+            self._clock(),
+            credential_id=made.credential_id,
+        )
+        return factor, await self._add(factor)
 
     async def delete(self, caller: AccessClaims, factor_id: UUID) -> None:
         """Remove a factor. Raises NotFound."""
@@ -125,6 +162,21 @@ class OwnFactors:
         if unmet:
             raise InsufficientUserAuthentication(recent, wanted, tuple(unmet))
         return user
+
+    async def _add(self, factor: Factor) -> list[str]:
+        """Add a factor; return the first recovery codes of the user, if these are."""
+        codes = new_codes()
+        added = await self._store.add_factor(factor, [code_hash(code) for code in codes])
+        return codes if added else []
+
+    def _relying_party(self) -> Passkeys:
+        if self._passkeys is None:
+            raise NotFound(NO_PASSKEYS)
+        return self._passkeys
+
+    def _new_enrollment(self, user: User) -> Enrollment:
+        expires_at = (self._clock() + ENROLLMENT_TTL).replace(microsecond=0)
+        return Enrollment(uuid4(), user.id, expires_at)
 
     def _enrollment(self, token: str, user: User) -> Enrollment:
         try:

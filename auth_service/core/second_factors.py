@@ -4,7 +4,7 @@ Owns that a code costs an attempt before it is looked at, and that a wrong code 
 wrong password is, and after as long.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import uuid4
 
@@ -13,16 +13,18 @@ from auth_service.audit import Actor, ActorKind
 from auth_service.clock import Clock
 from auth_service.core import totp
 from auth_service.core.factor_secrets import new_totp_factor, secret_of
+from auth_service.core.passkeys import Passkeys, parsed_response
 from auth_service.core.passwords import PasswordHasher
 from auth_service.core.recovery_codes import code_hash
 from auth_service.db.store import Store
-from auth_service.errors import InvalidCredentials, RateLimited, TooManyFactors
+from auth_service.errors import InvalidCredentials, NotFound, RateLimited, TooManyFactors
 from auth_service.models import Factor, FactorKind, User
-from auth_service.tokens.assurance import MFA
-from auth_service.tokens.challenge import Challenges, LoginChallenge, LoginTerms
+from auth_service.tokens.assurance import MFA, POSSESSION
+from auth_service.tokens.challenge import ANYBODY, Challenges, LoginChallenge, LoginTerms
 from auth_service.tokens.keys import MasterKey
 
 __all__ = [
+    "NO_PASSKEYS",
     "FactorPolicy",
     "FactorProof",
     "IssuedChallenge",
@@ -34,6 +36,7 @@ __all__ = [
 
 CHALLENGE_TTL = timedelta(minutes=5)
 EVERYBODY = "*"
+NO_PASSKEYS = "this service has no passkeys: it needs AUTH_PASSKEY_RP_ID or an issuer that is a URL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class FactorPolicy:
 
 @dataclass(frozen=True, slots=True)
 class FactorProof:
-    """What completes a login: a code, as typed."""
+    """What completes a login: a code, as typed, or the answer of a passkey in JSON."""
 
     kind: FactorKind
     value: str = field(repr=False)
@@ -64,6 +67,8 @@ class FactorProof:
                 totp.typed_code(self.value, "totp_code")
             case FactorKind.RECOVERY_CODE:
                 code_hash(self.value)
+            case FactorKind.PASSKEY:
+                parsed_response(self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,8 @@ class IssuedChallenge:
     expires_at: datetime
     enrollment: TotpEnrollment | None = None
     """Set if the user has none and needs one: what to enroll."""
+    passkey_options: str = ""
+    """What a browser asks the passkey with, in JSON; empty if there is none."""
 
 
 class SecondFactorRequired(Exception):
@@ -107,9 +114,12 @@ class SecondFactors:
         hasher: PasswordHasher,
         challenges: Challenges,
         root_key: MasterKey,
+        passkeys: Passkeys | None,
         policy: FactorPolicy,
         clock: Clock,
     ) -> None:
+        """Without `passkeys` none is asked for."""
+        self._passkeys = passkeys
         self._store = store
         self._hasher = hasher
         self._challenges = challenges
@@ -142,10 +152,26 @@ class SecondFactors:
             secret = self._challenges.enrolled_secret(challenge.id)
             enrollment = enrollment_of(secret, user, self._policy)
             return IssuedChallenge(token, (), expires_at, enrollment)
-        kinds = {factor.kind for factor in await self._store.list_factors(user.id)}
+        factors = await self._store.list_factors(user.id)
+        kinds = {factor.kind for factor in factors}
         if await self._store.count_recovery_codes(user.id):
             kinds.add(FactorKind.RECOVERY_CODE)
-        return IssuedChallenge(token, tuple(sorted(kinds)), expires_at)
+        options = ""
+        if self._passkeys is not None and FactorKind.PASSKEY in kinds:
+            asked = self._challenges.passkey_challenge(challenge.id)
+            options = self._passkeys.request_options(asked, factors)
+        return IssuedChallenge(token, tuple(sorted(kinds)), expires_at, None, options)
+
+    def begin_alone(self, terms: LoginTerms) -> IssuedChallenge:
+        """Return the challenge of a login by a passkey alone. Raises NotFound without passkeys."""
+        if self._passkeys is None:
+            raise NotFound(NO_PASSKEYS)
+        expires_at = (self._clock() + CHALLENGE_TTL).replace(microsecond=0)
+        challenge = LoginChallenge(uuid4(), ANYBODY, terms, (), None, expires_at)
+        asked = self._challenges.passkey_challenge(challenge.id)
+        options = self._passkeys.request_options(asked, alone=True)
+        token = self._challenges.sign(challenge)
+        return IssuedChallenge(token, (FactorKind.PASSKEY,), expires_at, None, options)
 
     def read(self, challenge_token: str) -> LoginChallenge:
         """Return the challenge of a token. Raises InvalidCredentials."""
@@ -159,6 +185,8 @@ class SecondFactors:
         Takes one of the user's attempts, which a good code gives back. Raises InvalidArgument for
         what cannot be a code, InvalidCredentials, and RateLimited if no attempt is left.
         """
+        if challenge.user_id == ANYBODY:
+            return await self._owner(challenge, proof), (POSSESSION, MFA)
         audit.note(user_id=challenge.user_id)
         proof.check_form()  # what is no code costs nothing
         self._hasher.require_room()
@@ -177,7 +205,27 @@ class SecondFactors:
             await self._hasher.verify(None, "")
             raise InvalidCredentials
         audit.identify(Actor(ActorKind.USER, str(user.id), proof.kind.value))
+        # A sign-out since the first step ends the challenge.
+        user = replace(user, revoked_before=challenge.revoked_before)
         return user, tuple(dict.fromkeys((*challenge.amr, *proved, MFA)))
+
+    async def _owner(self, challenge: LoginChallenge, proof: FactorProof) -> User:
+        """Return the user whose passkey answers a challenge that names nobody."""
+        proof.check_form()
+        if proof.kind is not FactorKind.PASSKEY:
+            raise InvalidCredentials
+        credential_id = parsed_response(proof.value).raw_id
+        factor = await self._store.find_passkey(credential_id)
+        if factor is None:
+            raise InvalidCredentials
+        audit.note(user_id=factor.user_id)
+        if not await self._use_passkey(challenge, proof.value, factor, True):
+            raise InvalidCredentials
+        user = await self._store.get_user(factor.user_id)
+        if user is None or user.disabled:
+            raise InvalidCredentials
+        audit.identify(Actor(ActorKind.USER, str(user.id), proof.kind.value))
+        return user
 
     async def _methods(
         self, challenge: LoginChallenge, proof: FactorProof, now: datetime
@@ -190,6 +238,13 @@ class SecondFactors:
             hashed = code_hash(proof.value)
             used = await self._store.use_recovery_code(challenge.user_id, hashed, now)
             return (MFA,) if used else ()
+        if proof.kind is FactorKind.PASSKEY:
+            asked = parsed_response(proof.value).raw_id
+            for factor in await self._store.list_factors(challenge.user_id):
+                if factor.credential_id == asked:
+                    used = await self._use_passkey(challenge, proof.value, factor)
+                    return (POSSESSION,) if used else ()
+            return ()
         code = totp.typed_code(proof.value, "totp_code")
         if challenge.enrolls:
             return ("otp",) if await self._enroll(challenge, code, now) else ()
@@ -203,6 +258,19 @@ class SecondFactors:
         if step is None or step <= factor.counter:
             return False
         return await self._store.use_totp_step(factor, step, now)
+
+    async def _use_passkey(
+        self, challenge: LoginChallenge, response: str, factor: Factor, alone: bool = False
+    ) -> bool:
+        if self._passkeys is None:
+            return False
+        asked = self._challenges.passkey_challenge(challenge.id)
+        counter = self._passkeys.counter_of(response, asked, factor, alone=alone)
+        if counter is None:
+            return False
+        return await self._store.use_passkey(
+            factor, counter, challenge.id, challenge.expires_at, self._clock()
+        )
 
     async def _enroll(self, challenge: LoginChallenge, code: str, now: datetime) -> bool:
         secret = self._challenges.enrolled_secret(challenge.id)

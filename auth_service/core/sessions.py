@@ -17,7 +17,7 @@ from auth_service.core.auditing import Auditor
 from auth_service.core.credentials import Credentials
 from auth_service.core.refresh_call import RefreshCall, request_hash
 from auth_service.core.revocation import Revocations
-from auth_service.core.second_factors import FactorProof, SecondFactorRequired
+from auth_service.core.second_factors import FactorProof, IssuedChallenge, SecondFactorRequired
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.shielded import Shielded
 from auth_service.core.step_up import StepUp
@@ -139,10 +139,27 @@ class Sessions:
         # One challenge begins one session: its id stands for a request id that was left out.
         request_id = challenge.terms.request_id or f"challenge:{challenge.id}"
         terms = replace(challenge.terms, request_id=request_id)
-        # A sign-out since the password was proved ends the challenge.
-        user = replace(user, revoked_before=challenge.revoked_before)
         session = await self._new_session(user, terms, amr)
         return await self._begin(user, terms, amr, session)
+
+    def begin_passkey_login(
+        self,
+        *,
+        audience: Sequence[str] = (),
+        scope: Sequence[str] = (),
+        client_id: str = "",
+        device_label: str = "",
+        certificate: str = "",
+    ) -> IssuedChallenge:
+        """Return a challenge that the passkey of any user answers by `login_factor`."""
+        terms = LoginTerms(
+            fields.labels(audience, "audience"),
+            fields.scope(scope),
+            fields.label(client_id, "client_id") or "first-party",
+            fields.label(device_label, "device_label"),
+            certificate=certificate,
+        )
+        return self._credentials.factors.begin_alone(terms)
 
     async def step_up(
         self,

@@ -9,13 +9,15 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import asyncpg
+
 from auth_service import audit
 from auth_service.db import rows
 from auth_service.db.audit import write_audit
 from auth_service.db.executor import Executor
 from auth_service.db.sessions import require_user
 from auth_service.db.users import SHORTEST_WAIT
-from auth_service.errors import NotFound, TooManyFactors
+from auth_service.errors import AlreadyExists, NotFound, TooManyFactors
 from auth_service.models import Factor, User
 
 if TYPE_CHECKING:
@@ -57,13 +59,32 @@ class FactorStore(Executor):
         written = audit.row("recovery_code.used", now, user_id=user_id)
         return await self._durable_row("use_recovery_code", user_id, code_hash, written) is not None
 
+    async def find_passkey(self, credential_id: bytes) -> Factor | None:
+        """Return a passkey by what browsers call it."""
+        row = await self._row("find_passkey", credential_id)
+        return rows.factor(row) if row else None
+
+    async def use_passkey(
+        self, factor: Factor, counter: int, challenge_id: UUID, expires_at: datetime, now: datetime
+    ) -> bool:
+        """Accept the answer of a passkey to a challenge, until that expires.
+
+        False if the challenge was answered before, or if the counter did not increase.
+        """
+        row = await self._durable_row(
+            "use_passkey", factor.user_id, factor.id, counter, now, str(factor.user_id),
+            challenge_id.bytes, expires_at,
+        )  # fmt: skip
+        return row is not None
+
     async def add_factor(
         self, factor: Factor, recovery_codes: Sequence[bytes] = (), *, first: bool = False
     ) -> bool:
         """Add a factor, and the hashes of recovery codes if the user has none.
 
         Returns whether the codes were added. With `first` nothing is added to a user who has a
-        factor: raises TooManyFactors. Raises NotFound, and TooManyFactors beyond MAX_FACTORS.
+        factor: raises TooManyFactors. Raises NotFound, TooManyFactors beyond MAX_FACTORS, and
+        AlreadyExists for a factor, or a passkey, that was added before.
         """
         user_id = factor.user_id
         async with self._transaction() as connection:
@@ -72,7 +93,10 @@ class FactorStore(Executor):
                 raise TooManyFactors("the user has a second factor already")
             if await connection.fetchval(self._sql["count_factors"], user_id) >= MAX_FACTORS:
                 raise TooManyFactors(f"the user has {MAX_FACTORS} second factors; delete one first")
-            await connection.execute(self._sql["add_factor"], *rows.factor_arguments(factor))
+            try:
+                await connection.execute(self._sql["add_factor"], *rows.factor_arguments(factor))
+            except asyncpg.UniqueViolationError as error:
+                raise AlreadyExists("this factor was added before") from error
             await self._audit(connection, "factor.added", user_id, factor.created_at)
             left = await connection.fetchval(self._sql["count_recovery_codes"], user_id)
             if left or not recovery_codes:

@@ -368,6 +368,25 @@ WITH used AS (
 )
 SELECT user_id FROM used
 
+-- name: find_passkey
+SELECT * FROM user_factors WHERE credential_id = $1
+
+-- name: use_passkey
+-- The counter of many passkeys is always 0, so that only the id of the challenge tells a replay.
+WITH fresh AS (
+    INSERT INTO assertion_ids (client_id, id, expires_at) VALUES ($5, $6, $7)
+    ON CONFLICT DO NOTHING
+    RETURNING id
+), used AS (
+    UPDATE user_factors SET counter = $3::bigint, last_used_at = $4
+    WHERE user_id = $1 AND id = $2 AND kind = 'webauthn'
+        AND (counter < $3 OR counter = 0 AND $3 = 0) AND EXISTS (SELECT FROM fresh)
+    RETURNING user_id
+), cleared AS (
+    DELETE FROM factor_attempts WHERE user_id = (SELECT user_id FROM used)
+)
+SELECT user_id FROM used
+
 -- name: use_recovery_code
 WITH used AS (
     DELETE FROM recovery_codes WHERE user_id = $1 AND code_hash = $2 RETURNING user_id

@@ -18,17 +18,23 @@ __all__ = ["FactorMethods", "challenge_of", "proof_of"]
 _KINDS = {
     FactorKind.TOTP: auth_pb.FACTOR_KIND_TOTP,
     FactorKind.RECOVERY_CODE: auth_pb.FACTOR_KIND_RECOVERY_CODE,
+    FactorKind.PASSKEY: auth_pb.FACTOR_KIND_PASSKEY,
 }
-_PROOFS = {"totp_code": FactorKind.TOTP, "recovery_code": FactorKind.RECOVERY_CODE}
+_PROOFS = {
+    "totp_code": FactorKind.TOTP,
+    "recovery_code": FactorKind.RECOVERY_CODE,
+    "passkey_response": FactorKind.PASSKEY,
+}
 
 
 def challenge_of(issued: IssuedChallenge) -> auth_pb.LoginChallenge:
     """Return the challenge of a login as a message."""
     return auth_pb.LoginChallenge(
         challenge_token=issued.token,
-        factors=[_KINDS[kind] for kind in issued.factors if kind in _KINDS],
+        factors=[_KINDS[kind] for kind in issued.factors],
         expires_at=timestamp(issued.expires_at),
         enrollment=None if issued.enrollment is None else _enrollment(issued.enrollment),
+        passkey_options=issued.passkey_options,
     )
 
 
@@ -102,7 +108,7 @@ def _factor(factor: Factor) -> pb.Factor:
     used = factor.last_used_at
     return pb.Factor(
         factor_id=str(factor.id),
-        kind=_KINDS.get(factor.kind, auth_pb.FACTOR_KIND_UNSPECIFIED),
+        kind=_KINDS[factor.kind],
         name=factor.name,
         created_at=timestamp(factor.created_at),
         last_used_at=None if used is None else timestamp(used),

@@ -26,6 +26,7 @@ from auth_service.core.key_policy import KeyPolicy
 from auth_service.core.migration import Migration
 from auth_service.core.old_issuers import OldIssuer
 from auth_service.core.own_factors import OwnFactors
+from auth_service.core.passkeys import Passkeys
 from auth_service.core.password_policy import PasswordPolicy
 from auth_service.core.passwords import PROFILES, Argon2Profile, PasswordHasher
 from auth_service.core.revocation import Revocations, Revoker
@@ -118,6 +119,12 @@ def factor_policy(settings: Settings) -> FactorPolicy:
         refill=settings.factor_refill,
         recent_login=settings.recent_login,
     )
+
+
+def passkeys(settings: Settings) -> Passkeys | None:
+    """Return the relying party of passkeys; None if the settings do not tell its domain."""
+    rp_id, origins = settings.passkey_party()
+    return Passkeys(rp_id, settings.own_name(), origins) if rp_id and origins else None
 
 
 def key_policy(settings: Settings) -> KeyPolicy:
@@ -286,7 +293,8 @@ async def open_core(
     assertions = assertion_rules(_assertion_audiences(settings))
     workloads = Workloads(store, issuers.workload, assertions, policy.clock_skew, clock)
     challenges, factors = Challenges(root, settings.issuer), factor_policy(settings)
-    second_factors = SecondFactors(store, hasher, challenges, root, factors, clock)
+    keys_of_users = passkeys(settings)
+    second_factors = SecondFactors(store, hasher, challenges, root, keys_of_users, factors, clock)
     credentials = Credentials(store, hasher, policy, shielded, clock, workloads, second_factors)
     ended = Revocations(store, policy, feed.announce, clock)
     try:
@@ -306,7 +314,7 @@ async def open_core(
             clock,
             audiences,
             AudienceRegistry(store, clock),
-            OwnFactors(store, challenges, root, factors, clock),
+            OwnFactors(store, challenges, root, keys_of_users, factors, clock),
             Auditor(store, clock),
             audiences.own,
         )

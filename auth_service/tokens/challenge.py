@@ -16,10 +16,12 @@ from auth_service.errors import AuthError, InvalidCredentials
 from auth_service.tokens import jws
 from auth_service.tokens.keys import MasterKey, SigningKey
 
-__all__ = ["Challenges", "Enrollment", "LoginChallenge", "LoginTerms"]
+__all__ = ["ANYBODY", "Challenges", "Enrollment", "LoginChallenge", "LoginTerms"]
 
 CHALLENGE_TYPE = "lc+jwt"
 ENROLLMENT_TYPE = "fe+jwt"
+
+ANYBODY = UUID(int=0)
 
 _KID = "challenge"
 _LONGEST = 1 << 18
@@ -44,10 +46,11 @@ class LoginTerms:
 
 @dataclass(frozen=True, slots=True)
 class LoginChallenge:
-    """A login that lacks a second factor."""
+    """A login that lacks a second factor, or one by a passkey alone."""
 
     id: UUID
     user_id: UUID
+    """ANYBODY if a passkey is to tell who logs in."""
     terms: LoginTerms
     amr: tuple[str, ...]
     """How the user was authenticated so far (RFC 8176)."""
@@ -75,9 +78,13 @@ class Challenges:
         self._secret = root_key.enrollment_key()
         self._issuer = issuer
 
-    def enrolled_secret(self, id_: UUID, length: int = 20) -> bytes:
-        """Return the secret of the factor that a challenge or an enrollment adds."""
-        return hmac.digest(self._secret, b"secret " + id_.bytes, hashlib.sha256)[:length]
+    def enrolled_secret(self, id_: UUID) -> bytes:
+        """Return the secret of the app that a challenge or an enrollment adds: 20 bytes."""
+        return hmac.digest(self._secret, b"secret " + id_.bytes, hashlib.sha256)[:20]
+
+    def passkey_challenge(self, id_: UUID) -> bytes:
+        """Return what a passkey signs to answer a challenge or to confirm an enrollment."""
+        return hmac.digest(self._secret, b"passkey " + id_.bytes, hashlib.sha256)
 
     def sign(self, challenge: LoginChallenge) -> str:
         """Return the challenge of a login as a token."""

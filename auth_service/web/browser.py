@@ -33,6 +33,7 @@ from auth_service.web.certificates import CertificateOf
 from auth_service.web.cookies import ACCESS_COOKIE, REFRESH_COOKIE, clear_cookies, set_cookies
 from auth_service.web.idempotency import IDEMPOTENCY_HEADER, request_id
 from auth_service.web.oauth import token_response
+from auth_service.web.passkeys import PasskeyEndpoints
 from auth_service.web.responses import no_store
 from auth_service.web.second_factor import ANSWER, challenge_content, proof_in
 
@@ -79,12 +80,13 @@ class BrowserPolicy:
         return bool(host) and origin == f"https://{host.removesuffix(':443')}"
 
 
-class BrowserSessions:
-    """The five endpoints."""
+class BrowserSessions(PasskeyEndpoints):
+    """The endpoints of sessions, and those of passkeys."""
 
     def __init__(self, core: Core, policy: BrowserPolicy, certificate_of: CertificateOf) -> None:
         self._sessions = core.sessions
         self._migration = core.migration
+        self._factors = core.factors
         self._revoker = core.revoker
         self._validation = core.validation
         self._shielded = core.shielded
@@ -115,11 +117,7 @@ class BrowserSessions:
         _require_both(given)
         return await self._answer(
             self._sessions.login_password(
-                given.pop("identifier"),
-                given.pop("password"),
-                client_id=CLIENT_ID,
-                certificate=self._certificate_of(request),
-                **given,
+                given.pop("identifier"), given.pop("password"), **self._client(request) | given
             )
         )
 
@@ -188,7 +186,7 @@ class BrowserSessions:
 
     async def session(self, request: Request) -> Response:
         """Return the claims of the access token in the header, or else in the cookie."""
-        return no_store(self._claims(request, self._rule).as_jwt())
+        return no_store(self._own_claims(request).as_jwt())
 
     async def _end(self, request: Request) -> None:
         if token := request.cookies.get(REFRESH_COOKIE):
@@ -205,9 +203,20 @@ class BrowserSessions:
                     "authorization",
                     "is of a service account, which has no session; end it at /oauth2/revoke",
                 )
-            self._claims(request, self._rule)  # it must be for this service
+            self._own_claims(request)  # it must be for this service
             with suppress(NotFound):  # a deleted session has ended too
                 await self._revoker.revoke_session(claims.session_id, claims)
+
+    def _own_claims(self, request: Request) -> AccessClaims:
+        """Return the claims of the caller's access token, which must be for this service."""
+        return self._claims(request, self._rule)
+
+    def _client(self, request: Request) -> dict[str, str]:
+        return {
+            "client_id": CLIENT_ID,
+            "device_label": _device(request),
+            "certificate": self._certificate_of(request),
+        }
 
     def _claims(self, request: Request, rule: Rule) -> AccessClaims:
         certificate = partial(self._certificate_of, request)
@@ -259,6 +268,7 @@ def browser_routes(core: Core, policy: BrowserPolicy, certificate_of: Certificat
         Route("/refresh", browser.refresh, methods=["POST"]),
         Route("/logout", browser.logout, methods=["POST"]),
         Route("/session", browser.session, methods=["GET"]),
+        *browser.passkey_routes(),
     ]
     # A separate application, so that its errors have CORS headers and pages can read them.
     return Mount("/v1", app=answering(routes), middleware=[cors] if policy.origins else [])

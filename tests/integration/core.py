@@ -15,6 +15,7 @@ from auth_service.core.credentials import Credentials
 from auth_service.core.migration import Migration
 from auth_service.core.old_issuers import OldIssuer
 from auth_service.core.own_factors import OwnFactors
+from auth_service.core.passkeys import Passkeys
 from auth_service.core.password_policy import PasswordPolicy
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
 from auth_service.core.revocation import Revocations, Revoker
@@ -40,6 +41,7 @@ CHEAP = Argon2Profile(memory_kib=8, time_cost=1)
 MASTER_KEY = MasterKey(bytes(range(32)))
 SHARED_KEY = shared_key(bytes(range(32, 64)))
 FACTORS = FactorPolicy(service_name="Test")
+PASSKEYS = Passkeys("auth.test", "Test", ["https://auth.test"])
 POLICY = SessionPolicy(issuer=ISSUER, default_audience=("internal",))
 
 
@@ -112,7 +114,7 @@ def make_core(
     shielded = Shielded()
     workloads = Workloads(store, issuers, assertion_rules([ISSUER]), rules.clock_skew, clock)
     challenges = Challenges(MASTER_KEY, ISSUER)
-    second = SecondFactors(store, hasher, challenges, MASTER_KEY, factors, clock)
+    second = SecondFactors(store, hasher, challenges, MASTER_KEY, PASSKEYS, factors, clock)
     credentials = Credentials(store, hasher, rules, shielded, clock, workloads, second)
     audiences = Audiences(store, ISSUER, clock)
     sessions = Sessions(store, credentials, audiences, tokens, ended, rules, shielded, clock)
@@ -134,7 +136,7 @@ def make_core(
         validation,
         verifier,
         signer,
-        OwnFactors(store, challenges, MASTER_KEY, factors, clock),
+        OwnFactors(store, challenges, MASTER_KEY, PASSKEYS, factors, clock),
     )
 
 

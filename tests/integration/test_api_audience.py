@@ -97,7 +97,12 @@ NO_TOKEN = {
 """The RPCs that do not, with what they take."""
 FILES = (account_service_pb2, admin_service_pb2, auth_service_pb2, verifier_service_pb2)
 
-OWN_TOKEN_ROUTES = {("GET", "/v1/session"), ("POST", "/v1/logout")}
+OWN_TOKEN_ROUTES = {
+    ("GET", "/v1/session"),
+    ("POST", "/v1/logout"),
+    ("POST", "/v1/passkeys"),
+    ("POST", "/v1/passkeys/begin"),
+}
 NO_TOKEN_ROUTES = {
     ("GET", "/.well-known/jwks.json"): "answers everybody",
     ("GET", "/.well-known/oauth-authorization-server"): "answers everybody",
@@ -110,6 +115,7 @@ NO_TOKEN_ROUTES = {
     ("POST", "/v1/login"): "takes a password",
     ("POST", "/v1/refresh"): "takes a refresh token",
     ("POST", "/v1/step-up"): "takes a refresh token",
+    ("POST", "/v1/passkeys/login"): "takes a passkey",
     ("*", "/auth"): "takes a token for the upstream",
 }
 

@@ -1,5 +1,6 @@
 """Second factors of browser sessions: a challenge in JSON, its answer, and a session stepped up."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from auth_service.web.cookies import REFRESH_COOKIE
 from tests.acceptance.servers import PASSWORD, USER, make_user
 from tests.integration.authenticator import App
 from tests.integration.http_edge import TIMEOUT, Edge, assert_error, serving
+from tests.integration.passkey import Passkey
 from tests.integration.serving import query
 from tests.integration.test_web_browser import set_cookies
 
@@ -27,9 +29,10 @@ class Browser:
         self.app = App("")
         self.cookie = ""
 
-    async def post(self, path: str, **members: Any) -> httpx.Response:
-        """Post JSON with the cookie, and keep what is set."""
-        headers = {
+    async def post(self, path: str, token: str = "", **members: Any) -> httpx.Response:
+        """Post JSON with the cookie and perhaps an access token, and keep what is set."""
+        bearer = {"authorization": f"Bearer {token}"} if token else {}
+        headers = bearer | {
             "origin": str(self.edge.http.base_url).rstrip("/"),
             "x-requested-with": "fetch",
             "cookie": f"{REFRESH_COOKIE}={self.cookie}",
@@ -106,6 +109,58 @@ async def test_a_session_is_stepped_up_by_its_cookie(
     verdict = await browser.edge.rpc.validate(after["access_token"])
     assert verdict.claims.acr == "2fa"
     assert (await browser.post("/v1/refresh")).status_code == 200
+
+
+async def test_a_passkey_is_added_and_logs_in(database_url: str) -> None:
+    """In JSON as browsers have it: as second factor, and alone."""
+    await make_user(database_url)
+    async with serving(database_url) as edge:
+        browser, key = Browser(edge), Passkey("https://auth.internal")
+        token = (await browser.post("/v1/login", **GOOD)).json()["access_token"]
+        begun = (await browser.post("/v1/passkeys/begin", token)).json()
+        assert begun.keys() == {"enrollment_token", "passkey_options", "expires_in"}
+        given = {
+            "enrollment_token": begun["enrollment_token"],
+            "passkey_response": key.create(json.dumps(begun["passkey_options"])),
+        }
+        for name in given:
+            refused = await browser.post("/v1/passkeys", token, **given | {name: ""})
+            assert name in assert_error(refused, 400, "invalid_request", "INVALID_ARGUMENT")
+        added = (await browser.post("/v1/passkeys", token, **given, name="laptop")).json()
+        assert (added.keys(), len(added["recovery_codes"])) == (
+            {"factor_id", "recovery_codes"},
+            10,
+        )
+        second = (await browser.post("/v1/login", **GOOD)).json()
+        assert second["factors"] == ["recovery_code", "passkey"]
+        for challenge in (second, (await browser.post("/v1/passkeys/login")).json()):
+            answer = await browser.post(
+                "/v1/login",
+                challenge_token=challenge["challenge_token"],
+                passkey_response=key.get(json.dumps(challenge["passkey_options"])),
+            )
+            verdict = await edge.rpc.validate(answer.json()["access_token"])
+            assert (verdict.claims.acr, verdict.claims.client_id) == ("phr", "browser")
+        # The login was by password alone.
+        refused = await browser.post("/v1/passkeys/begin", token)
+        assert_error(
+            refused, 401, "insufficient_user_authentication", "INSUFFICIENT_USER_AUTHENTICATION"
+        )
+        assert 'acr_values="2fa phr"' in refused.headers["www-authenticate"]
+
+
+async def test_without_a_domain_there_are_no_passkeys(database_url: str) -> None:
+    """And the answer says which setting is missing."""
+    await make_user(database_url)
+    async with serving(database_url, issuer="internal") as edge:
+        browser = Browser(edge)
+        token = (await browser.post("/v1/login", **GOOD)).json()["access_token"]
+        for answer in (
+            await browser.post("/v1/passkeys/begin", token),
+            await browser.post("/v1/passkeys/login"),
+        ):
+            text = assert_error(answer, 404, "not_found", "NOT_FOUND")
+            assert "AUTH_PASSKEY_RP_ID" in text
 
 
 async def test_what_is_missing_or_too_much_is_named(browser: Browser) -> None:

@@ -234,6 +234,43 @@ def test_origins_are_kept_as_browsers_write_them(
     assert load_settings(path).browser_origins == expected
 
 
+@pytest.mark.parametrize(
+    ("given", "party"),
+    [
+        ({}, ("auth.internal", ("https://auth.internal",))),
+        ({"issuer": "internal"}, ("", ())),
+        (
+            {"public_url": "https://auth.example.com/x", "browser_origins": "https://app.test"},
+            ("auth.example.com", ("https://auth.example.com", "https://app.test")),
+        ),
+        (
+            {"passkey_rp_id": "example.com", "passkey_origins": "https://a.example.com"},
+            ("example.com", ("https://a.example.com",)),
+        ),
+    ],
+    ids=["issuer", "no-url", "public-url", "given"],
+)
+def test_passkeys_belong_to_the_pages_of_the_service(
+    given: dict[str, str], party: tuple[str, tuple[str, ...]]
+) -> None:
+    """Unless the settings say otherwise; without a URL there are none."""
+    assert load_settings(None, **given).passkey_party() == party
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({}, "auth.internal"),
+        ({"issuer": "our:issuer"}, "our issuer"),
+        ({"service_name": "Example Shop"}, "Example Shop"),
+    ],
+    ids=["issuer", "no-url", "given"],
+)
+def test_authenticator_apps_show_the_name_of_the_service(given: dict[str, str], name: str) -> None:
+    """A colon would end it in an otpauth URI."""
+    assert load_settings(None, **given).own_name() == name
+
+
 @pytest.mark.parametrize("key", [KEY, KEY.rstrip("="), f" {KEY}\n"])
 def test_shared_key_is_base64url_padded_or_not(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """Padding of a key and white space around it are ignored."""

@@ -34,6 +34,7 @@ class FactorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FACTOR_KIND_UNSPECIFIED: _ClassVar[FactorKind]
     FACTOR_KIND_TOTP: _ClassVar[FactorKind]
     FACTOR_KIND_RECOVERY_CODE: _ClassVar[FactorKind]
+    FACTOR_KIND_PASSKEY: _ClassVar[FactorKind]
 INACTIVE_REASON_UNSPECIFIED: InactiveReason
 INACTIVE_REASON_MALFORMED: InactiveReason
 INACTIVE_REASON_BAD_SIGNATURE: InactiveReason
@@ -53,6 +54,7 @@ INACTIVE_REASON_INSUFFICIENT_USER_AUTHENTICATION: InactiveReason
 FACTOR_KIND_UNSPECIFIED: FactorKind
 FACTOR_KIND_TOTP: FactorKind
 FACTOR_KIND_RECOVERY_CODE: FactorKind
+FACTOR_KIND_PASSKEY: FactorKind
 
 class PasswordCredentials(_message.Message):
     __slots__ = ("identifier", "password")
@@ -79,14 +81,16 @@ class WorkloadCredentials(_message.Message):
     def __init__(self, token: _Optional[str] = ..., client_id: _Optional[str] = ...) -> None: ...
 
 class FactorCredentials(_message.Message):
-    __slots__ = ("challenge_token", "totp_code", "recovery_code")
+    __slots__ = ("challenge_token", "totp_code", "recovery_code", "passkey_response")
     CHALLENGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     TOTP_CODE_FIELD_NUMBER: _ClassVar[int]
     RECOVERY_CODE_FIELD_NUMBER: _ClassVar[int]
+    PASSKEY_RESPONSE_FIELD_NUMBER: _ClassVar[int]
     challenge_token: str
     totp_code: str
     recovery_code: str
-    def __init__(self, challenge_token: _Optional[str] = ..., totp_code: _Optional[str] = ..., recovery_code: _Optional[str] = ...) -> None: ...
+    passkey_response: str
+    def __init__(self, challenge_token: _Optional[str] = ..., totp_code: _Optional[str] = ..., recovery_code: _Optional[str] = ..., passkey_response: _Optional[str] = ...) -> None: ...
 
 class TotpEnrollment(_message.Message):
     __slots__ = ("secret", "uri")
@@ -97,16 +101,18 @@ class TotpEnrollment(_message.Message):
     def __init__(self, secret: _Optional[str] = ..., uri: _Optional[str] = ...) -> None: ...
 
 class LoginChallenge(_message.Message):
-    __slots__ = ("challenge_token", "factors", "expires_at", "enrollment")
+    __slots__ = ("challenge_token", "factors", "expires_at", "enrollment", "passkey_options")
     CHALLENGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     FACTORS_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
     ENROLLMENT_FIELD_NUMBER: _ClassVar[int]
+    PASSKEY_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     challenge_token: str
     factors: _containers.RepeatedScalarFieldContainer[FactorKind]
     expires_at: _timestamp_pb2.Timestamp
     enrollment: TotpEnrollment
-    def __init__(self, challenge_token: _Optional[str] = ..., factors: _Optional[_Iterable[_Union[FactorKind, str]]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., enrollment: _Optional[_Union[TotpEnrollment, _Mapping]] = ...) -> None: ...
+    passkey_options: str
+    def __init__(self, challenge_token: _Optional[str] = ..., factors: _Optional[_Iterable[_Union[FactorKind, str]]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., enrollment: _Optional[_Union[TotpEnrollment, _Mapping]] = ..., passkey_options: _Optional[str] = ...) -> None: ...
 
 class MigrateCredentials(_message.Message):
     __slots__ = ("token",)

@@ -56,6 +56,8 @@ def check_all(tally: Tally, directory: Path, parts: frozenset[str]) -> None:
             "AUTH_ACCESS_COOKIE": "true",
             "AUTH_GATEWAY_ACCOUNT": GATEWAY,
             "AUTH_TRUSTED_PROXIES": "127.0.0.1",
+            "AUTH_PASSKEY_RP_ID": "localhost",
+            "AUTH_PASSKEY_ORIGINS": "https://localhost:10443",
             # jwt_authn needs public keys.
             "AUTH_SIGNING_ALGORITHM": "EdDSA",
         }

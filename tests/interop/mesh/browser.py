@@ -1,10 +1,10 @@
-"""A real browser before nginx: the cookies of a session, two tabs, and sites that are not ours."""
+"""A real browser before nginx: a session's cookies, two tabs, passkeys, and sites not ours."""
 
 import os
 import shutil
 import subprocess
 
-from cases import CLERK, Users
+from cases import CLERK, PATRON, Users
 from check import BUILD, MismatchError, Tally
 
 BROWSER_SECONDS = 40
@@ -19,6 +19,8 @@ def check(tally: Tally, users: Users) -> None:
         "AUTHN_CHROMIUM": chromium,
         "AUTHN_IDENTIFIER": CLERK,
         "AUTHN_PASSWORD": users.passwords[CLERK],
+        "AUTHN_PATRON": PATRON,
+        "AUTHN_PATRON_PASSWORD": users.passwords[PATRON],
     }
     program = str(BUILD / "browser" / "browser.mjs")
     # `timeout` ends it as a signal would, and playwright then ends its Chromium.

@@ -13,23 +13,24 @@ from authn.v1 import auth_service_pb2 as pb
 from calls import auth, login
 from check import MismatchError, run
 
-ADMIN, CLERK = "admin@example.com", "clerk@example.com"
+ADMIN, CLERK, PATRON = "admin@example.com", "clerk@example.com", "patron@example.com"
 GATEWAY = "gateway"
 AUDIENCES, SCOPE = ("orders", "billing", "internal"), "orders:read"
 
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """An admin, and a clerk who may read orders but holds no role."""
+    """An admin, a clerk who may read orders but holds no role, and a patron with a passkey."""
 
     env: Mapping[str, str]
     passwords: dict[str, str]
 
     @classmethod
     def create(cls, env: Mapping[str, str]) -> "Users":
-        """Create both with the command line, and register the audiences of their tokens."""
-        users = cls(env, {name: secrets.token_urlsafe(24) for name in (ADMIN, CLERK)})
-        for name, roles in ((ADMIN, ("--role", "admin")), (CLERK, ())):
+        """Create them with the command line, and register the audiences of their tokens."""
+        users = cls(env, {name: secrets.token_urlsafe(24) for name in (ADMIN, CLERK, PATRON)})
+        for name in users.passwords:
+            roles = ("--role", "admin") if name == ADMIN else ()
             command = (sys.executable, "-m", "auth_service", "users", "create", name, *roles)
             scope = ("--scope", SCOPE, "--scope", "profile")
             created = run(*command, *scope, given=users.passwords[name] + "\n", env=env)

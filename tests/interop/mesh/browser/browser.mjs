@@ -17,6 +17,7 @@ const FLAGS = [
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
+  "--ignore-certificate-errors", // made a moment ago; and WebAuthn wants a page without any
 ];
 
 function check(kept, promise, seen) {
@@ -25,6 +26,7 @@ function check(kept, promise, seen) {
 }
 
 const { AUTHN_IDENTIFIER: identifier, AUTHN_PASSWORD: password, AUTHN_CHROMIUM } = process.env;
+const { AUTHN_PATRON: patron, AUTHN_PATRON_PASSWORD: patronPassword } = process.env;
 const browser = await chromium.launch({ executablePath: AUTHN_CHROMIUM, args: FLAGS });
 try {
   const context = await browser.newContext({ ignoreHTTPSErrors: true }); // made a moment ago
@@ -42,6 +44,7 @@ try {
   const second = await twoTabs(page, session, open);
   await otherSites(page, session, open, cookie);
   await signOut(page, second, cookie);
+  await passkeys(page, await context.newCDPSession(page));
 } catch (error) {
   console.error(error.message);
   process.exitCode = 1;
@@ -139,4 +142,53 @@ async function signOut(page, second, cookie) {
   await page.reload();
   const reloaded = await page.evaluate(() => ready);
   check(reloaded.status === 401, "a reload stays logged out", reloaded.status);
+}
+
+// Chromium's virtual authenticator, which verifies its user as a phone does.
+async function passkeys(page, devtools) {
+  await page.bringToFront(); // a page without the focus is not answered
+  await devtools.send("WebAuthn.enable");
+  const options = {
+    protocol: "ctap2", transport: "internal", hasResidentKey: true,
+    hasUserVerification: true, isUserVerified: true, automaticPresenceSimulation: true,
+  };
+  const { authenticatorId } = await devtools.send("WebAuthn.addVirtualAuthenticator", { options });
+  const counter = async () => (await devtools.send("WebAuthn.getCredentials", { authenticatorId })).credentials[0]?.signCount;
+  const claims = async () => (await page.evaluate(() => get("/v1/session"))).body;
+
+  const first = await page.evaluate(([name, word]) => login(name, word), [patron, patronPassword]);
+  check(first.status === 200 && first.access, "a user without a passkey logs in by password", first.status);
+  const added = await page.evaluate(() => addPasskey());
+  check(added.status === 200 && added.recovery_codes.length === 10, "a passkey is added, and brings recovery codes", added.status);
+  check((await counter()) === 1, "the authenticator holds it", await counter());
+  await page.evaluate(() => logout());
+
+  const asked = await page.evaluate(([name, word]) => challenge("/v1/login", { identifier: name, password: word }), [patron, patronPassword]);
+  check(asked.factors?.includes("passkey") && !asked.access_token, "from then on the password gets a challenge", Object.keys(asked));
+  const signedIn = await page.evaluate((each) => answer(each), asked);
+  check(signedIn.status === 200 && signedIn.session, "which the passkey answers", signedIn.status);
+  const told = await claims();
+  check(told.acr === "phr" && told.amr.join() === "pwd,pop,mfa", "the token tells of both factors", told);
+  const again = await page.evaluate((given) => post("/v1/login", given).then(({ status }) => status), signedIn.given);
+  check(again === 401, "the same answer again is 401", again);
+
+  const stepped = await page.evaluate(() => challenge("/v1/step-up"));
+  const up = await page.evaluate((each) => answer(each), stepped);
+  check(up.status === 200 && up.session === signedIn.session, "the passkey steps the session up", up.status);
+  await page.evaluate(() => logout());
+
+  const alone = await page.evaluate(() => challenge("/v1/passkeys/login"));
+  const byKey = await page.evaluate((each) => answer(each), alone);
+  check(byKey.status === 200 && byKey.session !== signedIn.session, "the passkey alone begins a session", byKey.status);
+  const who = await claims();
+  check(who.sub === told.sub && who.acr === "phr" && who.amr.join() === "pop,mfa", "of its user", who);
+  check((await counter()) === 4, "its counter went up each time", await counter());
+
+  await devtools.send("WebAuthn.setUserVerified", { authenticatorId, isUserVerified: false });
+  const unverified = await page.evaluate(async () => {
+    const each = await challenge("/v1/passkeys/login");
+    return answer(each).then(({ status }) => status, (error) => error.name);
+  });
+  check(unverified === "NotAllowedError", "a browser that cannot verify its user does not answer", unverified);
+  await devtools.send("WebAuthn.removeVirtualAuthenticator", { authenticatorId });
 }
