@@ -390,12 +390,12 @@ class Sessions:
                 raise InvalidGrant
             if session.bound_to not in ("", call.certificate):
                 raise InvalidGrant
-            call.require_granted(found)
             # By the database's clock, and never later than it was.
             arrived_at = found.read_at - timedelta(seconds=self._steady() - call.steady_arrival)
             if self._is_retry(call, session, arrived_at):
                 if session.refresh_expires_at <= found.read_at:
                     raise InvalidGrant
+                call.require_granted(found)
                 return self._pair(call, found, found.read_at)
             behind = session.generation - claims.generation
             if behind > 0 and not call.expired and arrived_at >= session.refreshed_at:
@@ -405,6 +405,8 @@ class Sessions:
                 raise InvalidGrant
             if session.refresh_expires_at <= found.read_at and behind == 0:
                 raise InvalidGrant
+            # Only now: an old token is reuse, whatever is asked for with it.
+            call.require_granted(found)
             # Ahead of the database: it lost its last commits, and the token is provably ours.
             rotated = await self._store.rotate_session(self._rotation(call, adopt=behind < 0))
             if rotated is not None:

@@ -19,6 +19,7 @@ from auth_service.errors import (
     InvalidCredentials,
     InvalidGrant,
     InvalidScope,
+    InvalidTarget,
     NotFound,
     PermissionDenied,
     RateLimited,
@@ -151,6 +152,24 @@ class TestGenerationTable:
         third = await core.sessions.refresh(second.refresh_token)
         with pytest.raises(InvalidGrant):
             await core.sessions.refresh(first.refresh_token)
+        await assert_ended(core, pool, third)
+        assert await audited(pool, "session.reuse_detected") == 1
+
+    @pytest.mark.parametrize(
+        "asked", [{"scope": ["admin"]}, {"audience": ["nowhere"]}], ids=["scope", "audience"]
+    )
+    async def test_reuse_is_found_whatever_is_asked_for(
+        self, core: Core, pool: Any, asked: dict[str, Any]
+    ) -> None:
+        """A thief who asks for too much reveals itself too (RFC 9700 section 4.14.2)."""
+        await core.user()
+        first = await core.login()
+        second = await core.sessions.refresh(first.refresh_token)
+        with pytest.raises((InvalidScope, InvalidTarget)):  # a retry, within the grace
+            await core.sessions.refresh(first.refresh_token, **asked)
+        third = await core.sessions.refresh(second.refresh_token)
+        with pytest.raises(InvalidGrant):
+            await core.sessions.refresh(first.refresh_token, **asked)
         await assert_ended(core, pool, third)
         assert await audited(pool, "session.reuse_detected") == 1
 
