@@ -113,9 +113,10 @@ class TokenExchange:
         Without `scope` it has all that it may have. `presenter` is the thumbprint of the
         certificate of who presented the token to the actor, which a bound token needs. Raises
         InvalidSubjectToken if the token is not valid, or not for this actor; InvalidTarget if the
-        actor may not act for this subject towards the audience; InvalidScope; CertificateRequired;
-        RevocationsStale.
+        actor may not act for this subject towards the audience; InvalidArgument; InvalidScope;
+        CertificateRequired; RevocationsStale.
         """
+        scope = fields.scope(scope) if scope else ()
         parent = self._parent(subject_token, presenter)
         if not self._is_for(actor, parent):
             raise InvalidSubjectToken(

@@ -18,6 +18,7 @@ from auth_service.errors import (
     AuthError,
     ConfigError,
     InactiveReason,
+    InvalidArgument,
     InvalidScope,
     InvalidSubjectToken,
     InvalidTarget,
@@ -148,6 +149,17 @@ def test_scopes_are_the_parents_that_belong_to_the_audience(world: World) -> Non
     for scope in ("write", "audit", "nonsense"):
         with pytest.raises(InvalidScope):
             world.exchange.exchange(ORDERS, world.parent(), "ledger", [scope])
+
+
+def test_a_repeated_scope_takes_no_memory(world: World) -> None:
+    """What is kept is found by the scopes that are asked for, so their number is bounded."""
+    parent = world.parent()
+    token, claims = world.exchange.exchange(ORDERS, parent, "billing", ["read"])
+    assert claims.scope == ("read",)
+    twice = ["read"] * 64
+    assert world.exchange.exchange(ORDERS, parent, "billing", twice) == (token, claims)
+    with pytest.raises(InvalidArgument, match="scope: must have at most 64 items"):
+        world.exchange.exchange(ORDERS, parent, "billing", [*twice, "read"])
 
 
 @pytest.mark.parametrize("audience", ["nowhere", "orders", OWN, "shipping"])
