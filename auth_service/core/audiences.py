@@ -36,6 +36,7 @@ class Audiences:
         self._known: dict[str, Audience] = {}
         self._version: UUID | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._looks = self._taken = 0  # how many began, and which is the last that was taken in
 
     def find(self, name: str) -> Audience | None:
         """Return a registered audience, as far as this process knows."""
@@ -71,8 +72,17 @@ class Audiences:
 
     async def follow(self, connection: "Connection | None" = None) -> None:
         """Take in all changes that are committed. Raises Unavailable."""
-        began = self._clock()
-        if (found := await self._store.all_audiences(self._version, connection)) is not None:
+        self._looks += 1
+        number, began, known = self._looks, self._clock(), self._version
+        found = await self._store.all_audiences(known, connection)
+        if number < self._taken:  # a look that began later has answered: it knows as much
+            return
+        if found is None and self._version != known:  # unchanged, but from what was replaced
+            found = await self._store.all_audiences(None, connection)
+        if number < self._taken:
+            return
+        self._taken = number
+        if found is not None:
             self._version = found.version
             self._known = {audience.name: audience for audience in found.audiences}
         self.read_at = max(began, self.read_at)

@@ -10,7 +10,7 @@ import pytest
 
 from auth_service.core.audiences import Audiences, confined
 from auth_service.core.credentials import secret_hash
-from auth_service.db.audiences import MAX_GRANTS, Account
+from auth_service.db.audiences import MAX_GRANTS, Account, AllAudiences
 from auth_service.db.store import Store
 from auth_service.errors import AlreadyExists, InvalidArgument, InvalidTarget, NotFound, Unavailable
 from auth_service.models import ActorRule, ClientSecret, ServiceAccount, User
@@ -33,6 +33,26 @@ class Counting(Audiences):
         """Look, as always."""
         self.looks += 1
         await super().follow(connection)
+
+
+class Slow(Store):
+    """Holds back what it has read of the audiences, for as long as the test wants."""
+
+    def __init__(self, pool: "Pool") -> None:
+        super().__init__(pool)
+        self.go = asyncio.Event()
+        self.read = asyncio.Event()
+        self.go.set()
+
+    async def all_audiences(
+        self, unless: UUID | None, connection: "Connection | None" = None
+    ) -> AllAudiences | None:
+        """Read, as always."""
+        go = self.go
+        found = await super().all_audiences(unless, connection)
+        self.read.set()
+        await go.wait()
+        return found
 
 
 @pytest.fixture
@@ -317,6 +337,26 @@ class TestAdmission:
         for task in flood:
             task.cancel()
         await asyncio.gather(*flood, return_exceptions=True)
+
+    async def test_an_answer_that_comes_late_replaces_none_that_is_newer(
+        self, pool: "Pool", clock: FakeClock
+    ) -> None:
+        """A change that this process knows, it does not forget again."""
+        store = Slow(pool)
+        audiences = Audiences(store, OWN, clock)
+        await register(store, "orders")
+        late = store.go = asyncio.Event()
+        poll = asyncio.create_task(audiences.follow())
+        await store.read.wait()
+        store.go = asyncio.Event()
+        store.go.set()
+        await store.update_audience("orders", clock.now, open_=False)
+        await audiences.follow()
+        late.set()
+        await poll
+        orders = audiences.find("orders")
+        assert orders is not None
+        assert not orders.open
 
     async def test_all_that_miss_at_once_share_their_looks(
         self, store: Store, clock: FakeClock
