@@ -42,6 +42,7 @@ _TARGETS = ("audience", "resource")
 
 _ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - RFC 8693 section 3
 _JWT = "urn:ietf:params:oauth:token-type:jwt"
+_PROOFS = frozenset({"client_secret", "client_assertion", "client_assertion_type"})
 _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -176,7 +177,7 @@ class OAuth:
         """Return who exchanges: by its access token, without a query, or as at a login."""
         certificate = partial(self._certificate_of, request)
         if "actor_token" in form:
-            if "client_secret" in form or "authorization" in request.headers:
+            if "authorization" in request.headers or not form.keys().isdisjoint(_PROOFS):
                 raise InvalidArgument("actor_token", "authenticates the client twice; use one way")
             rule, token = Rule(self._audiences.own), f"Bearer {form['actor_token']}"
             return Actor.of(claims_of(self._validation, rule, [token], certificate), certificate)

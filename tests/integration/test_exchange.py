@@ -304,6 +304,16 @@ class TestOAuth:
         answer = await chain.edge.post("token", **form)
         assert (answer.status_code, answer.json()["error"]) == (401, "invalid_token")
 
+    @pytest.mark.parametrize(
+        "proof", ["client_secret", "client_assertion", "client_assertion_type"]
+    )
+    async def test_an_actor_token_is_the_only_proof(self, chain: Chain, proof: str) -> None:
+        """A second one would not be checked (RFC 6749 section 2.3)."""
+        form = {"grant_type": GRANT, "subject_token": (await chain.login()).access_token}
+        form |= {"audience": "ledger", "actor_token": await chain.own_token("orders")}
+        answer = await chain.edge.post("token", **form, **{proof: "garbage"})
+        assert_error(answer, 400, "invalid_request", "INVALID_ARGUMENT")
+
     async def test_an_account_whose_tokens_ended_exchanges_at_once(self, chain: Chain) -> None:
         """The end covers what it exchanged before, in the same second, and not what comes after."""
         form = {"grant_type": GRANT, "subject_token": (await chain.login()).access_token}
