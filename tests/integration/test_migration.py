@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -138,6 +139,24 @@ class TestTrades:
         """As earlier releases of simplejwt wrote it."""
         token = SIMPLEJWT.token("", clock.now, user_id=int(DJANGO_ID))
         assert (await core.migration.trade(token)).refresh_token
+
+    async def test_an_address_may_name_the_user(
+        self, store: Store, core: Core, clock: FakeClock, user: User
+    ) -> None:
+        """In any spelling that a login takes, if the old system has verified it."""
+        by_mail = replace(KEYCLOAK, user_claim="email", prefix="", kind={"email_verified": (True,)})
+        replica = make_core(store, clock, old_issuers=[by_mail.issuer(clock.now)])
+        for name in (" Ada@Example.com", "ada@EXAMPLE.com"):
+            pair = await replica.migration.trade(by_mail.token("-", clock.now, email=name))
+            assert replica.claims(pair.access_token).subject == str(user.id)
+        for verified in (False, "true", 1, None):
+            token = by_mail.token("-", clock.now, email_verified=verified)
+            assert await refused(replica, token) is RefusalReason.WRONG_CLAIM
+        for name in ("ada\n@example.com", "", "x" * 300):
+            token = by_mail.token("-", clock.now, email=name)
+            assert await refused(replica, token) is RefusalReason.WRONG_SUBJECT
+        assert await sessions(core, user) == 2
+        replica.hasher.close()
 
     async def test_an_id_of_other_spelling_names_nobody(
         self, core: Core, clock: FakeClock, user: User
