@@ -96,6 +96,7 @@ class Migration:
         proof: Proof | None = None
         try:
             proof = self._issuers.prove(token)
+            audit.note(issuer=proof.issuer.name)
             user = await self._user(proof)
             audit.identify(Actor(ActorKind.USER, str(user.id), "migrated_token"))
             session = await self._session(user, proof, terms)

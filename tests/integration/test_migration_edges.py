@@ -21,7 +21,15 @@ from auth_service.web.browser import CSRF_HEADER
 from auth_service.web.cookies import REFRESH_COOKIE
 from tests.acceptance.servers import Client
 from tests.databases import set_clock
-from tests.integration.serving import Refusal, address, make_settings, query, refusal, running
+from tests.integration.serving import (
+    Refusal,
+    address,
+    make_settings,
+    query,
+    refusal,
+    running,
+    until,
+)
 from tests.old_issuers import KEYCLOAK, SIMPLEJWT, SUPABASE, SYSTEMS, OldSystem
 from tests.workloads import jwks
 
@@ -65,7 +73,7 @@ def named(system: OldSystem, number: int) -> UUID | str:
     return user_id(number) if system.prefix is None else str(number)
 
 
-def configuration(folder: Path, until: datetime) -> Path:
+def configuration(folder: Path, end: datetime) -> Path:
     """Write the file of the three systems."""
     (folder / "realm.json").write_text(jwks(KEYCLOAK.key.jwk(use="sig")))
     for name, system in (("supabase", SUPABASE), ("django", SIMPLEJWT)):
@@ -80,7 +88,7 @@ def configuration(folder: Path, until: datetime) -> Path:
         audience = "account"
         claims = {{ typ = ["Bearer", "ID"], azp = ["shop-web", "shop-app"] }}
         user = "id"
-        until = {until.isoformat()}
+        until = {end.isoformat()}
 
         [[migrate_from]]
         issuer = "{SUPABASE.name}"
@@ -88,7 +96,7 @@ def configuration(folder: Path, until: datetime) -> Path:
         audience = "authenticated"
         claims = {{ role = "authenticated", is_anonymous = false }}
         user = "id"
-        until = {until.isoformat()}
+        until = {end.isoformat()}
 
         [[migrate_from]]
         issuer = "django"
@@ -98,7 +106,7 @@ def configuration(folder: Path, until: datetime) -> Path:
         user_claim = "user_id"
         user = "identifier"
         prefix = "django:"
-        until = {until.isoformat()}
+        until = {end.isoformat()}
         """
     )
     return path
@@ -109,7 +117,7 @@ class Replicas(NamedTuple):
 
     clients: tuple[Client, Client]
     http: httpx.AsyncClient
-    until: datetime
+    end: datetime
 
     async def login(self, token: str, replica: int = 0, **fields: Any) -> pb.TokenPair:
         """Trade a token."""
@@ -124,10 +132,10 @@ async def replicas(database_url: str, tmp_path: Path) -> AsyncIterator[Replicas]
     connection = await asyncpg.connect(database_url)
     await connection.execute(USERS, SESSIONS)
     await connection.close()
-    until = utc_now() + REMAINING
+    end = utc_now() + REMAINING
     settings = make_settings(
         database_url,
-        migrate_from_file=configuration(tmp_path, until),
+        migrate_from_file=configuration(tmp_path, end),
         refresh_grace="10m",  # a busy machine may take any time between two calls
     )
     async with AsyncExitStack() as stack:
@@ -138,7 +146,7 @@ async def replicas(database_url: str, tmp_path: Path) -> AsyncIterator[Replicas]
             httpx.AsyncClient(base_url=base, headers=headers, timeout=TIMEOUT, trust_env=False)
         )
         first, second = [await Client(address(server)).ready() for server in servers]
-        yield Replicas((first, second), http, until)
+        yield Replicas((first, second), http, end)
         for client in (first, second):
             await client.channel.close()
 
@@ -187,6 +195,27 @@ async def test_a_page_trades_its_token_for_a_cookie(replicas: Replicas) -> None:
         assert (answer.status_code, field in answer.text) == (400, True)
 
 
+async def test_each_trade_and_each_refusal_leaves_one_row(
+    replicas: Replicas, database_url: str
+) -> None:
+    """With the issuer, the kind of credential, and why a genuine token was refused."""
+    good, unknown = (KEYCLOAK.token(user, utc_now()) for user in (user_id(0), uuid4()))
+    pair = await replicas.login(good)
+    await refusal(replicas.login(unknown))
+    rows_of = "FROM audit_log WHERE credential = 'migrated_token'"
+    await until(database_url, f"SELECT count(*) >= 2 {rows_of}", what="both rows are there")
+    connection = await asyncpg.connect(database_url)
+    rows = await connection.fetch(f"SELECT * {rows_of} ORDER BY event DESC")
+    await connection.close()
+    traded, refused = rows
+    assert (traded["event"], traded["outcome"]) == ("session.created", "OK")
+    assert (traded["actor"], str(traded["session_id"])) == (str(user_id(0)), pair.session_id)
+    assert (refused["event"], refused["outcome"]) == ("login.failed", "INVALID_CREDENTIALS")
+    assert "no_account" in refused["details"]
+    assert {row["issuer"] for row in rows} == {KEYCLOAK.name}
+    assert not [part for part in (*good.split("."), *unknown.split(".")) if part in str(rows)]
+
+
 async def test_a_population_moves_without_a_logout_until_the_end(
     replicas: Replicas, database_url: str
 ) -> None:
@@ -195,7 +224,7 @@ async def test_a_population_moves_without_a_logout_until_the_end(
     From the end on, by the database's clock, tokens that are good in all else get nothing.
     """
     now, systems = utc_now(), list(SYSTEMS.values())
-    life: dict[str, Any] = {"exp": int((replicas.until + timedelta(days=1)).timestamp())}
+    life: dict[str, Any] = {"exp": int((replicas.end + timedelta(days=1)).timestamp())}
 
     def token(number: int) -> str:
         system = systems[number % len(systems)]
@@ -233,7 +262,7 @@ async def test_a_population_moves_without_a_logout_until_the_end(
 
     late = [token(number) for number in range(SESSIONS)]
     assert (await replicas.login(late[0])).access_token  # good in all but what comes next
-    await set_clock(database_url, replicas.until)
+    await set_clock(database_url, replicas.end)
 
     async def is_too_late(number: int) -> bool:
         try:
