@@ -12,6 +12,7 @@ QUESTIONS = (
     "exchange",
     "refresh",
     "login",
+    "login_refusals",
     "live_revocations",
     "table_size",
     "login_storm",
