@@ -31,6 +31,7 @@ __all__ = [
     "closing_row",
     "current",
     "identify",
+    "keep_origin",
     "note",
     "operator",
     "row",
@@ -160,6 +161,15 @@ def begin(tell: Callable[[], Origin], actor: Actor = _NOBODY) -> Call:
 def current() -> Call:
     """Return the call in progress, or a new one of the service itself."""
     return _call.get() or Call(Origin, _SERVICE)
+
+
+def keep_origin() -> None:
+    """Read where the call in progress comes from, for work that may outlive the call.
+
+    gRPC crashes the process if a call that has ended is asked for its peer.
+    """
+    if (call := _call.get()) is not None:
+        _ = call.origin
 
 
 @contextmanager

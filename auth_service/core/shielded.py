@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from auth_service import audit
+
 __all__ = ["Shielded"]
 
 T = TypeVar("T")
@@ -21,6 +23,7 @@ class Shielded:
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start work that `drain` waits for, whether or not anybody else does."""
+        audit.keep_origin()
         task = asyncio.create_task(work)
         self._tasks.add(task)  # the loop itself holds no strong reference
         task.add_done_callback(self._finished)
