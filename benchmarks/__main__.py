@@ -17,6 +17,7 @@ QUESTIONS = (
     "table_size",
     "login_storm",
     "workers",
+    "user_import",
     "start_and_memory",
     "rivals_compared",
     "local_verification",

@@ -10,6 +10,7 @@ import click
 from auth_service.cli.database import Backend, run
 from auth_service.cli.settings import config_option
 from auth_service.cli.terminal import examples, json_option, read_secret, show, table
+from auth_service.cli.user_import import import_users
 from auth_service.models import User
 
 __all__ = ["generate_password", "roles_option", "scope_option", "users"]
@@ -36,7 +37,7 @@ def generate_password() -> str:
     )
 )
 def users() -> None:
-    """Create, list, show and change users.
+    """Create, import, list, show and change users.
 
     USER is an identifier or an id.
     """
@@ -156,6 +157,9 @@ def reset_factors(user: str, config_file: Path | None) -> None:
     """
     _change(user, config_file, lambda backend, id_: backend.accounts.reset_factors(id_))
     click.echo(f"{user} has no second factor now", err=True)
+
+
+users.add_command(import_users)
 
 
 def _password(generate: bool) -> str:

@@ -16,6 +16,7 @@ from auth_service.core.revocation import ADMIN_ROLE, Announce, Revocations
 from auth_service.core.service_accounts import ServiceAccounts
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.shielded import Shielded
+from auth_service.core.user_import import UserImport
 from auth_service.core.workload_registry import WorkloadRegistry
 from auth_service.db.store import Store
 from auth_service.errors import InvalidArgument, NotFound, PermissionDenied
@@ -28,6 +29,8 @@ MAX_LISTED_SESSIONS = 1000
 
 class Accounts:
     """Changes accounts; `services` are those of services, and `workloads` what opens them.
+
+    `imports` brings users of another system in.
 
     `announce` is called with each revocation once it is committed.
     """
@@ -52,6 +55,7 @@ class Accounts:
         self._revocations = Revocations(store, policy, announce, clock)
         self.services = ServiceAccounts(store, self._revocations, clock)
         self.workloads = WorkloadRegistry(store, clock)
+        self.imports = UserImport(store, clock)
 
     async def create_user(
         self,
@@ -62,15 +66,11 @@ class Accounts:
         scope: Sequence[str] = (),
     ) -> User:
         """Make an account. Raises AlreadyExists if an identifier is taken."""
-        if not identifiers:
-            raise InvalidArgument("identifiers", "at least one is required")
-        if len(identifiers) > fields.MAX_ITEMS:
-            raise InvalidArgument("identifiers", f"must have at most {fields.MAX_ITEMS} items")
-        normal = [fields.identifier(v, f"identifiers[{i}]") for i, v in enumerate(identifiers)]
+        normal = fields.identifiers(identifiers)
         await self._check_password(password, normal)
         user = User(
             id=uuid4(),
-            identifiers=tuple(dict.fromkeys(normal)),
+            identifiers=normal,
             password_hash=await self._hasher.hash(password),
             roles=fields.labels(roles, "roles"),
             scope=fields.scope(scope),
@@ -104,7 +104,10 @@ class Accounts:
 
     async def set_password(self, user_id: UUID, password: str) -> None:
         """Replace a user's password and end its sessions."""
-        of = await self.get_user(str(user_id))
+        of = await self._store.get_user(user_id)
+        if of is None:  # the password is checked all the same
+            await self._check_password(password, ())
+            raise NotFound("no such user")
         await self._check_password(password, of.identifiers, second_factor=of.second_factor)
         hashed = await self._hasher.hash(password)
         now = self._clock()

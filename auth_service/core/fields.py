@@ -35,6 +35,16 @@ def identifier(value: str, field: str = "identifier") -> str:
     return normal
 
 
+def identifiers(values: Sequence[str], field: str = "identifiers") -> tuple[str, ...]:
+    """Return the normal forms of a user's identifiers, without duplicates; at least one."""
+    if not values:
+        raise InvalidArgument(field, "at least one is required")
+    if len(values) > MAX_ITEMS:
+        raise InvalidArgument(field, f"must have at most {MAX_ITEMS} items")
+    normal = [identifier(value, f"{field}[{index}]") for index, value in enumerate(values)]
+    return tuple(dict.fromkeys(normal))
+
+
 def label(value: str, field: str) -> str:
     """Return text for display; it may be empty."""
     if len(value) > MAX_LABEL_LENGTH:

@@ -13,6 +13,29 @@ WITH created AS (
 )
 SELECT write_audit($8::jsonb) FROM created
 
+-- name: find_owners
+SELECT identifier, user_id FROM user_identifiers WHERE identifier = ANY ($1::text[])
+
+-- name: find_user_ids
+SELECT id FROM users WHERE id = ANY ($1::uuid[])
+
+-- name: import_users
+-- Roles and scopes are joined by newlines, for an array of arrays has to be rectangular. In one
+-- order, so that two imports of the same users wait for each other and do not deadlock.
+WITH imported AS (
+    INSERT INTO users (id, password_hash, roles, scope, disabled, created_at)
+    SELECT id, password_hash, string_to_array(roles, chr(10)), string_to_array(scope, chr(10)),
+        disabled, created_at
+    FROM unnest(
+        $1::uuid[], $2::text[], $3::text[], $4::text[], $5::boolean[], $6::timestamptz[]
+    ) AS given (id, password_hash, roles, scope, disabled, created_at)
+    ORDER BY id
+)
+INSERT INTO user_identifiers (identifier, user_id, position)
+SELECT identifier, user_id, position
+FROM unnest($7::text[], $8::uuid[], $9::integer[]) AS given (identifier, user_id, position)
+ORDER BY identifier COLLATE "C"
+
 -- name: get_user
 SELECT u.*, ARRAY(
     SELECT i.identifier FROM user_identifiers i WHERE i.user_id = u.id ORDER BY i.position

@@ -12,6 +12,7 @@ from auth_service.db.migration import MigrationStore
 from auth_service.db.revocations import RevocationStore
 from auth_service.db.service_accounts import ServiceAccountStore
 from auth_service.db.sessions import SessionStore
+from auth_service.db.user_import import UserImportStore
 from auth_service.db.users import UserStore
 from auth_service.db.workloads import WorkloadStore
 from auth_service.errors import Unavailable
@@ -28,6 +29,7 @@ PRUNE_ROUNDS = 100  # of a batch each; what is left waits for the next prune
 
 class Store(
     UserStore,
+    UserImportStore,
     FactorStore,
     ServiceAccountStore,
     AudienceStore,

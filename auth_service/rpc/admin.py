@@ -22,6 +22,7 @@ from auth_service.rpc.explanations import explanation
 from auth_service.rpc.paging import page_size, page_start, page_token
 from auth_service.rpc.service_accounts import ServiceAccountMethods
 from auth_service.rpc.timestamps import timestamp
+from auth_service.rpc.user_import import UserImportMethods
 from auth_service.rpc.workloads import WorkloadMethods
 from auth_service.tokens.keys import ALGORITHMS
 
@@ -31,6 +32,7 @@ __all__ = ["AdminServicer"]
 class AdminServicer(
     AudienceMethods,
     ServiceAccountMethods,
+    UserImportMethods,
     WorkloadMethods,
     admin_service_pb2_grpc.AdminServiceServicer,
 ):
@@ -39,6 +41,7 @@ class AdminServicer(
     def __init__(self, core: Core, callers: Callers) -> None:
         self._admins = AdminCallers(callers)
         self._accounts = core.accounts
+        self._imports = core.accounts.imports
         self._services = core.accounts.services
         self._workloads = core.accounts.workloads
         self._registry = core.registry

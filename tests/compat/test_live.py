@@ -104,7 +104,8 @@ class Caller:
         metadata = (("authorization", f"Bearer {token}"),) if token else None
         if self._threads:
             return await asyncio.to_thread(_blocking, method, request, metadata)
-        call = method(request, metadata=metadata, timeout=TIMEOUT)
+        streams = isinstance(method, grpc.aio.StreamUnaryMultiCallable)
+        call = method([request] if streams else request, metadata=metadata, timeout=TIMEOUT)
         if not hasattr(call, "read"):
             return await call
         response = await call.read()
@@ -113,7 +114,9 @@ class Caller:
 
 
 def _blocking(method: Any, request: Any, metadata: Any) -> Any:
-    response = method(request, metadata=metadata, timeout=TIMEOUT)
+    streams = isinstance(method, grpc.StreamUnaryMultiCallable)
+    given = iter([request]) if streams else request
+    response = method(given, metadata=metadata, timeout=TIMEOUT)
     if not hasattr(response, "cancel"):
         return response
     first = next(response)
@@ -273,6 +276,7 @@ async def admin_rpcs(caller: Caller, user_id: str, admin: str) -> None:
         "ListServiceAccountKeys": pb.ListServiceAccountKeysRequest(client_id=client_id),
         "ListKeys": pb.ListKeysRequest(),
         "RotateKeys": pb.RotateKeysRequest(algorithm="EdDSA"),
+        "ImportUsers": pb.ImportUsersRequest(users=[pb.ImportedUser(identifiers=[uuid4().hex])]),
     }
     answers = {
         name: await caller.call(f"AdminService/{name}", request, admin)
@@ -294,6 +298,7 @@ async def admin_rpcs(caller: Caller, user_id: str, admin: str) -> None:
     delete = pb.DeleteServiceAccountRequest(client_id=client_id)
     await caller.call("AdminService/DeleteServiceAccount", delete, admin)
     assert answers["RotateKeys"].key.algorithm == "EdDSA"
+    assert answers["ImportUsers"].created == 1
 
 
 async def audience_rpcs(caller: Caller, live: Live, admin: str) -> None:

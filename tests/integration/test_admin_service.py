@@ -22,6 +22,7 @@ from auth_service.errors import InactiveReason
 from auth_service.models import User
 from auth_service.serving.server import Server
 from tests.acceptance.servers import PASSWORD, USER, Client, eventually, make_user
+from tests.foreign_hashes import BCRYPT
 from tests.integration.serving import (
     SHARED_KEY,
     address,
@@ -88,6 +89,9 @@ REQUESTS: dict[str, Any] = {
     "RemoveAudienceActor": pb.RemoveAudienceActorRequest(name="internal", client_id="billing"),
     "ExplainToken": pb.ExplainTokenRequest(access_token="a.b.c"),
     "ResetUserFactors": pb.ResetUserFactorsRequest(user_id=NOBODY),
+    "ImportUsers": pb.ImportUsersRequest(
+        users=[pb.ImportedUser(identifiers=["moved-in"], password_hash=BCRYPT)]
+    ),
 }
 # All but the audit log: its rows of refused calls follow a moment later (test_audit_rows.py).
 ROWS = """
@@ -115,9 +119,9 @@ class Admin:
     def call(self, method: str, request: Any = None) -> Any:
         """Call a method."""
         metadata = (("authorization", f"Bearer {self.token}"),) if self.token else ()
-        return getattr(self.stub, method)(
-            request or REQUESTS[method], metadata=metadata, timeout=TIMEOUT
-        )
+        stub, given = getattr(self.stub, method), request or REQUESTS[method]
+        streams = isinstance(stub, grpc.aio.StreamUnaryMultiCallable)
+        return stub([given] if streams else given, metadata=metadata, timeout=TIMEOUT)
 
     async def login(
         self, identifier: str = USER, password: str = PASSWORD
@@ -773,7 +777,7 @@ async def test_each_change_is_logged_with_who_made_it_and_nothing_secret(
         *("billing", "billing", "billing", "gone", "billing", "orders", "billing"),
         *("billing", "billing", "billing", None, None),
         *("ledger", "internal", "ledger", "internal", "internal", "billing", "billing", None),
-        of_user,
+        *(of_user, None),
     ]
     assert [entry["account"] for entry in made if "account" in entry] == [of_user, "billing"]
     new = answers["CreateServiceAccountSecret"]

@@ -78,7 +78,9 @@ class Acts:
     async def administer(self, method: str, request: Any, request_id: str, token: str) -> Any:
         """Call AdminService."""
         call = getattr(self.admin, method)
-        return await call(request, metadata=self.metadata(request_id, token), timeout=TIMEOUT)
+        streams = isinstance(call, grpc.aio.StreamUnaryMultiCallable)
+        given, metadata = [request] if streams else request, self.metadata(request_id, token)
+        return await call(given, metadata=metadata, timeout=TIMEOUT)
 
     async def login(
         self, password: str = PASSWORD, identifier: str = USER, request_id: str = "", **fields: Any
@@ -248,6 +250,10 @@ SUCCESSES: dict[str, tuple[Build, str]] = {
     "ResetUserFactors": (
         lambda made: pb.ResetUserFactorsRequest(user_id=made.user_id),
         "factors.reset",
+    ),
+    "ImportUsers": (
+        lambda _: pb.ImportUsersRequest(users=[pb.ImportedUser(identifiers=["moved-in"])]),
+        "users.imported",
     ),
     "DeleteAudience": (lambda _: pb.DeleteAudienceRequest(name="books"), "audience.deleted"),
     "DeleteServiceAccount": (

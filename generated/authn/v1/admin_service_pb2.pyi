@@ -634,3 +634,51 @@ class ResetUserFactorsRequest(_message.Message):
 class ResetUserFactorsResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ImportedUser(_message.Message):
+    __slots__ = ("identifiers", "password_hash", "user_id", "roles", "scope", "disabled", "created_at")
+    IDENTIFIERS_FIELD_NUMBER: _ClassVar[int]
+    PASSWORD_HASH_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    DISABLED_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    identifiers: _containers.RepeatedScalarFieldContainer[str]
+    password_hash: str
+    user_id: str
+    roles: _containers.RepeatedScalarFieldContainer[str]
+    scope: _containers.RepeatedScalarFieldContainer[str]
+    disabled: bool
+    created_at: _timestamp_pb2.Timestamp
+    def __init__(self, identifiers: _Optional[_Iterable[str]] = ..., password_hash: _Optional[str] = ..., user_id: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., disabled: bool = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ImportUsersRequest(_message.Message):
+    __slots__ = ("users", "dry_run")
+    USERS_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    users: _containers.RepeatedCompositeFieldContainer[ImportedUser]
+    dry_run: bool
+    def __init__(self, users: _Optional[_Iterable[_Union[ImportedUser, _Mapping]]] = ..., dry_run: bool = ...) -> None: ...
+
+class ImportUsersResponse(_message.Message):
+    __slots__ = ("created", "existing", "refused", "refusals")
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    EXISTING_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    created: int
+    existing: int
+    refused: int
+    refusals: _containers.RepeatedCompositeFieldContainer[ImportRefusal]
+    def __init__(self, created: _Optional[int] = ..., existing: _Optional[int] = ..., refused: _Optional[int] = ..., refusals: _Optional[_Iterable[_Union[ImportRefusal, _Mapping]]] = ...) -> None: ...
+
+class ImportRefusal(_message.Message):
+    __slots__ = ("position", "field", "problem")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    field: str
+    problem: str
+    def __init__(self, position: _Optional[int] = ..., field: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...

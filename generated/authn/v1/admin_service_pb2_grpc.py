@@ -206,6 +206,11 @@ class AdminServiceStub(object):
                 request_serializer=authn_dot_v1_dot_admin__service__pb2.ResetUserFactorsRequest.SerializeToString,
                 response_deserializer=authn_dot_v1_dot_admin__service__pb2.ResetUserFactorsResponse.FromString,
                 _registered_method=True)
+        self.ImportUsers = channel.stream_unary(
+                '/authn.v1.AdminService/ImportUsers',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.ImportUsersRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.ImportUsersResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -460,6 +465,15 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportUsers(self, request_iterator, context):
+        """ImportUsers makes accounts of users of another system, with the hashes of their passwords. Each
+        message is a batch that is written as a whole. A user who exists already is left alone, so a
+        stream that was interrupted is simply sent again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -627,6 +641,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ResetUserFactors,
                     request_deserializer=authn_dot_v1_dot_admin__service__pb2.ResetUserFactorsRequest.FromString,
                     response_serializer=authn_dot_v1_dot_admin__service__pb2.ResetUserFactorsResponse.SerializeToString,
+            ),
+            'ImportUsers': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportUsers,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.ImportUsersRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.ImportUsersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1521,6 +1540,33 @@ class AdminService(object):
             '/authn.v1.AdminService/ResetUserFactors',
             authn_dot_v1_dot_admin__service__pb2.ResetUserFactorsRequest.SerializeToString,
             authn_dot_v1_dot_admin__service__pb2.ResetUserFactorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportUsers(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/authn.v1.AdminService/ImportUsers',
+            authn_dot_v1_dot_admin__service__pb2.ImportUsersRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.ImportUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,
