@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 ANY_SCOPE = "*"
@@ -192,6 +193,17 @@ class TokenPair:
     refresh_token: str = field(default="", repr=False)
     refresh_expires_at: datetime | None = None
     session_id: str = ""
+    device_token: str = field(default="", repr=False)
+    """What the login leaves on the device; empty after a refresh."""
+    device_expires_at: datetime | None = None
+
+
+class Taken(NamedTuple):
+    """What a login attempt has taken from a bucket of the throttle, or may be given back."""
+
+    slot: int
+    amount: timedelta
+    """Attempts, as the time in which they are regained."""
 
 
 class RevocationKind(StrEnum):

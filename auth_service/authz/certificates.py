@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from auth_service import base64url
+from auth_service.addresses import host_of_peer, ip_of
 
 __all__ = [
     "FORWARDED",
@@ -33,7 +34,6 @@ _LIST = re.compile(f"(?:{_ELEMENT},[ \\t]*)*({_ELEMENT})")
 _PAIRS = re.compile(_PAIR)
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_PEER = re.compile(r"ipv[46]:(?:\[(.+)\]|([^:]+)):\d+")
 
 
 class TrustedProxies:
@@ -50,18 +50,14 @@ class TrustedProxies:
 
     def knows_peer(self, peer: str) -> bool:
         """Tell the same of a peer as gRPC names it: ipv4:10.0.0.1:50051."""
-        if not self._networks:
-            return False
-        address = _PEER.fullmatch(unquote(peer))
-        return address is not None and self._knows(address[1] or address[2])
+        return bool(self._networks) and self.knows(host_of_peer(peer))
 
     def _contains(self, host: str) -> bool:
         try:
-            address = ipaddress.ip_address(host)
+            address = ip_of(host)
         except ValueError:
             return False
-        mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:10.0.0.1
-        return any((mapped or address) in network for network in self._networks)
+        return any(address in network for network in self._networks)
 
 
 def presented(context: Any, proxies: TrustedProxies) -> str:

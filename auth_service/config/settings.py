@@ -253,9 +253,33 @@ class Settings(BaseSettings):
         64, "Number of passwords that wait to be hashed; further logins get RESOURCE_EXHAUSTED.", 64
     )
     login_burst: Positive = _field(
-        10, "Number of failed logins with one identifier before further attempts are refused.", 10
+        10,
+        "Number of failed logins with one identifier from one network (IPv4 /24, IPv6 /48), and of "
+        "one that shows a session or a device token, before further ones are refused; see "
+        "docs/throttling.md.",
+        10,
     )
-    login_refill: Duration = _field(timedelta(seconds=10), "Time to regain one attempt.", "10s")
+    login_refill: Duration = _field(timedelta(seconds=10), "Time to regain one of them.", "10s")
+    login_networks: Positive = _field(
+        5,
+        "How many times the logins of one network all networks together have with one identifier.",
+        5,
+    )
+    login_source_burst: Annotated[int, Field(ge=0)] = _field(
+        100,
+        "Number of failed logins from one IPv4 address or IPv6 /64 network, with any identifiers; "
+        "0: no limit. Behind proxies, set AUTH_TRUSTED_PROXIES.",
+        100,
+    )
+    login_source_refill: Duration = _field(
+        timedelta(seconds=1), "Time to regain one of them.", "1s"
+    )
+    device_token_ttl: DurationOrZero = _field(
+        timedelta(days=180),
+        "Lifetime of the device token of a login, which tells later logins from guesses; 0: none "
+        "is issued.",
+        "180d",
+    )
     second_factor_roles: OptionalNames = _field(
         (),
         "Roles whose holders must have a second factor, separated by commas; `*` for all users. "
@@ -383,10 +407,17 @@ class Settings(BaseSettings):
     )
     trusted_proxies: Networks = _field(
         (),
-        "Networks of proxies that may exchange tokens for their upstreams, and that name the "
-        "certificate of their client in x-forwarded-client-cert, for tokens that are bound to one. "
-        "Such a proxy must replace the header that a client sends.",
+        "Networks of proxies that may exchange tokens for their upstreams, that name the "
+        "certificate of their client in x-forwarded-client-cert, for tokens that are bound to one, "
+        "and the address of their client in AUTH_FORWARDED_HEADER. Such a proxy must replace the "
+        "certificate that a client sends, and replace or add to the address.",
         "10.0.0.0/8,::1",
+    )
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] = _field(
+        "x-forwarded-for",
+        "Header in which the proxies of AUTH_TRUSTED_PROXIES name the address of their client; "
+        "`forwarded` is that of RFC 7239. The other one is ignored.",
+        "forwarded",
     )
     max_message_bytes: Annotated[int, Field(ge=4096, le=2**31 - 1)] = _field(
         4 * 1024 * 1024, "Maximum size of a request message in bytes.", 4 * 1024 * 1024

@@ -15,7 +15,7 @@ from auth_service.core.passwords import PasswordHasher
 from auth_service.core.revocation import ADMIN_ROLE, Announce, Revocations
 from auth_service.core.service_accounts import ServiceAccounts
 from auth_service.core.session_policy import SessionPolicy
-from auth_service.core.shielded import Shielded
+from auth_service.core.throttle import LoginOrigin
 from auth_service.core.user_import import UserImport
 from auth_service.core.workload_registry import WorkloadRegistry
 from auth_service.db.store import Store
@@ -44,14 +44,16 @@ class Accounts:
         clock: Clock,
         *,
         passwords: PasswordPolicy,
+        credentials: Credentials | None = None,
     ) -> None:
+        """Without `credentials`, as in a command, nobody can change a password of their own."""
         self._store = store
         self._hasher = hasher
         self._policy = policy
         self._announce = announce
         self._clock = clock
         self._passwords = passwords
-        self._credentials = Credentials(store, hasher, policy, Shielded(), clock)
+        self._credentials = credentials
         self._revocations = Revocations(store, policy, announce, clock)
         self.services = ServiceAccounts(store, self._revocations, clock)
         self.workloads = WorkloadRegistry(store, clock)
@@ -146,9 +148,9 @@ class Accounts:
     async def change_password(self, caller: AccessClaims, current: str, new: str) -> None:
         """Replace the caller's password and end all of its sessions except the present one.
 
-        Each try counts as a login attempt, so a stolen access token does not help to guess the
-        password. Raises InvalidCredentials, RateLimited, WeakPassword, and PermissionDenied for a
-        service account.
+        Each try counts as a login attempt of the session, so a stolen access token does not help
+        to guess the password, and nobody else can keep the caller from it. Raises
+        InvalidCredentials, RateLimited, WeakPassword, and PermissionDenied for a service account.
         """
         user_id, session_id = own_ids(caller)
         if not current:
@@ -158,9 +160,11 @@ class Accounts:
         await self._check_password(
             new, own.identifiers, "new_password", second_factor=own.second_factor
         )
-        identifier = own.identifiers[0]
-        user = await self._credentials.check_password(identifier, current)
-        await self._store.clear_login_attempts(identifier)
+        if self._credentials is None:
+            raise AssertionError("these accounts were made without credentials")
+        origin = LoginOrigin(session=(user_id, session_id))
+        user, taken = await self._credentials.check_password(own.identifiers[0], current, origin)
+        await self._credentials.give_back(taken)
         hashed = await self._hasher.hash(new)
         now = self._clock()
         revocation = self._policy.user_revocation(str(user_id), now)

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from auth_service import audit
@@ -17,18 +18,26 @@ from auth_service.clock import Clock
 from auth_service.core import fields
 from auth_service.core.passwords import PasswordHasher
 from auth_service.core.second_factors import SecondFactors
-from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.shielded import Shielded
+from auth_service.core.throttle import LoginOrigin, Throttle
 from auth_service.core.workloads import Workloads
 from auth_service.db.store import Store
 from auth_service.errors import InvalidCredentials, RateLimited
-from auth_service.models import ClientSecret, ServiceAccount, User
+from auth_service.models import ClientSecret, ServiceAccount, Taken, User
 from auth_service.tokens.challenge import LoginTerms
 
-__all__ = ["Credentials", "secret_hash"]
+__all__ = ["Credentials", "Proved", "secret_hash"]
 
 USE_PRECISION = timedelta(minutes=1)
 """How often the last use of a secret is written, however often the secret is used."""
+
+
+class Proved(NamedTuple):
+    """A user whose password was right."""
+
+    user: User
+    taken: tuple[Taken, ...]
+    """What the attempt took from the throttle."""
 
 
 class Credentials:
@@ -38,7 +47,7 @@ class Credentials:
         self,
         store: Store,
         hasher: PasswordHasher,
-        policy: SessionPolicy,
+        throttle: Throttle,
         shielded: Shielded,
         clock: Clock,
         workloads: Workloads | None = None,
@@ -47,34 +56,35 @@ class Credentials:
         """Without `workloads` none is let in, and without `factors` nobody who has one."""
         self._store = store
         self._hasher = hasher
-        self._policy = policy
+        self._throttle = throttle
         self._shielded = shielded
         self._clock = clock
         self._workloads = workloads
         self._factors = factors
         self._noting: set[UUID] = set()
 
-    async def check_password(self, identifier: str, password: str) -> User:
+    async def check_password(self, identifier: str, password: str, origin: LoginOrigin) -> Proved:
         """Return the user with this normalised identifier and this password.
 
-        It takes one of the identifier's attempts; the caller gives them back once it has succeeded.
-        Raises InvalidCredentials, and RateLimited if no attempt is left.
+        It takes an attempt, which the caller gives back once it has succeeded. Raises
+        InvalidCredentials, and RateLimited if no attempt is left.
         """
         # Most logins of a flood are refused here, without a query and without using an attempt.
         self._hasher.require_room()
         # The attempt is reserved before the hash, so that parallel guesses cannot race past.
-        user, wait = await self._store.reserve_login_attempt(
-            identifier, self._clock(), self._policy.login_burst, self._policy.login_refill
-        )
-        if wait is not None:
-            raise RateLimited("too many login attempts for this identifier; wait", wait)
+        user, taken = await self._throttle.reserve(identifier, origin)
         if user is not None:
             audit.note(user_id=user.id)
         matches = await self._hasher.verify(user.password_hash if user else None, password)
         if user is None or not matches or user.disabled:
             raise InvalidCredentials
         audit.identify(Actor(ActorKind.USER, str(user.id), "password"))
-        return user
+        return Proved(user, taken)
+
+    async def give_back(self, taken: Sequence[Taken]) -> None:
+        """Give back what an attempt took whose password was right."""
+        if taken:
+            await self._store.give_login_attempts_back(taken)
 
     @property
     def factors(self) -> SecondFactors:

@@ -112,7 +112,7 @@ class Migration:
             user_id=str(user.id),
             session_id=str(stored.id),
         )
-        return self._tokens.for_session(stored, user.roles, stored.scope, self._clock())
+        return self._tokens.for_login(stored, user.roles, self._clock())
 
     async def _user(self, proof: Proof) -> User:
         if isinstance(proof.user, UUID):

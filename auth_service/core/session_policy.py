@@ -14,7 +14,7 @@ _LONGEST_USUAL_TOKEN = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class SessionPolicy:
-    """How long tokens are valid, and how many login attempts an identifier has."""
+    """How long tokens are valid."""
 
     issuer: str
     default_audience: tuple[str, ...]
@@ -23,8 +23,6 @@ class SessionPolicy:
     refresh_absolute_ttl: timedelta = timedelta(days=30)
     refresh_grace: timedelta = timedelta(seconds=10)
     clock_skew: timedelta = timedelta(seconds=10)
-    login_burst: int = 10
-    login_refill: timedelta = timedelta(seconds=10)
 
     def revocation_expiry(self, now: datetime) -> datetime:
         """Return when the last token that was issued before `now` has expired.

@@ -21,6 +21,7 @@ from auth_service.core.second_factors import FactorProof, IssuedChallenge, Secon
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.shielded import Shielded
 from auth_service.core.step_up import StepUp
+from auth_service.core.throttle import NOWHERE, LoginOrigin
 from auth_service.core.token_issuer import TokenIssuer
 from auth_service.db.sessions import FoundSession, RotatedSession, Rotation
 from auth_service.db.store import Store
@@ -31,7 +32,7 @@ from auth_service.errors import (
     InvalidGrant,
     Unavailable,
 )
-from auth_service.models import ServiceAccount, Session, TokenPair, User
+from auth_service.models import ServiceAccount, Session, Taken, TokenPair, User
 from auth_service.tokens.assurance import MFA, acr_of
 from auth_service.tokens.challenge import LoginTerms
 from auth_service.tokens.refresh import RefreshClaims, is_genuine
@@ -82,15 +83,15 @@ class Sessions:
         client_id: str = "",
         device_label: str = "",
         request_id: str = "",
-        certificate: str = "",
+        origin: LoginOrigin = NOWHERE,
     ) -> TokenPair:
         """Return the first tokens of a new session, or of the one that `request_id` began.
 
         Without a scope they have all that the user is granted and that belong to the audiences.
-        `certificate` is the thumbprint of the client's certificate, or empty; the tokens of the
-        session are bound to it if one of the audiences asks for that (RFC 8705). Raises
-        InvalidCredentials, RateLimited, InvalidTarget, InvalidScope, CertificateRequired, and
-        SecondFactorRequired with a challenge.
+        `origin` tells the login from guesses of strangers, and has the client's certificate; the
+        tokens of the session are bound to that if one of the audiences asks for it (RFC 8705).
+        Raises InvalidCredentials, RateLimited, InvalidTarget, InvalidScope, CertificateRequired,
+        and SecondFactorRequired with a challenge.
         """
         identifier = fields.identifier(identifier, "password.identifier")
         terms = LoginTerms(
@@ -99,22 +100,25 @@ class Sessions:
             fields.label(client_id, "client_id") or "first-party",
             fields.label(device_label, "device_label"),
             fields.request_id(request_id),
-            certificate,
+            origin.certificate,
         )
         with self._auditor.attempt("password"):
-            return await self._prove_password(identifier, password, terms)
+            return await self._prove_password(identifier, password, terms, origin)
 
-    async def _prove_password(self, identifier: str, password: str, terms: LoginTerms) -> TokenPair:
-        user, amr = await self._credentials.check_password(identifier, password), ("pwd",)
+    async def _prove_password(
+        self, identifier: str, password: str, terms: LoginTerms, origin: LoginOrigin
+    ) -> TokenPair:
+        user, taken = await self._credentials.check_password(identifier, password, origin)
+        amr = ("pwd",)
         try:
             session = await self._new_session(user, terms, amr)
             await self._credentials.renew_hash(user, password)
             await self._credentials.require_factor(user, terms, amr)
-            return await self._begin(user, terms, amr, session, identifier)
+            return await self._begin(user, terms, amr, session, taken)
         except (Unavailable, SecondFactorRequired):
             # The password was right: neither a failure of the database nor the challenge uses up
             # attempts.
-            self._shielded.start(self._store.clear_login_attempts(identifier))
+            self._shielded.start(self._credentials.give_back(taken))
             raise
 
     async def login_factor(
@@ -184,7 +188,8 @@ class Sessions:
             audit.note(user_id=found.session.user_id, session_id=found.session.id)
             terms = LoginTerms(certificate=certificate, session_id=found.session.id)
             if identifier:
-                return await self._prove_password(identifier, password, terms)
+                origin = LoginOrigin(session=(found.session.user_id, found.session.id))
+                return await self._prove_password(identifier, password, terms, origin)
             user = await self._store.get_user(found.session.user_id)
             if user is not None and user.second_factor:
                 amr = tuple(method for method in found.session.amr if method != MFA)
@@ -226,20 +231,22 @@ class Sessions:
         terms: LoginTerms,
         amr: tuple[str, ...],
         session: Session | None,
-        identifier: str | None = None,
+        taken: Sequence[Taken] = (),
     ) -> TokenPair:
         """Begin the session of a user who is authenticated, or step up the one of the terms."""
         if session is None:
-            return await self._step_up.complete(user, terms, amr)
+            pair = await self._step_up.complete(user, terms, amr)
+            await self._credentials.give_back(taken)
+            return pair
         stored = await self._store.create_session(
-            session, terms.request_id, user.revoked_before, identifier
+            session, terms.request_id, user.revoked_before, taken
         )
         ended = stored.revoked_at or stored.refresh_expires_at <= session.created_at
         if stored.generation or ended:
             raise InvalidArgument(
                 "request_id", "belongs to an earlier login; make up a new one for each login"
             )
-        return self._tokens.for_session(stored, user.roles, stored.scope)
+        return self._tokens.for_login(stored, user.roles)
 
     def _bound_to(self, audience: Sequence[str], certificate: str, asked: bool = False) -> str:
         """Return the certificate that tokens for these audiences are bound to; empty if none.

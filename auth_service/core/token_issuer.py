@@ -3,11 +3,13 @@
 Owns how the claims of tokens follow from a row. Knows no database.
 """
 
+from dataclasses import replace
 from datetime import datetime
 
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.models import ServiceAccount, Session, TokenPair
 from auth_service.tokens.access import AccessClaims, TokenSigner, new_token_id
+from auth_service.tokens.device import DeviceTokens
 from auth_service.tokens.refresh import RefreshClaims, RefreshTokens, access_token_id
 
 __all__ = ["TokenIssuer"]
@@ -17,10 +19,15 @@ class TokenIssuer:
     """Makes access and refresh tokens; without I/O."""
 
     def __init__(
-        self, signer: TokenSigner, refresh_tokens: RefreshTokens, policy: SessionPolicy
+        self,
+        signer: TokenSigner,
+        refresh_tokens: RefreshTokens,
+        device_tokens: DeviceTokens,
+        policy: SessionPolicy,
     ) -> None:
         self._signer = signer
         self._refresh_tokens = refresh_tokens
+        self._device_tokens = device_tokens
         self._policy = policy
 
     def read_refresh_token(self, token: str) -> RefreshClaims:
@@ -73,6 +80,17 @@ class TokenIssuer:
             refresh_token=self._refresh_tokens.current(session),
             refresh_expires_at=session.refresh_expires_at,
             session_id=str(session.id),
+        )
+
+    def for_login(
+        self, session: Session, roles: tuple[str, ...], now: datetime | None = None
+    ) -> TokenPair:
+        """Return the first tokens of a session, and the device token of its login."""
+        device_token, expires_at = self._device_tokens.of(session)
+        return replace(
+            self.for_session(session, roles, session.scope, now),
+            device_token=device_token,
+            device_expires_at=expires_at,
         )
 
     def for_service(

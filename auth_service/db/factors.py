@@ -15,8 +15,8 @@ from auth_service import audit
 from auth_service.db import rows
 from auth_service.db.audit import write_audit
 from auth_service.db.executor import Executor
+from auth_service.db.login_attempts import SHORTEST_WAIT
 from auth_service.db.sessions import require_user
-from auth_service.db.users import SHORTEST_WAIT
 from auth_service.errors import AlreadyExists, NotFound, TooManyFactors
 from auth_service.models import Factor, User
 

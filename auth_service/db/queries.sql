@@ -333,30 +333,84 @@ ON CONFLICT DO NOTHING
 RETURNING client_id
 
 -- name: reserve_login_attempt
--- A leaky bucket: full_at is when all attempts are regained. A refused attempt writes nothing and
--- reads no user. The time to wait comes from the statement's snapshot and is a hint.
-WITH taken AS (
-    INSERT INTO login_throttle AS t (identifier, full_at)
-    VALUES ($1, $2::timestamptz + $4::interval)
-    ON CONFLICT (identifier) DO UPDATE SET full_at = GREATEST(t.full_at, $2) + $4
-    WHERE GREATEST(t.full_at, $2) + $4 <= $2 + $3::integer * $4
-    RETURNING t.identifier
+-- Buckets leak: full_at is when all attempts of one are regained, and a bucket without a row is
+-- full. A stranger takes one attempt from each bucket of $3 that is not null (source, network,
+-- identifier), or from none. Who shows something of the account ($6 to $10: sessions and devices)
+-- takes one from the first bucket that this opens.
+-- A refused attempt writes nothing and reads no user. The time to wait comes from the statement's
+-- snapshot and is a hint. Attempts that pass the snapshot at the same time race for the rows. Who
+-- loses has taken from the buckets before, which are its own network's, and never from the bucket
+-- of the identifier, which comes last.
+WITH own AS MATERIALIZED (
+    SELECT shown.slot
+    FROM unnest($6::integer[], $7::uuid[], $8::uuid[], $9::bigint[], $10::timestamptz[])
+        WITH ORDINALITY AS shown (slot, user_id, session_id, generation, issued_at, n)
+    JOIN user_identifiers i ON i.identifier = $1 AND i.user_id = shown.user_id
+    JOIN users u ON u.id = i.user_id
+    LEFT JOIN sessions s ON s.user_id = u.id AND s.id = shown.session_id
+    WHERE CASE WHEN shown.issued_at IS NULL
+        THEN s.revoked_at IS NULL AND LEAST(s.refresh_expires_at, s.expires_at) > $2
+            AND s.generation - 1 <= coalesce(shown.generation, s.generation)
+        ELSE shown.issued_at >= coalesce(u.revoked_before, '-infinity')
+    END
+    ORDER BY shown.n LIMIT 1
+), asked AS MATERIALIZED (
+    SELECT a.* FROM unnest($3::integer[], $4::integer[], $5::interval[])
+        WITH ORDINALITY AS a (slot, burst, refill, n)
+    WHERE a.slot IS NOT NULL AND NOT EXISTS (SELECT FROM own)
+    UNION ALL
+    SELECT slot, $11::integer, $12::interval, 3 FROM own
+), tightest AS MATERIALIZED (
+    SELECT slot, refill, GREATEST((SELECT full_at FROM login_buckets t WHERE t.slot = asked.slot), $2)
+        + refill - burst * refill - $2 AS wait
+    FROM asked ORDER BY wait DESC LIMIT 1
+), of_source AS (
+    INSERT INTO login_buckets AS t (slot, full_at)
+    SELECT a.slot, $2 + a.refill FROM asked a, tightest WHERE a.n = 1 AND wait <= interval '0'
+    ON CONFLICT (slot) DO UPDATE SET full_at = GREATEST(t.full_at, $2) + $5[1]
+    WHERE GREATEST(t.full_at, $2) + $5[1] <= $2 + $4[1] * $5[1]
+    RETURNING slot
+), of_network AS (
+    INSERT INTO login_buckets AS t (slot, full_at)
+    SELECT a.slot, $2 + a.refill FROM asked a, tightest WHERE a.n = 2 AND wait <= interval '0'
+        AND ($3[1] IS NULL OR EXISTS (SELECT FROM of_source))
+    ON CONFLICT (slot) DO UPDATE SET full_at = GREATEST(t.full_at, $2) + $5[2]
+    WHERE GREATEST(t.full_at, $2) + $5[2] <= $2 + $4[2] * $5[2]
+    RETURNING slot
+), taken AS (
+    INSERT INTO login_buckets AS t (slot, full_at)
+    SELECT a.slot, $2 + a.refill FROM asked a, tightest WHERE a.n = 3 AND wait <= interval '0'
+        AND (EXISTS (SELECT FROM own) OR EXISTS (SELECT FROM of_network))
+    ON CONFLICT (slot) DO UPDATE SET full_at = GREATEST(t.full_at, $2) + (excluded.full_at - $2)
+    WHERE GREATEST(t.full_at, $2) <= $2 + (
+        SELECT (a.burst - 1) * a.refill FROM asked a WHERE a.n = 3
+    )
+    RETURNING $1 AS identifier
 )
-SELECT CASE WHEN taken.identifier IS NULL THEN COALESCE(
-    (SELECT full_at + $4 - $3 * $4 - $2 FROM login_throttle WHERE identifier = $1), $4
-) END AS wait, u.*, ARRAY(
-    SELECT i.identifier FROM user_identifiers i WHERE i.user_id = u.id ORDER BY i.position
-) AS identifiers
-FROM (SELECT) AS always
+SELECT taken.identifier IS NOT NULL AS reserved, (SELECT slot FROM own) AS own,
+    tightest.slot AS bucket,
+    CASE WHEN wait > interval '0' THEN wait ELSE tightest.refill END AS wait,
+    u.*, ARRAY(
+        SELECT i.identifier FROM user_identifiers i WHERE i.user_id = u.id ORDER BY i.position
+    ) AS identifiers
+FROM tightest
 LEFT JOIN taken ON true
 LEFT JOIN user_identifiers named ON named.identifier = taken.identifier
 LEFT JOIN users u ON u.id = named.user_id
 
--- name: clear_login_attempts
-DELETE FROM login_throttle WHERE identifier = $1
+-- name: give_login_attempts_back
+-- In the order of the slots, in which attempts take.
+UPDATE login_buckets t SET full_at = t.full_at - held.amount
+FROM (
+    SELECT b.slot, g.amount
+    FROM login_buckets b JOIN unnest($1::integer[], $2::interval[]) AS g (slot, amount) USING (slot)
+    ORDER BY b.slot FOR UPDATE OF b
+) held
+WHERE t.slot = held.slot
 
 -- name: reserve_factor_attempt
--- As reserve_login_attempt, for the second factor of a user.
+-- A leaky bucket: full_at is when all attempts are regained. A refused attempt writes nothing. The
+-- time to wait comes from the statement's snapshot and is a hint.
 WITH taken AS (
     INSERT INTO factor_attempts AS t (user_id, full_at)
     VALUES ($1, $2::timestamptz + $4::interval)
@@ -462,9 +516,9 @@ SELECT id, write_audit($7::jsonb) FROM stepped
 -- name: create_session
 -- FOR SHARE waits for a revocation of the user that is in progress, and delays the next one, so no
 -- session slips in between. If the password was replaced after it was proved, revoked_before is no
--- longer what it was then ($16), and no session is created. The attempts of the identifier ($17)
--- are given back in any case: the password was proved, and the retry of a request, which creates
--- nothing, used one too.
+-- longer what it was then ($16), and no session is created. What the attempt took ($17, $21) is given
+-- back in any case: the password was proved, and the retry of a request, which creates nothing, used
+-- one too.
 WITH created AS (
     INSERT INTO sessions (
         user_id, id, generation, seed, client_id, device_label, audience, scope, amr, auth_time,
@@ -480,8 +534,15 @@ WITH created AS (
     FOR SHARE OF u
     ON CONFLICT (user_id, request_id) WHERE request_id IS NOT NULL DO NOTHING
     RETURNING *
-), cleared AS (
-    DELETE FROM login_throttle WHERE identifier = $17
+), given_back AS (
+    UPDATE login_buckets t SET full_at = t.full_at - held.amount
+    FROM (
+        SELECT b.slot, g.amount
+        FROM login_buckets b
+        JOIN unnest($17::integer[], $21::interval[]) AS g (slot, amount) USING (slot)
+        ORDER BY b.slot FOR UPDATE OF b
+    ) held
+    WHERE t.slot = held.slot
 )
 SELECT *, write_audit($20::jsonb) FROM created
 
@@ -727,7 +788,17 @@ WITH pruned AS (
 )
 SELECT count(*) FROM pruned
 
+-- name: prune_login_buckets
+WITH pruned AS (
+    DELETE FROM login_buckets WHERE full_at <= $1::timestamptz AND ctid = ANY (ARRAY(
+        SELECT ctid FROM login_buckets WHERE full_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING 1
+)
+SELECT count(*) FROM pruned
+
 -- name: prune_login_throttle
+-- What replicas of the release before count in.
 WITH pruned AS (
     DELETE FROM login_throttle WHERE full_at <= $1::timestamptz AND ctid = ANY (ARRAY(
         SELECT ctid FROM login_throttle WHERE full_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED

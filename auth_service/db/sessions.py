@@ -3,6 +3,7 @@
 Owns which statements make up one change of a session. Knows no rules: the caller decides.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,7 @@ from auth_service.db.executor import Executor
 from auth_service.db.revocations import record_revocation
 from auth_service.db.statements import statements
 from auth_service.errors import InvalidCredentials, NotFound
-from auth_service.models import Revocation, Session
+from auth_service.models import Revocation, Session, Taken
 
 if TYPE_CHECKING:
     import asyncpg
@@ -91,16 +92,16 @@ class SessionStore(Executor):
         session: Session,
         request_id: str | None = None,
         revoked_before: datetime | None = None,
-        identifier: str | None = None,
+        taken: Sequence[Taken] = (),
     ) -> Session:
         """Add a session, or return the one that the same request of the user made before.
 
-        Gives back all login attempts of `identifier`, whose password was proved. Raises
+        Gives back what the attempt has taken, whose password was proved. Raises
         InvalidCredentials if the user was disabled, removed, given another password or signed out
         everywhere since the caller read `revoked_before`.
         """
         async with self._pool.durable() as connection:
-            row = await insert_session(connection, session, request_id, revoked_before, identifier)
+            row = await insert_session(connection, session, request_id, revoked_before, taken)
         if row is None and request_id is not None:
             row = await self._row("find_requested_session", session.user_id, request_id)
         if row is None:
@@ -227,7 +228,7 @@ async def insert_session(
     session: Session,
     request_id: str | None,
     revoked_before: datetime | None,
-    identifier: str | None = None,
+    taken: Sequence[Taken] = (),
 ) -> "asyncpg.Record | None":
     """Add a session on a connection; the arguments are those of `create_session`.
 
@@ -235,10 +236,11 @@ async def insert_session(
     """
     return await connection.fetchrow(
         statements()["create_session"], *rows.session_arguments(session), request_id,
-        revoked_before, identifier, session.bound_to, session.acr,
+        revoked_before, [each.slot for each in taken], session.bound_to, session.acr,
         audit.row(
             "session.created", session.created_at, user_id=session.user_id, session_id=session.id
         ),
+        [each.amount for each in taken],
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from auth_service.db.audiences import AudienceStore
 from auth_service.db.audit import AuditStore
 from auth_service.db.factors import FactorStore
+from auth_service.db.login_attempts import LoginAttemptStore
 from auth_service.db.migration import MigrationStore
 from auth_service.db.revocations import RevocationStore
 from auth_service.db.service_accounts import ServiceAccountStore
@@ -21,8 +22,8 @@ __all__ = ["Store"]
 
 PRUNE_BATCH = 1000
 _PRUNES = (
-    "prune_revocations", "prune_sessions", "prune_login_throttle", "prune_assertion_ids",
-    "prune_factor_attempts", "prune_migrated_sessions",
+    "prune_revocations", "prune_sessions", "prune_login_buckets", "prune_login_throttle",
+    "prune_assertion_ids", "prune_factor_attempts", "prune_migrated_sessions",
 )  # fmt: skip
 PRUNE_ROUNDS = 100  # of a batch each; what is left waits for the next prune
 
@@ -31,6 +32,7 @@ class Store(
     UserStore,
     UserImportStore,
     FactorStore,
+    LoginAttemptStore,
     ServiceAccountStore,
     AudienceStore,
     WorkloadStore,

@@ -1,10 +1,10 @@
-"""Users and login attempts: one method for each statement or transaction.
+"""Users: one method for each statement or transaction.
 
 Owns which statements make up one change of an account. Knows no rules: the caller decides.
 """
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 import asyncpg
@@ -19,8 +19,6 @@ from auth_service.errors import AlreadyExists, InvalidCredentials, NotFound
 from auth_service.models import Revocation, RevocationKind, User
 
 __all__ = ["UserStore"]
-
-SHORTEST_WAIT = timedelta(milliseconds=1)
 
 
 class UserStore(Executor):
@@ -126,20 +124,3 @@ class UserStore(Executor):
                 connection, "user.password_changed", now, user_id=user.id, session_id=session_id
             )
         return recorded
-
-    async def reserve_login_attempt(
-        self, identifier: str, now: datetime, burst: int, refill: timedelta
-    ) -> tuple[User | None, timedelta | None]:
-        """Use one of `burst` attempts; an attempt is regained each `refill`.
-
-        Returns the user with the identifier, if any, and None. If no attempt is left, returns None
-        and the time until the next one.
-        """
-        row = await self._row("reserve_login_attempt", identifier, now, burst, refill)
-        user = rows.user(row) if row and row["id"] else None
-        wait: timedelta | None = row["wait"] if row else None
-        return user, None if wait is None else max(wait, SHORTEST_WAIT)
-
-    async def clear_login_attempts(self, identifier: str) -> None:
-        """Give back all attempts of an identifier."""
-        await self._execute("clear_login_attempts", identifier)

@@ -54,7 +54,8 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
     async def Login(self, request: pb.LoginRequest, context: Context) -> pb.LoginResponse:
         """Trade credentials for tokens, or for the challenge of a second factor."""
         try:
-            return pb.LoginResponse(tokens=_tokens(await self._login(request, context)))
+            pair = await self._login(request, context)
+            return pb.LoginResponse(tokens=_tokens(pair), device_token=pair.device_token)
         except SecondFactorRequired as required:
             return pb.LoginResponse(challenge=challenge_of(required.challenge))
 
@@ -72,7 +73,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                     client_id=request.client_id,
                     device_label=request.device_label,
                     request_id=request.request_id,
-                    certificate=self._callers.certificate(context),
+                    origin=self._callers.origin(context, request.device_token),
                 )
             case "factor":
                 return await self._sessions.login_factor(

@@ -6,12 +6,15 @@ this module only fetches the metadata.
 
 import contextlib
 from functools import partial
+from uuid import UUID
 
 from cryptography import x509
 
-from auth_service.authz.admission import Rule, Verifier, claims_of
+from auth_service.authz.admission import Refused, Rule, Verifier, claims_of
 from auth_service.authz.certificates import TrustedProxies, presented
+from auth_service.authz.sources import Sources
 from auth_service.core.auditing import identify_caller
+from auth_service.core.throttle import LoginOrigin
 from auth_service.rpc.dispatcher import Context
 from auth_service.tokens.access import AccessClaims
 
@@ -21,10 +24,13 @@ __all__ = ["Callers"]
 class Callers:
     """Reads the access tokens of callers, which must be for this service (RFC 9068 section 4)."""
 
-    def __init__(self, verifier: Verifier, audience: str, proxies: TrustedProxies) -> None:
+    def __init__(
+        self, verifier: Verifier, audience: str, proxies: TrustedProxies, sources: Sources
+    ) -> None:
         self._verifier = verifier
         self._rule = Rule(audience)
         self._proxies = proxies
+        self._sources = sources
 
     def require(self, context: Context) -> AccessClaims:
         """Return the claims of the caller's access token; raises Refused."""
@@ -40,6 +46,19 @@ class Callers:
     def find(self, context: Context) -> AccessClaims | None:
         """Return the claims of the caller's token, or None if it sends none; raises Refused."""
         return self.require(context) if _authorization(context) else None
+
+    def origin(self, context: Context, device_token: str) -> LoginOrigin:
+        """Return where a login comes from; an access token that is good for nothing is none."""
+        session = None
+        with contextlib.suppress(Refused, ValueError):  # ValueError: of a service account
+            certificate = partial(self.certificate, context)
+            caller = claims_of(self._verifier, self._rule, _authorization(context), certificate)
+            if not caller.actors:
+                session = UUID(caller.subject), UUID(caller.session_id)
+        shown = (device_token,) if device_token else ()
+        return LoginOrigin(
+            self._sources.of_call(context), shown, session, self.certificate(context)
+        )
 
     def names(self, context: Context) -> set[str]:
         """Return the subject alternative names of the caller's verified certificate (mTLS).

@@ -12,6 +12,7 @@ from authn.v1 import (
 from grpc_health.v1 import health_pb2_grpc
 
 from auth_service.authz.certificates import TrustedProxies
+from auth_service.authz.sources import Sources
 from auth_service.config.loading import Settings
 from auth_service.core.core import Core
 from auth_service.errors import ConfigError
@@ -75,7 +76,8 @@ class GrpcServer:
         validation, shielded = core.validation, core.shielded
         server = Dispatcher(self._server, Audits(core.auditor, shielded))
         proxies = TrustedProxies(settings.trusted_proxies)
-        callers = Callers(validation, core.api_audience, proxies)
+        sources = Sources(proxies, settings.forwarded_header)
+        callers = Callers(validation, core.api_audience, proxies, sources)
         auth_service_pb2_grpc.add_AuthServiceServicer_to_server(
             AuthServicer(
                 core.sessions,

@@ -36,6 +36,7 @@ from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
 from auth_service.core.signing_keys import SigningKeys
+from auth_service.core.throttle import Rate, Throttle, ThrottlePolicy
 from auth_service.core.token_issuer import TokenIssuer
 from auth_service.core.validation import Validation
 from auth_service.core.workloads import Issuer, Workloads, assertion_rules
@@ -49,6 +50,7 @@ from auth_service.db.store import Store
 from auth_service.models import Revocation
 from auth_service.tokens.access import TokenSigner, TokenVerifier
 from auth_service.tokens.challenge import Challenges
+from auth_service.tokens.device import DeviceTokens
 from auth_service.tokens.keys import MasterKey, shared_key
 from auth_service.tokens.refresh import RefreshTokens
 from auth_service.tokens.revocation import RevocationList
@@ -68,6 +70,7 @@ __all__ = [
     "password_policy",
     "session_policy",
     "signing_keys",
+    "throttle_policy",
 ]
 
 KEY_MARGIN = timedelta(minutes=1)
@@ -105,8 +108,16 @@ def session_policy(settings: Settings) -> SessionPolicy:
         refresh_absolute_ttl=settings.refresh_token_absolute_ttl,
         refresh_grace=settings.refresh_grace,
         clock_skew=settings.clock_skew,
-        login_burst=settings.login_burst,
-        login_refill=settings.login_refill,
+    )
+
+
+def throttle_policy(settings: Settings) -> ThrottlePolicy:
+    """Return how many failed logins there may be."""
+    burst = settings.login_source_burst
+    return ThrottlePolicy(
+        network=Rate(settings.login_burst, settings.login_refill),
+        networks=settings.login_networks,
+        source=Rate(burst, settings.login_source_refill) if burst else None,
     )
 
 
@@ -229,8 +240,12 @@ def accounts(
     database: Database,
     hasher: PasswordHasher,
     announce: Callable[[Revocation], object],
+    credentials: Credentials | None = None,
 ) -> Accounts:
-    """Return the rules of accounts; `announce` is called with each committed revocation."""
+    """Return the rules of accounts; `announce` is called with each committed revocation.
+
+    Commands have no `credentials`: they change no password of the caller's own.
+    """
     return Accounts(
         database.store,
         hasher,
@@ -238,6 +253,7 @@ def accounts(
         announce,
         database.clock,
         passwords=password_policy(settings),
+        credentials=credentials,
     )
 
 
@@ -285,7 +301,12 @@ async def open_core(
     )
     store, clock, policy = database.store, database.clock, session_policy(settings)
     signer = TokenSigner(keys.ring)
-    tokens = TokenIssuer(signer, RefreshTokens(root, settings.issuer), policy)
+    refresh_tokens = RefreshTokens(root, settings.issuer)
+    device_tokens = DeviceTokens(root, settings.issuer, settings.device_token_ttl)
+    tokens = TokenIssuer(signer, refresh_tokens, device_tokens, policy)
+    throttle = Throttle(
+        store, throttle_policy(settings), root.throttle_key(), refresh_tokens, device_tokens, clock
+    )
     validation = Validation(verifier, lambda: feed.as_of, settings.freshness_limit, clock)
     exchange = TokenExchange(
         validation, signer, revocations, audiences.find, audiences.own, policy.access_ttl, clock
@@ -295,7 +316,7 @@ async def open_core(
     challenges, factors = Challenges(root, settings.issuer), factor_policy(settings)
     keys_of_users = passkeys(settings)
     second_factors = SecondFactors(store, hasher, challenges, root, keys_of_users, factors, clock)
-    credentials = Credentials(store, hasher, policy, shielded, clock, workloads, second_factors)
+    credentials = Credentials(store, hasher, throttle, shielded, clock, workloads, second_factors)
     ended = Revocations(store, policy, feed.announce, clock)
     try:
         yield Core(
@@ -303,7 +324,7 @@ async def open_core(
             Sessions(store, credentials, audiences, tokens, ended, policy, shielded, clock),
             Migration(store, credentials, issuers.old, audiences, tokens, policy, clock),
             Revoker(store, ended, tokens, verifier),
-            accounts(settings, database, hasher, feed.announce),
+            accounts(settings, database, hasher, feed.announce, credentials),
             explanations(settings, database, keys, revocations, lambda: feed.as_of),
             validation,
             exchange,

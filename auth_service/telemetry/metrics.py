@@ -27,6 +27,7 @@ __all__ = [
     "HTTP_CLOSED",
     "HTTP_DURATION",
     "HTTP_TOTAL",
+    "LOGINS_THROTTLED",
     "METRICS_CONTENT_TYPE",
     "METRICS_DIRECTORY",
     "RPC_DURATION",
@@ -66,6 +67,12 @@ HTTP_CLOSED = Counter(
     "auth_http_connections_closed_total",
     "HTTP connections that the service closed on a slow client, or to make room for another.",
     ["reason"],
+)
+LOGINS_THROTTLED = Counter(
+    "auth_logins_throttled_total",
+    "Logins refused because a bucket had no attempts left: that of the source, of the network, of "
+    "the identifier, or the caller's own.",
+    ["bucket"],
 )
 CLOCK_AHEAD = Gauge(
     "auth_clock_ahead_seconds",

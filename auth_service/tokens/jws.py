@@ -8,9 +8,11 @@ its claims are read (RFC 8725 sections 3.1, 3.8 to 3.11).
 
 import hmac
 import json
+import re
 import string
 from functools import lru_cache
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from jwt.algorithms import get_default_algorithms
 
@@ -29,6 +31,7 @@ LATEST_TIME = (1 << 32) - 1
 _ALPHABET = (string.ascii_letters + string.digits + "-_").encode()
 _HEADER_PARAMETERS = {"typ", "alg", "kid"}
 _ALGORITHMS = get_default_algorithms()
+_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _JSON = json.JSONEncoder(separators=(",", ":"))
 
 
@@ -121,6 +124,14 @@ def text(claims: dict[str, Any], name: str) -> str:
     if type(value) is not str or not value.isprintable():
         raise malformed()
     return value
+
+
+def uuid(claims: dict[str, Any], name: str) -> UUID:
+    """Return a claim that must be a UUID in its canonical spelling. Raises InvalidToken."""
+    value = text(claims, name)
+    if _CANONICAL_UUID.fullmatch(value) is None:
+        raise malformed()
+    return UUID(value)
 
 
 def seconds(claims: dict[str, Any], name: str) -> int:

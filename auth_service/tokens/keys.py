@@ -155,6 +155,14 @@ class MasterKey:
         """Return the key from which the secrets of new second factors are derived."""
         return self._derive(b"factor enrollments")
 
+    def device_token_key(self) -> bytes:
+        """Return the HS256 key of device tokens."""
+        return self._derive(b"device tokens")
+
+    def throttle_key(self) -> bytes:
+        """Return the key that spreads login attempts over buckets, so that nobody can aim."""
+        return self._derive(b"login throttle")
+
     def encrypt(self, kid: str, secret: bytes) -> bytes:
         """Encrypt the private part of a key; it decrypts only under the same `kid`."""
         nonce = secrets.token_bytes(_NONCE_BYTES)

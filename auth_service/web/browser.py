@@ -20,17 +20,25 @@ from starlette.routing import Mount, Route
 
 from auth_service.addresses import is_loopback_host
 from auth_service.authz.admission import Refused, Rule, claims_of
+from auth_service.authz.sources import Sources
 from auth_service.core import fields
 from auth_service.core.auditing import identify_caller
 from auth_service.core.core import Core
 from auth_service.core.second_factors import SecondFactorRequired
+from auth_service.core.throttle import LoginOrigin
 from auth_service.errors import InvalidArgument, InvalidGrant, NotFound, PermissionDenied
 from auth_service.models import TokenPair
 from auth_service.tokens.access import AccessClaims
 from auth_service.web.app import answering
 from auth_service.web.bodies import read_json
 from auth_service.web.certificates import CertificateOf
-from auth_service.web.cookies import ACCESS_COOKIE, REFRESH_COOKIE, clear_cookies, set_cookies
+from auth_service.web.cookies import (
+    ACCESS_COOKIE,
+    DEVICE_COOKIE,
+    REFRESH_COOKIE,
+    clear_cookies,
+    set_cookies,
+)
 from auth_service.web.idempotency import IDEMPOTENCY_HEADER, request_id
 from auth_service.web.oauth import token_response
 from auth_service.web.passkeys import PasskeyEndpoints
@@ -83,7 +91,9 @@ class BrowserPolicy:
 class BrowserSessions(PasskeyEndpoints):
     """The endpoints of sessions, and those of passkeys."""
 
-    def __init__(self, core: Core, policy: BrowserPolicy, certificate_of: CertificateOf) -> None:
+    def __init__(
+        self, core: Core, policy: BrowserPolicy, certificate_of: CertificateOf, sources: Sources
+    ) -> None:
         self._sessions = core.sessions
         self._migration = core.migration
         self._factors = core.factors
@@ -93,6 +103,7 @@ class BrowserSessions(PasskeyEndpoints):
         self._clock = core.clock
         self._policy = policy
         self._certificate_of = certificate_of
+        self._sources = sources
         self._rule = Rule(core.api_audience)
 
     async def login(self, request: Request) -> Response:
@@ -117,7 +128,10 @@ class BrowserSessions(PasskeyEndpoints):
         _require_both(given)
         return await self._answer(
             self._sessions.login_password(
-                given.pop("identifier"), given.pop("password"), **self._client(request) | given
+                given.pop("identifier"),
+                given.pop("password"),
+                **{"client_id": CLIENT_ID, "device_label": _device(request)} | given,
+                origin=self._origin(request),
             )
         )
 
@@ -188,6 +202,13 @@ class BrowserSessions(PasskeyEndpoints):
         """Return the claims of the access token in the header, or else in the cookie."""
         return no_store(self._own_claims(request).as_jwt())
 
+    def _origin(self, request: Request) -> LoginOrigin:
+        host = request.client.host if request.client else None
+        address = self._sources.of_host(host, request.headers.getlist(self._sources.header))
+        kept = (request.cookies.get(name) for name in (REFRESH_COOKIE, DEVICE_COOKIE))
+        certificate = self._certificate_of(request)
+        return LoginOrigin(address, tuple(filter(None, kept)), certificate=certificate)
+
     async def _end(self, request: Request) -> None:
         if token := request.cookies.get(REFRESH_COOKIE):
             await self._revoker.revoke_refresh_token(token)
@@ -251,9 +272,11 @@ class BrowserSessions(PasskeyEndpoints):
             )
 
 
-def browser_routes(core: Core, policy: BrowserPolicy, certificate_of: CertificateOf) -> Mount:
+def browser_routes(
+    core: Core, policy: BrowserPolicy, certificate_of: CertificateOf, sources: Sources
+) -> Mount:
     """Return the routes below /v1, with CORS for the configured origins only."""
-    browser = BrowserSessions(core, policy, certificate_of)
+    browser = BrowserSessions(core, policy, certificate_of, sources)
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(policy.origins),

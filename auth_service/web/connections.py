@@ -3,12 +3,13 @@
 Owns which connection has to go when there is no room for another. Knows neither sockets nor HTTP.
 """
 
-import ipaddress
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+
+from auth_service.addresses import ip_of, network_of
 
 __all__ = ["Connections", "Limits", "Place", "source_of"]
 
@@ -124,11 +125,7 @@ class Connections:
 def source_of(host: str) -> str:
     """Return what a client's address counts as: itself, or its IPv6 network of 64 bits."""
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        address = ip_of(host)
     except ValueError:  # not an address, as in tests of the application alone
         return host
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address, 64), strict=False).network_address)
+    return network_of(address, 32, 64).removesuffix("/32").removesuffix("/64")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from starlette.routing import BaseRoute, Route
 
 from auth_service.authz.certificates import TrustedProxies
+from auth_service.authz.sources import Sources
 from auth_service.config.loading import Settings
 from auth_service.core.core import Core
 from auth_service.web.app import create_app
@@ -97,7 +98,7 @@ def _routes(settings: Settings, core: Core, health: list[Route]) -> list[BaseRou
     return [
         *discovery_routes(core.keys.ring, settings.issuer, settings.public_url, jwks_age),
         *oauth_routes(core, certificates),
-        browser_routes(core, policy, certificates),
+        browser_routes(core, policy, certificates, Sources(proxies, settings.forwarded_header)),
         forward_auth_route(core.validation, core.gateway, settings.access_cookie, proxies),
         *(health if settings.probe_address is None else ()),
     ]

@@ -23,6 +23,7 @@ from auth_service.core.second_factors import FactorPolicy, SecondFactors
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
+from auth_service.core.throttle import SLOTS, Rate, Throttle, ThrottlePolicy
 from auth_service.core.token_issuer import TokenIssuer
 from auth_service.core.validation import Validation, Verdict
 from auth_service.core.workloads import Issuer, Workloads, assertion_rules
@@ -31,11 +32,13 @@ from auth_service.models import TokenPair, User
 from auth_service.tokens import jws
 from auth_service.tokens.access import AccessClaims, TokenSigner, TokenVerifier
 from auth_service.tokens.challenge import Challenges
+from auth_service.tokens.device import DeviceTokens
 from auth_service.tokens.keys import KeyRing, MasterKey, SigningKey, shared_key
 from auth_service.tokens.refresh import REFRESH_TOKEN_TYPE, RefreshTokens
 from auth_service.tokens.revocation import RevocationList
 
 ISSUER = "https://auth.test"
+SECOND = timedelta(seconds=1)
 PASSWORD = "correct horse battery staple"
 CHEAP = Argon2Profile(memory_kib=8, time_cost=1)
 MASTER_KEY = MasterKey(bytes(range(32)))
@@ -52,6 +55,7 @@ class Core:
     store: Store
     hasher: PasswordHasher
     credentials: Credentials
+    throttle: Throttle
     workloads: Workloads
     audiences: Audiences
     sessions: Sessions
@@ -100,32 +104,50 @@ def make_core(
     issuers: Sequence[Issuer] = (),
     factors: FactorPolicy = FACTORS,
     old_issuers: Sequence[OldIssuer] = (),
+    networks: int = 5,
+    source: Rate | None = None,
+    slots: int = SLOTS,
     **policy: Any,
 ) -> Core:
-    """Wire the core; `policy` overrides fields of SessionPolicy."""
+    """Wire the core; `policy` overrides fields of SessionPolicy, and of a network's rate."""
+    network = Rate(policy.pop("login_burst", 10), policy.pop("login_refill", 10 * SECOND))
+    throttled = ThrottlePolicy(network, networks=networks, source=source)
     rules = replace(POLICY, **policy)
     ring = KeyRing([SHARED_KEY], SHARED_KEY.kid)
     revocations = RevocationList(clock)
     verifier = TokenVerifier(ring, revocations, issuer=ISSUER, clock=clock)
     signer = TokenSigner(ring)
     hasher = PasswordHasher(profile, queue=queue)
-    tokens = TokenIssuer(signer, RefreshTokens(MASTER_KEY, ISSUER), rules)
+    refresh_tokens = RefreshTokens(MASTER_KEY, ISSUER)
+    device_tokens = DeviceTokens(MASTER_KEY, ISSUER, timedelta(days=180))
+    tokens = TokenIssuer(signer, refresh_tokens, device_tokens, rules)
+    key = MASTER_KEY.throttle_key()
+    throttle = Throttle(store, throttled, key, refresh_tokens, device_tokens, clock, slots)
     ended = Revocations(store, rules, revocations.add, clock)
     shielded = Shielded()
     workloads = Workloads(store, issuers, assertion_rules([ISSUER]), rules.clock_skew, clock)
     challenges = Challenges(MASTER_KEY, ISSUER)
     second = SecondFactors(store, hasher, challenges, MASTER_KEY, PASSKEYS, factors, clock)
-    credentials = Credentials(store, hasher, rules, shielded, clock, workloads, second)
+    credentials = Credentials(store, hasher, throttle, shielded, clock, workloads, second)
     audiences = Audiences(store, ISSUER, clock)
     sessions = Sessions(store, credentials, audiences, tokens, ended, rules, shielded, clock)
     migration = Migration(store, credentials, old_issuers, audiences, tokens, rules, clock)
     revoker = Revoker(store, ended, tokens, verifier)
-    accounts = Accounts(store, hasher, rules, revocations.add, clock, passwords=PasswordPolicy())
+    accounts = Accounts(
+        store,
+        hasher,
+        rules,
+        revocations.add,
+        clock,
+        passwords=PasswordPolicy(),
+        credentials=credentials,
+    )
     validation = Validation(verifier, clock, timedelta(seconds=5), clock)
     return Core(
         store,
         hasher,
         credentials,
+        throttle,
         workloads,
         audiences,
         sessions,

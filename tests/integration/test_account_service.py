@@ -295,22 +295,27 @@ async def test_a_bad_field_is_named(
 
 
 async def test_an_access_token_is_no_way_to_try_passwords(database_url: str, user: User) -> None:
-    """Wrong ones use up the attempts of Login, and then not even the right one is tried."""
+    """Wrong ones use up the session's own, and then not even the right one is tried.
+
+    The owner can log in all the same: the thief of a token keeps nobody out.
+    """
     settings = make_settings(database_url, login_burst=3, login_refill="1h")
     async with running(settings) as server:
         account = await Account(server).ready()
-        token = (await account.login()).access_token
+        pair = await account.login()
+        token = pair.access_token
         assert (await refusal(account.change(token, new="short"))).reason == "WEAK_PASSWORD"
         for _ in range(3):
             seen = await refusal(account.change(token, current=WRONG))
             assert seen.reason == "INVALID_CREDENTIALS"
-        for call in (account.change(token), account.login()):
+        for call in (account.change(token), account.login(device_token=pair.refresh_token)):
             seen = await refusal(call)
             assert (seen.code, seen.reason) == (
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "RATE_LIMITED",
             )
             assert seen.retry
+        assert (await account.login()).access_token
         await account.client.channel.close()
 
 

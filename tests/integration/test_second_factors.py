@@ -17,6 +17,7 @@ from auth_service.core.second_factors import (
     IssuedChallenge,
     SecondFactorRequired,
 )
+from auth_service.core.throttle import LoginOrigin
 from auth_service.db.factors import MAX_FACTORS
 from auth_service.db.store import Store
 from auth_service.errors import (
@@ -201,7 +202,9 @@ class TestLogin:
         self, core: Core, app: App, clock: FakeClock
     ) -> None:
         """A thief with the token and a code, but without the key, gets nothing."""
-        login = core.sessions.login_password(ADA, PASSWORD, certificate="thumbprint")
+        login = core.sessions.login_password(
+            ADA, PASSWORD, origin=LoginOrigin(certificate="thumbprint")
+        )
         challenge = await challenged(login)
         for certificate in ("", "another"):
             with pytest.raises(InvalidCredentials):

@@ -455,7 +455,11 @@ class TestLogin:
     ) -> None:
         """The retry of a lost response gets the same tokens."""
         user = await core.user()
-        login = {"identifier": "ada@example.com", "password": PASSWORD, "request_id": "r-12345678"}
+        login: dict[str, Any] = {
+            "identifier": "ada@example.com",
+            "password": PASSWORD,
+            "request_id": "r-12345678",
+        }
         first = await core.sessions.login_password(**login)
         clock.advance(timedelta(minutes=1))
         assert await core.sessions.login_password(**login) == first
@@ -496,7 +500,11 @@ class TestLogin:
     ) -> None:
         """Once the session has changed, its request id is refused by name."""
         await core.user()
-        login = {"identifier": "ada@example.com", "password": PASSWORD, "request_id": "r-12345678"}
+        login: dict[str, Any] = {
+            "identifier": "ada@example.com",
+            "password": PASSWORD,
+            "request_id": "r-12345678",
+        }
         pair = await core.sessions.login_password(**login)
         if end == "refreshed":
             await core.sessions.refresh(pair.refresh_token)
@@ -538,7 +546,11 @@ class TestLogin:
         """So does the retry of a request, but not a refused login, such as one for its scope."""
         core = make_core(store, clock, login_burst=2)
         await core.user()
-        login = {"identifier": "ada@example.com", "password": PASSWORD, "request_id": "r-12345678"}
+        login: dict[str, Any] = {
+            "identifier": "ada@example.com",
+            "password": PASSWORD,
+            "request_id": "r-12345678",
+        }
         for _ in range(3):
             with pytest.raises(InvalidCredentials):
                 await core.sessions.login_password("ada@example.com", "wrong")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -15,6 +14,7 @@ import asyncpg
 import pytest
 
 from auth_service.db import pool as pools
+from auth_service.db.login_attempts import Bucket
 from auth_service.db.revocations import REVOCATION_PAGE
 from auth_service.db.statements import statements
 from auth_service.db.store import Store
@@ -205,67 +205,6 @@ async def test_service_account_is_unique(store: Store, clock: FakeClock) -> None
     assert await store.find_service_account("other") is None
     with pytest.raises(AlreadyExists):
         await store.create_service_account(account)
-
-
-# Login attempts
-
-
-async def test_attempts_come_back_one_by_one(store: Store, clock: FakeClock) -> None:
-    """The burst is exact, the wait is exact, and one attempt returns each refill."""
-    every = timedelta(seconds=10)
-
-    async def attempt(identifier: str = "anna") -> timedelta | None:
-        _, wait = await store.reserve_login_attempt(identifier, clock.now, 3, every)
-        return wait
-
-    assert [await attempt() for _ in range(4)] == [None, None, None, every]
-    clock.advance(timedelta(seconds=4))
-    assert await attempt() == timedelta(seconds=6)
-    clock.advance(timedelta(seconds=6))
-    assert [await attempt() for _ in range(2)] == [None, every]
-    assert await attempt("bert") is None
-    await store.clear_login_attempts("anna")
-    assert await attempt() is None
-
-
-async def test_an_attempt_comes_with_the_user_and_a_refusal_with_the_wait(
-    store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser
-) -> None:
-    """An unknown identifier uses attempts too, and a refused attempt writes nothing."""
-    user = await add_user("zoe@example.org", "anna")
-    reserve = partial(store.reserve_login_attempt, now=clock.now, burst=1, refill=SECOND)
-    assert await reserve("anna") == (user, None)
-    assert await reserve("nobody") == (None, None)
-    written = await pool.fetch("SELECT t.*, xmin, ctid FROM login_throttle t ORDER BY identifier")
-    assert [await reserve(name) for name in ("anna", "nobody")] == [(None, SECOND)] * 2
-    assert written == await pool.fetch(
-        "SELECT t.*, xmin, ctid FROM login_throttle t ORDER BY identifier"
-    )
-    assert await reserve("zoe@example.org") == (user, None)
-
-
-async def test_parallel_attempts_cannot_race_past_the_limit(store: Store, clock: FakeClock) -> None:
-    """Of fifty parallel attempts exactly the burst is allowed."""
-    answers = await asyncio.gather(
-        *(store.reserve_login_attempt("anna", clock.now, 10, 10 * SECOND) for _ in range(50))
-    )
-    waits = [wait for _, wait in answers]
-    assert waits.count(None) == 10
-    assert all(wait > timedelta(0) for wait in waits if wait is not None)
-
-
-async def test_a_session_gives_the_attempts_back(
-    store: Store, clock: FakeClock, add_user: AddUser, new_session: NewSession
-) -> None:
-    """Only those of the proved identifier; the retry of a request gives them back too."""
-    user = await add_user("anna", "zoe@example.org")
-    reserve = partial(store.reserve_login_attempt, now=clock.now, burst=1, refill=SECOND)
-    assert await reserve("zoe@example.org") == (user, None)
-    for _ in range(3):
-        assert await reserve("anna") == (user, None)
-        await store.create_session(new_session(user.id), "request", identifier="anna")
-    assert len(await store.list_sessions(user.id, clock.now)) == 1
-    assert await reserve("zoe@example.org") == (None, SECOND)
 
 
 # Sessions
@@ -642,7 +581,8 @@ async def test_prune_deletes_what_no_longer_matters(
 ) -> None:
     """Expired revocations, sessions a day past their end, full buckets; more than a batch."""
     session = await add_session(await add_user("anna"))
-    await store.reserve_login_attempt("anna", clock.now, 3, SECOND)
+    bucket = Bucket(1, 3, SECOND)
+    await store.reserve_login_attempt("anna", clock.now, [None, bucket, bucket._replace(slot=2)])
     await pool.execute(
         "INSERT INTO revocations (kind, target, expires_at, created_at) "
         "SELECT 'token', n::text, $1, $1 FROM generate_series(1, 2500) n",
@@ -653,7 +593,7 @@ async def test_prune_deletes_what_no_longer_matters(
     assert await store.prune(clock.now) == 2500
     assert (await store.revocations_since())[0] == [live]
     clock.now = session.expires_at + timedelta(hours=23)
-    assert await store.prune(clock.now) == 1
+    assert await store.prune(clock.now) == 2
     assert await store.find_session(session.id)
     clock.advance(timedelta(hours=1))
     assert await store.prune(clock.now) == 1

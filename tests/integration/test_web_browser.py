@@ -19,7 +19,7 @@ from authn.v1.account_service_pb2_grpc import AccountServiceStub
 from structlog.testing import capture_logs
 
 from auth_service.serving.server import Server
-from auth_service.web.cookies import ACCESS_COOKIE, REFRESH_COOKIE
+from auth_service.web.cookies import ACCESS_COOKIE, DEVICE_COOKIE, REFRESH_COOKIE
 from tests.acceptance.servers import (
     PASSWORD,
     USER,
@@ -245,8 +245,9 @@ async def test_the_refresh_token_is_in_a_cookie_that_no_script_reads_and_nowhere
     response = await page.send("POST", "/v1/login", json=GOOD)
     assert response.status_code == 200
     assert response.headers["cache-control"] == "no-store"
-    ((name, (token, attributes)),) = set_cookies(response).items()
-    assert name == "__Host-refresh"
+    cookies = set_cookies(response)
+    assert cookies.keys() == {"__Host-refresh", "__Host-device"}
+    token, attributes = cookies[REFRESH_COOKIE]
     claims = jwt_claims(token)
     age = int(attributes.pop("Max-Age"))
     assert 0 <= claims["exp"] - claims["iat"] - age <= TIMEOUT
@@ -255,6 +256,43 @@ async def test_the_refresh_token_is_in_a_cookie_that_no_script_reads_and_nowhere
     assert token not in response.text
     assert content.keys() == {"access_token", "token_type", "expires_in", "scope", "session_id"}
     assert content["session_id"] == claims["sid"]
+
+
+async def test_a_device_is_known_after_logout_however_often_strangers_guessed(
+    app: Page, database_url: str
+) -> None:
+    """By a cookie that no script reads; the throttle has room for it, and none for a stranger."""
+    response = await app.send("POST", "/v1/login", json=GOOD)
+    token, attributes = set_cookies(response)[DEVICE_COOKIE]
+    claims = jwt_claims(token)
+    age = int(attributes.pop("Max-Age"))
+    assert 0 <= claims["exp"] - claims["iat"] - age <= TIMEOUT
+    assert attributes == {"HttpOnly": "", "Path": "/", "SameSite": "strict", "Secure": ""}
+    assert token not in response.text
+    assert (await app.send("POST", "/v1/logout")).status_code == 204
+    assert app.cookies == {DEVICE_COOKIE: token}
+    wrong = GOOD | {"password": "wrong"}
+    stranger = [
+        await app.send("POST", "/v1/login", json=each, cookies={}) for each in (wrong, GOOD)
+    ]
+    assert [each.status_code for each in stranger] == [401, 429]
+    assert int(stranger[1].headers["retry-after"]) > 0
+    try:
+        await app.login()
+    finally:
+        await query(database_url, "DELETE FROM login_buckets")
+
+
+async def test_a_live_session_is_known_by_its_cookie(app: Page, database_url: str) -> None:
+    """Even without the cookie of the device."""
+    await app.login()
+    wrong = GOOD | {"password": "wrong"}
+    assert (await app.send("POST", "/v1/login", json=wrong, cookies={})).status_code == 401
+    kept = {REFRESH_COOKIE: app.cookie}
+    try:
+        assert (await app.send("POST", "/v1/login", json=GOOD, cookies=kept)).status_code == 200
+    finally:
+        await query(database_url, "DELETE FROM login_buckets")
 
 
 async def test_an_access_cookie_is_there_when_asked_for_and_lets_in(app: Page, page: Page) -> None:
@@ -598,7 +636,7 @@ async def test_logout_ends_both_tokens_on_every_replica_and_clears_both_cookies(
     assert (await rpc.validate(content["access_token"])).active
     response = await app.send("POST", "/v1/logout")
     assert (response.status_code, response.content) == (204, b"")
-    assert not app.cookies
+    assert app.cookies.keys() == {DEVICE_COOKIE}
     for _, attributes in set_cookies(response).values():
         assert attributes.items() >= {"Max-Age": "0", "Path": "/", "Secure": ""}.items()
     assert (await app.refresh(cookie)).status_code == 401
@@ -675,9 +713,12 @@ async def test_logout_of_a_session_whose_row_is_gone_clears_the_cookies(
 # Who may call
 
 
-async def assert_refused(page: Page, headers: dict[str, Any] | list[tuple[str, str]]) -> None:
+async def assert_refused(
+    page: Page, headers: dict[str, Any] | list[tuple[str, str]], database_url: str
+) -> None:
     """Check that no POST of these headers does anything."""
     await page.login()
+    await query(database_url, "DELETE FROM login_buckets")
     secret = {"cookie": f"{REFRESH_COOKIE}={page.cookie}"}
     sent = [*(headers.items() if isinstance(headers, dict) else headers), *secret.items()]
     unknown = {"identifier": "unknown@example.com", "password": "wrong"}
@@ -691,13 +732,7 @@ async def assert_refused(page: Page, headers: dict[str, Any] | list[tuple[str, s
         assert "AUTH_BROWSER_ORIGINS" in text or "send the header" in text
         assert not set_cookies(response)
     assert (await page.refresh()).status_code == 200
-
-
-def counted(database_url: str) -> Any:
-    """Return how many logins of the unknown user were attempted."""
-    return query(
-        database_url, "SELECT count(*) FROM login_throttle WHERE identifier LIKE 'unknown@%'"
-    )
+    assert not await query(database_url, "SELECT count(*) FROM login_buckets")
 
 
 @pytest.mark.parametrize(
@@ -729,16 +764,14 @@ async def test_a_page_of_no_or_another_origin_can_do_nothing(
     """The session stays as it was, and no attempt to log in is counted."""
     own, host = page.url, page.url.removeprefix("http://")
     headers = [("origin", each.format(own=own, host=host)) for each in origins]
-    await assert_refused(page, [("x-requested-with", "fetch"), *headers])
-    assert not await counted(database_url)
+    await assert_refused(page, [("x-requested-with", "fetch"), *headers], database_url)
 
 
 async def test_a_request_that_a_form_could_send_can_do_nothing(
     page: Page, database_url: str
 ) -> None:
     """Without the header that only a script of the page can add."""
-    await assert_refused(page, {"origin": page.url})
-    assert not await counted(database_url)
+    await assert_refused(page, {"origin": page.url}, database_url)
 
 
 @pytest.mark.parametrize(
@@ -863,7 +896,7 @@ async def test_errors_too_may_be_read_by_a_configured_origin(app: Page) -> None:
 
 async def test_a_configured_origin_can_read_an_internal_error(app: Page, database_url: str) -> None:
     """It has the constant text, and one log entry."""
-    table = "ALTER TABLE login_throttle"
+    table = "ALTER TABLE login_buckets"
     await query(database_url, f"{table} ADD CONSTRAINT unknown CHECK (false) NOT VALID")
     try:
         with capture_logs() as logs:

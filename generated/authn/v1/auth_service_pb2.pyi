@@ -121,7 +121,7 @@ class MigrateCredentials(_message.Message):
     def __init__(self, token: _Optional[str] = ...) -> None: ...
 
 class LoginRequest(_message.Message):
-    __slots__ = ("password", "client", "workload", "factor", "migrate", "audience", "scope", "client_id", "device_label", "request_id", "session_refresh_token")
+    __slots__ = ("password", "client", "workload", "factor", "migrate", "audience", "scope", "client_id", "device_label", "request_id", "session_refresh_token", "device_token")
     PASSWORD_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
@@ -133,6 +133,7 @@ class LoginRequest(_message.Message):
     DEVICE_LABEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_REFRESH_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     password: PasswordCredentials
     client: ClientCredentials
     workload: WorkloadCredentials
@@ -144,7 +145,8 @@ class LoginRequest(_message.Message):
     device_label: str
     request_id: str
     session_refresh_token: str
-    def __init__(self, password: _Optional[_Union[PasswordCredentials, _Mapping]] = ..., client: _Optional[_Union[ClientCredentials, _Mapping]] = ..., workload: _Optional[_Union[WorkloadCredentials, _Mapping]] = ..., factor: _Optional[_Union[FactorCredentials, _Mapping]] = ..., migrate: _Optional[_Union[MigrateCredentials, _Mapping]] = ..., audience: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., client_id: _Optional[str] = ..., device_label: _Optional[str] = ..., request_id: _Optional[str] = ..., session_refresh_token: _Optional[str] = ...) -> None: ...
+    device_token: str
+    def __init__(self, password: _Optional[_Union[PasswordCredentials, _Mapping]] = ..., client: _Optional[_Union[ClientCredentials, _Mapping]] = ..., workload: _Optional[_Union[WorkloadCredentials, _Mapping]] = ..., factor: _Optional[_Union[FactorCredentials, _Mapping]] = ..., migrate: _Optional[_Union[MigrateCredentials, _Mapping]] = ..., audience: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., client_id: _Optional[str] = ..., device_label: _Optional[str] = ..., request_id: _Optional[str] = ..., session_refresh_token: _Optional[str] = ..., device_token: _Optional[str] = ...) -> None: ...
 
 class TokenPair(_message.Message):
     __slots__ = ("access_token", "token_type", "access_expires_at", "refresh_token", "refresh_expires_at", "scope", "session_id")
@@ -165,12 +167,14 @@ class TokenPair(_message.Message):
     def __init__(self, access_token: _Optional[str] = ..., token_type: _Optional[str] = ..., access_expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., refresh_token: _Optional[str] = ..., refresh_expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., scope: _Optional[_Iterable[str]] = ..., session_id: _Optional[str] = ...) -> None: ...
 
 class LoginResponse(_message.Message):
-    __slots__ = ("tokens", "challenge")
+    __slots__ = ("tokens", "challenge", "device_token")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     tokens: TokenPair
     challenge: LoginChallenge
-    def __init__(self, tokens: _Optional[_Union[TokenPair, _Mapping]] = ..., challenge: _Optional[_Union[LoginChallenge, _Mapping]] = ...) -> None: ...
+    device_token: str
+    def __init__(self, tokens: _Optional[_Union[TokenPair, _Mapping]] = ..., challenge: _Optional[_Union[LoginChallenge, _Mapping]] = ..., device_token: _Optional[str] = ...) -> None: ...
 
 class RefreshRequest(_message.Message):
     __slots__ = ("refresh_token", "scope", "request_id", "audience")
