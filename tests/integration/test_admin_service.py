@@ -22,7 +22,7 @@ from auth_service.errors import InactiveReason
 from auth_service.models import User
 from auth_service.serving.server import Server
 from tests.acceptance.servers import PASSWORD, USER, Client, eventually, make_user
-from tests.foreign_hashes import BCRYPT
+from tests.foreign_hashes import BCRYPT, SENTENCE
 from tests.integration.serving import (
     SHARED_KEY,
     address,
@@ -225,6 +225,37 @@ async def test_a_service_account_may_be_an_admin(admin: Admin) -> None:
 
 
 # Users
+
+
+async def test_users_of_another_system_come_in_a_stream_and_log_in(admin: Admin) -> None:
+    """Positions count over all messages, and of many refusals the first thousand are named."""
+    user = pb.ImportedUser(
+        identifiers=["Moved@Example.com"], password_hash=BCRYPT, user_id=NOBODY, roles=["staff"]
+    )
+    user.created_at.FromSeconds(1_700_000_000)
+    wrong = [pb.ImportedUser(identifiers=["wrong"], password_hash="md5")] * 999
+    batches = [
+        pb.ImportUsersRequest(users=[user, user, *wrong[:2]], dry_run=True),
+        pb.ImportUsersRequest(users=[*wrong, user]),
+        pb.ImportUsersRequest(users=[user]),
+    ]
+    metadata = (("authorization", f"Bearer {admin.token}"),)
+    done = await admin.stub.ImportUsers(batches, metadata=metadata, timeout=TIMEOUT)
+    assert (done.created, done.existing, done.refused) == (2, 2, 1001)
+    assert [each.position for each in done.refusals] == [2, 3, *range(4, 1002)]
+    assert {each.field for each in done.refusals} == {"password_hash"}
+    made = (await admin.call("GetUser", pb.GetUserRequest(user_id=NOBODY))).user
+    assert (made.created_at.seconds, list(made.roles)) == (1_700_000_000, ["staff"])
+    assert (await admin.login("moved@example.com", SENTENCE)).access_token
+
+
+async def test_a_message_with_too_many_users_makes_none(admin: Admin, database_url: str) -> None:
+    """A batch is one transaction, and must not be a long one."""
+    users = [pb.ImportedUser(identifiers=[f"user{n}"]) for n in range(1001)]
+    before = await query(database_url, "SELECT count(*) FROM users")
+    seen = await refusal(admin.call("ImportUsers", pb.ImportUsersRequest(users=users)))
+    assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["users"])
+    assert await query(database_url, "SELECT count(*) FROM users") == before
 
 
 async def test_a_user_that_was_created_logs_in(admin: Admin) -> None:
