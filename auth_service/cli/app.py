@@ -23,6 +23,7 @@ _COMMANDS = {
     "workloads": "workloads:workloads",
     "sessions": "sessions:sessions",
     "keys": "keys:keys",
+    "audit": "audit:audit",
     "config": "configuration:config",
     "login": "client:login",
     "refresh": "client:refresh",
@@ -57,10 +58,10 @@ class _Commands(click.Group):
 def cli() -> None:
     """Run, manage and call the authentication service.
 
-    serve, migrate, users, service-accounts, workloads, audiences, sessions, keys, config and token
-    explain use the database and the settings of the service (AUTH_* variables, --config). login,
-    refresh, validate and revoke call a running server (--address). Passwords and tokens are read
-    from a prompt or standard input.
+    serve, migrate, users, service-accounts, workloads, audiences, sessions, keys, audit, config and
+    token explain use the database and the settings of the service (AUTH_* variables, --config).
+    login, refresh, validate and revoke call a running server (--address). Passwords and tokens are
+    read from a prompt or standard input.
     """
 
 

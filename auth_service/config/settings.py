@@ -199,6 +199,12 @@ class Settings(BaseSettings):
         "Maximum time between two polls of the database for revocations.",
         "1s",
     )
+    audit_retention: DurationOrZero = _field(
+        timedelta(days=400),
+        "How long rows of the audit log are kept; 0 keeps all. At least 31 days. They are dropped "
+        "by whole months, so some are kept for a month longer.",
+        "400d",
+    )
     verified_cache_size: Annotated[int, Field(ge=0)] = _field(
         10_000,
         "Number of verified access tokens to cache; 0 disables the cache.",
@@ -472,6 +478,8 @@ class Settings(BaseSettings):
                 "AUTH_FEED_POLL_INTERVAL must be less than AUTH_FRESHNESS_LIMIT, or Validate fails "
                 "between two polls; lower it (example: 1s)"
             )
+        if timedelta(0) < self.audit_retention < timedelta(days=31):
+            raise wrong("AUTH_AUDIT_RETENTION must be 0 (keep all) or 31d and more (example: 400d)")
         if timedelta(0) < self.key_rotation_interval <= self.key_publish_lead:
             raise wrong(
                 "AUTH_KEY_ROTATION_INTERVAL must exceed AUTH_KEY_PUBLISH_LEAD, or keys are "

@@ -18,6 +18,7 @@ from auth_service.core.sessions import Sessions
 from auth_service.core.shielded import Shielded
 from auth_service.core.signing_keys import SigningKeys
 from auth_service.core.validation import Validation
+from auth_service.db.store import Store
 
 __all__ = ["Core"]
 
@@ -43,5 +44,6 @@ class Core:
     registry: AudienceRegistry
     factors: OwnFactors
     auditor: Auditor
+    audit_log: Store
     api_audience: str
     """Tokens of callers must be for this audience."""

@@ -4,12 +4,15 @@ A date may come while nobody acts, so each replica writes it, and the row is the
 """
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from auth_service import audit
 from auth_service.models import StoredKey
 
 __all__ = ["changes_of_key", "dates_of_key"]
+
+CLOCKS_DIFFER = timedelta(seconds=1)
+"""By how much the clock that set a date of "now" may be ahead of the database's."""
 
 
 def changes_of_key(before: StoredKey | None, after: StoredKey, at: datetime) -> list[str]:
@@ -24,7 +27,7 @@ def changes_of_key(before: StoredKey | None, after: StoredKey, at: datetime) -> 
     return events + [
         audit.certain_row(event, date, after.kid, kid=after.kid, details=details)
         for event, date in _dates(after)
-        if date <= at and since.get(event) != date
+        if date <= at + CLOCKS_DIFFER and since.get(event) != date
     ]
 
 

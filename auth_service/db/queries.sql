@@ -748,6 +748,59 @@ SELECT pg_notify('authn_feed', '')
 -- A row that was written before, by its time and id, is left as it is.
 SELECT write_audit(given) FROM unnest($1::jsonb[]) AS given
 
+-- name: list_audit
+-- Rows of old releases have no id, and tie if they have one time.
+SELECT * FROM audit_log
+WHERE at >= coalesce($1::timestamptz, '-infinity') AND at < coalesce($2::timestamptz, 'infinity')
+    AND ($3::text IS NULL OR event = $3)
+    AND ($4::text IS NULL OR starts_with(event, $4))
+    AND ($5::text IS NULL OR actor = $5)
+    AND ($6::uuid IS NULL OR user_id = $6)
+    AND ($7::text IS NULL OR client_id = $7)
+    AND ($8::text IS NULL OR outcome = $8)
+    AND (NOT $9::boolean OR outcome <> 'OK')
+    AND ($10::text IS NULL OR source = $10)
+    AND at <= coalesce($11::timestamptz, 'infinity')
+    AND (at, coalesce(id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+        < (coalesce($11, 'infinity'), coalesce($12::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+ORDER BY at DESC, id DESC
+FETCH FIRST $13 ROWS WITH TIES
+
+-- name: audit_since
+-- What was committed since a snapshot: its end is $1, and $2 were in progress in it. A page has whole
+-- transactions, in their order; rows before the time $4 are left out.
+WITH position AS MATERIALIZED (
+    SELECT pg_is_in_recovery() AS standby, database_epoch() AS epoch, now() AS as_of,
+        pg_current_snapshot() AS snapshot
+)
+SELECT position.*, r.*
+FROM position
+LEFT JOIN (
+    (
+        SELECT * FROM audit_log
+        WHERE xid >= $1::xid8 AND at >= coalesce($4::timestamptz, '-infinity')
+        ORDER BY xid FETCH FIRST $3 ROWS WITH TIES
+    )
+    UNION ALL
+    (
+        SELECT * FROM audit_log
+        WHERE xid = ANY ($2::xid8[]) AND at >= coalesce($4, '-infinity')
+    )
+) r ON true
+ORDER BY r.xid, r.at, r.id
+
+-- name: drop_audit
+SELECT drop_audit_partitions($1)
+
+-- name: prune_audit_default
+WITH pruned AS (
+    DELETE FROM audit_log_default WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM audit_log_default WHERE at < $1::timestamptz LIMIT $2
+    ))
+    RETURNING 1
+)
+SELECT count(*) FROM pruned
+
 -- name: prune_revocations
 WITH pruned AS (
     DELETE FROM revocations WHERE expires_at <= $1::timestamptz AND ctid = ANY (ARRAY(

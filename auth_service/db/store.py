@@ -6,7 +6,8 @@ Owns the upkeep that spans them. The statements of each stand in a module of its
 from datetime import datetime
 
 from auth_service.db.audiences import AudienceStore
-from auth_service.db.audit import AuditStore
+from auth_service.db.audit import AuditStore, write_audit
+from auth_service.db.audit_reader import AuditReader
 from auth_service.db.factors import FactorStore
 from auth_service.db.login_attempts import LoginAttemptStore
 from auth_service.db.migration import MigrationStore
@@ -40,6 +41,7 @@ class Store(
     MigrationStore,
     RevocationStore,
     AuditStore,
+    AuditReader,
 ):
     """The database of the service."""
 
@@ -58,6 +60,20 @@ class Store(
     async def extend_audit_log(self, now: datetime) -> None:
         """Make the partitions of the audit log for this month and the next, if missing."""
         await self._execute("extend_audit_log", now)
+
+    async def prune_audit(self, before: datetime, now: datetime) -> None:
+        """Drop the partitions of the audit log that are older, each as a whole, and say so in it.
+
+        The default partition, where rows of unforeseen months are, stays and loses its old rows.
+        """
+        async with self._transaction() as connection:
+            for name in await connection.fetchval(self._sql["drop_audit"], before):
+                details = {"partition": name}
+                await write_audit(connection, "audit.partition_dropped", now, details=details)
+        for _ in range(PRUNE_ROUNDS):
+            row = await self._row("prune_audit_default", before, PRUNE_BATCH)
+            if row is None or row["count"] < PRUNE_BATCH:
+                break
 
     async def takes_writes(self) -> bool:
         """Tell whether changes can be made now, and be as durable as AUTH_DURABILITY says."""

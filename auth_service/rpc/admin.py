@@ -3,6 +3,7 @@
 The methods for service accounts, audiences and workloads are in modules of their own.
 """
 
+import asyncio
 from datetime import datetime
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from auth_service.errors import ConfigError, InvalidArgument
 from auth_service.models import StoredKey, User
 from auth_service.rpc.admin_callers import AdminCallers, log_change
 from auth_service.rpc.audiences import AudienceMethods
+from auth_service.rpc.audit_log import AuditMethods
 from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Context
 from auth_service.rpc.durations import span
@@ -30,6 +32,7 @@ __all__ = ["AdminServicer"]
 
 
 class AdminServicer(
+    AuditMethods,
     AudienceMethods,
     ServiceAccountMethods,
     UserImportMethods,
@@ -40,6 +43,8 @@ class AdminServicer(
 
     def __init__(self, core: Core, callers: Callers) -> None:
         self._admins = AdminCallers(callers)
+        self._store = core.audit_log
+        self._closed = asyncio.Event()
         self._accounts = core.accounts
         self._imports = core.accounts.imports
         self._services = core.accounts.services

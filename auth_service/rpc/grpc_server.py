@@ -70,6 +70,7 @@ class GrpcServer:
         """Stop; calls in flight have the drain timeout to finish."""
         self._health.close()  # ends its Watch streams, for which stop() would wait
         self._hub.close()
+        self._admin.close()
         await self._server.stop(self._drain_timeout.total_seconds())
 
     def _add_services(self, settings: Settings, core: Core) -> None:
@@ -78,6 +79,7 @@ class GrpcServer:
         proxies = TrustedProxies(settings.trusted_proxies)
         sources = Sources(proxies, settings.forwarded_header)
         callers = Callers(validation, core.api_audience, proxies, sources)
+        self._admin = AdminServicer(core, callers)
         auth_service_pb2_grpc.add_AuthServiceServicer_to_server(
             AuthServicer(
                 core.sessions,
@@ -97,9 +99,7 @@ class GrpcServer:
         account_service_pb2_grpc.add_AccountServiceServicer_to_server(
             AccountServicer(core.accounts, core.factors, callers, shielded), server
         )
-        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminServicer(core, callers), server
-        )
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
         if settings.ext_authz:
             ext_authz.add_ext_authz(server, validation, core.gateway, proxies)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -68,8 +68,13 @@ def jobs(
     keys: SigningKeys,
     announce_keys: Callable[[], object],
     signatures_verified: Callable[[], int],
+    *,
+    audit_retention: timedelta = timedelta(0),
 ) -> list[Job]:
-    """Return the jobs of a serving process; `announce_keys` is called after a key rotation."""
+    """Return the jobs of a serving process; `announce_keys` is called after a key rotation.
+
+    With an `audit_retention` of zero the audit log is kept for ever.
+    """
     store, key_store, clock = database.store, database.key_store, database.clock
     counted = 0
 
@@ -95,6 +100,11 @@ def jobs(
         await key_store.audit_dates((audited_until or now - _KEY_EVENTS) - _OVERLAP, now)
         audited_until = now
 
+    async def prune_audit() -> None:
+        if audit_retention:
+            now = clock()
+            await store.prune_audit(now - audit_retention, now)
+
     return [
         Job("count", _METRICS_INTERVAL, count),
         Job("sum_up_repeats", _REPEATS_INTERVAL, sum_up_repeats),
@@ -103,6 +113,7 @@ def jobs(
         Job("rotate_keys", _ROTATION_INTERVAL, rotate_keys),
         Job("audit_keys", _ROTATION_INTERVAL, audit_keys),
         Job("prune", _DATABASE_INTERVAL, lambda: store.prune(clock())),
+        Job("prune_audit", _DATABASE_INTERVAL, prune_audit),
         Job("prune_keys", _DATABASE_INTERVAL, lambda: key_store.prune(clock())),
         Job("extend_audit_log", _DATABASE_INTERVAL, lambda: store.extend_audit_log(clock())),
     ]

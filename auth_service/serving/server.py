@@ -136,7 +136,11 @@ class Server:
         self, database: Database, core: Core, readiness: Readiness, refreshes: KeyRefreshes
     ) -> None:
         periodic = jobs(
-            database, core.keys, core.announce_keys, lambda: core.validation.signatures_verified
+            database,
+            core.keys,
+            core.announce_keys,
+            lambda: core.validation.signatures_verified,
+            audit_retention=self._settings.audit_retention,
         )
         observe = Job("observe_workload_keys", _KEYS_AGE_INTERVAL, refreshes.observe)
         maintenance = Maintenance([*readiness.jobs(), *periodic, observe])

@@ -337,6 +337,7 @@ async def open_core(
             AudienceRegistry(store, clock),
             OwnFactors(store, challenges, root, keys_of_users, factors, clock),
             Auditor(store, clock),
+            store,
             audiences.own,
         )
     finally:

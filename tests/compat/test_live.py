@@ -256,6 +256,8 @@ async def admin_rpcs(caller: Caller, user_id: str, admin: str) -> None:
     requests: dict[str, Any] = {
         "GetUser": pb.GetUserRequest(user_id=user_id),
         "ListUsers": pb.ListUsersRequest(page_size=1),
+        "ListAudit": pb.ListAuditRequest(page_size=1),
+        "WatchAudit": pb.WatchAuditRequest(),
         "SetUserPassword": pb.SetUserPasswordRequest(user_id=user_id, password=PASSWORD),
         "ResetUserFactors": pb.ResetUserFactorsRequest(user_id=user_id),
         "SetUserDisabled": pb.SetUserDisabledRequest(user_id=user_id, disabled=True),

@@ -81,6 +81,8 @@ OWN_TOKEN: dict[str, Any] = {
     "authn.v1.AdminService.ExplainToken": {"access_token": "a.b.c"},
     "authn.v1.AdminService.ResetUserFactors": {},
     "authn.v1.AdminService.ImportUsers": {},
+    "authn.v1.AdminService.ListAudit": {},
+    "authn.v1.AdminService.WatchAudit": {},
     "authn.v1.AuthService.Revoke": {"session_id": "00000000-0000-4000-8000-000000000000"},
     "authn.v1.AuthService.Exchange": {"subject_token": "a.b.c", "audience": "orders"},
     "authn.v1.AuthService.BatchExchange": {"requests": [{"subject_token": "a.b.c"}]},

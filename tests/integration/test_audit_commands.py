@@ -1,10 +1,15 @@
 """Each command that uses the database leaves one row in the audit log, by its operator."""
 
+import json
 import os
 import pwd
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -36,6 +41,11 @@ class Commands:
         before = self._all()
         self.run(*arguments, stdin=stdin)
         return [row for row in self._all() if row not in before]
+
+    def until(self, event: str) -> None:
+        """Return once there is a row of this event."""
+        while not [row for row in self._all() if row["event"] == event]:
+            pass
 
     def _all(self) -> list[dict[str, Any]]:
         async def read() -> list[dict[str, Any]]:
@@ -112,3 +122,40 @@ def test_each_event_of_a_key_leaves_one_row(commands: Commands) -> None:
     withdrawn = commands.rows("keys", "compromise", kid)
     assert [(row["event"], row["kid"]) for row in withdrawn] == [("key.compromised", kid)]
     assert {row["actor"] for row in made + ended + withdrawn} == {OPERATOR}
+
+
+def test_rows_are_listed_as_lines_of_json(commands: Commands) -> None:
+    """The newest first, with what is empty left out."""
+    commands.run("users", "show", "nobody")
+    commands.run("users", "show", "ada")
+    listed = commands.run("audit", "list", "--event", "cli.users_*", "--limit", "2", "--json")
+    last, before = map(json.loads, listed.stdout.splitlines())
+    assert (last["event"], last["outcome"], last["actor"]) == ("cli.users_show", "OK", OPERATOR)
+    assert before["outcome"] == "NOT_FOUND"
+    assert "source" not in last
+    assert datetime.fromisoformat(last["time"]) >= datetime.fromisoformat(before["time"])
+    failures = commands.run("audit", "list", "--failures", "--limit", "1")
+    assert "NOT_FOUND" in failures.stdout
+
+
+def test_a_follower_goes_on_after_a_restart(commands: Commands, tmp_path: Path) -> None:
+    """Rows before it begins are left out, those in between are not; the last may come again."""
+    cursor, events = tmp_path / "cursor", dict[str, str]()
+    follow = [sys.executable, "-m", "auth_service", "audit", "follow", "--event", "user.*"]
+    for name, expected in (("mia", 1), ("noa", 3)):
+        with subprocess.Popen(
+            [*follow, "--cursor-file", str(cursor)],
+            env=environment(commands.database_url),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as follower:
+            if name == "mia":
+                commands.until("cli.audit_follow")
+            commands.run("users", "create", name, stdin=PASSWORD)
+            assert follower.stdout is not None
+            while len(events) < expected:
+                row = json.loads(follower.stdout.readline())
+                events[row["id"]] = row["event"]
+            follower.terminate()
+        commands.run("users", "disable", name)
+    assert list(events.values()) == ["user.created", "user.disabled", "user.created"]

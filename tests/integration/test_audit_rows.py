@@ -77,10 +77,10 @@ class Acts:
 
     async def administer(self, method: str, request: Any, request_id: str, token: str) -> Any:
         """Call AdminService."""
-        call = getattr(self.admin, method)
-        streams = isinstance(call, grpc.aio.StreamUnaryMultiCallable)
-        given, metadata = [request] if streams else request, self.metadata(request_id, token)
-        return await call(given, metadata=metadata, timeout=TIMEOUT)
+        stub, metadata = getattr(self.admin, method), self.metadata(request_id, token)
+        streams = isinstance(stub, grpc.aio.StreamUnaryMultiCallable)
+        call = stub([request] if streams else request, metadata=metadata, timeout=TIMEOUT)
+        return await (anext(aiter(call)) if hasattr(call, "__aiter__") else call)
 
     async def login(
         self, password: str = PASSWORD, identifier: str = USER, request_id: str = "", **fields: Any
@@ -255,6 +255,8 @@ SUCCESSES: dict[str, tuple[Build, str]] = {
         lambda _: pb.ImportUsersRequest(users=[pb.ImportedUser(identifiers=["moved-in"])]),
         "users.imported",
     ),
+    "ListAudit": (lambda _: pb.ListAuditRequest(), "admin.list_audit"),
+    "WatchAudit": (lambda _: pb.WatchAuditRequest(), "admin.watch_audit"),
     "DeleteAudience": (lambda _: pb.DeleteAudienceRequest(name="books"), "audience.deleted"),
     "DeleteServiceAccount": (
         lambda _: pb.DeleteServiceAccountRequest(client_id="ledger"),
@@ -508,3 +510,69 @@ async def test_a_wrong_client_secret_leaves_one_row_at_each_endpoint(
     )
     assert (row["event"], row["outcome"]) == ("login.failed", "INVALID_CREDENTIALS")
     assert (who(row), row["client_id"]) == (("nobody", None, "client_secret"), BILLING)
+
+
+# Reading
+
+
+async def test_administrators_page_through_the_log(acts: Acts) -> None:
+    """A page has what has just happened, and the token of one page leads to the next."""
+    request_id = uuid4().hex
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await acts.login(WRONG, request_id=request_id)
+    read: list[pb.AuditEvent] = []
+    request = pb.ListAuditRequest(page_size=2, filter=pb.AuditFilter(event="login.*"))
+    while True:
+        reply = await acts.administer("ListAudit", request, uuid4().hex, acts.token)
+        read += reply.events
+        if not reply.next_page_token:
+            break
+        request.page_token = reply.next_page_token
+    assert len({event.id for event in read}) == len(read)
+    mine = [event for event in read if event.request_id == request_id]
+    assert len(mine) == 3
+    event = mine[0]
+    assert (event.event, event.outcome) == ("login.failed", "INVALID_CREDENTIALS")
+    assert (event.actor_kind, event.actor, event.credential) == ("nobody", "", "password")
+    assert (event.user_id, event.source, event.trace_id) == (acts.ada, "127.0.0.1", TRACE)
+
+
+async def test_a_stream_sends_rows_and_goes_on_from_its_cursor(acts: Acts) -> None:
+    """Each row once, also if it was written between two streams."""
+    ids = [uuid4().hex for _ in range(2)]
+    watched = pb.AuditFilter(event="session.created", user_id=acts.ada)
+    stream = watch(acts, pb.WatchAuditRequest(filter=watched))
+    cursor = (await stream.read()).cursor
+    await acts.login(request_id=ids[0])
+    reply = await stream.read()
+    assert [event.request_id for event in reply.events] == [ids[0]]
+    stream.cancel()
+    await acts.login(request_id=ids[1])
+    for after, expected in ((reply.cursor, ids[1:]), (cursor, ids)):
+        stream = watch(acts, pb.WatchAuditRequest(filter=watched, cursor=after))
+        again = (await stream.read()).events
+        assert [event.request_id for event in again] == expected
+        stream.cancel()
+
+
+async def test_a_stream_ends_with_the_token_of_its_caller(acts: Acts) -> None:
+    """As soon as the token is revoked."""
+    token = (await acts.login(identifier=ROOT)).access_token
+    stream = watch(acts, pb.WatchAuditRequest(), token)
+    assert (await anext(aiter(stream))).cursor
+    await acts.edge.rpc.auth.Revoke(auth_pb.RevokeRequest(access_token=token))
+
+    async def read_to_the_end() -> None:
+        async for _ in stream:
+            pass
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await read_to_the_end()
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def watch(acts: Acts, request: pb.WatchAuditRequest, token: str = "") -> Any:
+    """Open a stream."""
+    metadata = acts.metadata(uuid4().hex, token or acts.token)
+    return acts.admin.WatchAudit(request, metadata=metadata, timeout=TIMEOUT)

@@ -211,6 +211,16 @@ class AdminServiceStub(object):
                 request_serializer=authn_dot_v1_dot_admin__service__pb2.ImportUsersRequest.SerializeToString,
                 response_deserializer=authn_dot_v1_dot_admin__service__pb2.ImportUsersResponse.FromString,
                 _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/authn.v1.AdminService/ListAudit',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.ListAuditResponse.FromString,
+                _registered_method=True)
+        self.WatchAudit = channel.unary_stream(
+                '/authn.v1.AdminService/WatchAudit',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.WatchAuditRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.WatchAuditResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -474,6 +484,22 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAudit(self, request, context):
+        """ListAudit returns rows of the audit log, the newest first. Rows that old releases wrote tell
+        less.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchAudit(self, request, context):
+        """WatchAudit sends each row of the audit log once it is committed, in the order of their
+        transactions. A stream that goes on from the cursor of another one gets each row exactly once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -646,6 +672,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ImportUsers,
                     request_deserializer=authn_dot_v1_dot_admin__service__pb2.ImportUsersRequest.FromString,
                     response_serializer=authn_dot_v1_dot_admin__service__pb2.ImportUsersResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.ListAuditRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.ListAuditResponse.SerializeToString,
+            ),
+            'WatchAudit': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAudit,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.WatchAuditRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.WatchAuditResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1567,6 +1603,60 @@ class AdminService(object):
             '/authn.v1.AdminService/ImportUsers',
             authn_dot_v1_dot_admin__service__pb2.ImportUsersRequest.SerializeToString,
             authn_dot_v1_dot_admin__service__pb2.ImportUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/ListAudit',
+            authn_dot_v1_dot_admin__service__pb2.ListAuditRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.ListAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/authn.v1.AdminService/WatchAudit',
+            authn_dot_v1_dot_admin__service__pb2.WatchAuditRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.WatchAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,
