@@ -15,6 +15,7 @@ QUESTIONS = (
     "login_refusals",
     "live_revocations",
     "table_size",
+    "clean_up",
     "login_storm",
     "workers",
     "user_import",

@@ -3,8 +3,10 @@
 Owns the upkeep that spans them. The statements of each stand in a module of its own.
 """
 
+import asyncio
 from datetime import datetime
 
+from auth_service.clock import steady_seconds
 from auth_service.db.audiences import AudienceStore
 from auth_service.db.audit import AuditStore, write_audit
 from auth_service.db.audit_reader import AuditReader
@@ -21,12 +23,13 @@ from auth_service.errors import Unavailable
 
 __all__ = ["Store"]
 
-PRUNE_BATCH = 1000
+PRUNE_BATCH = 500
+PRUNE_REST = 3.0
+"""How long the clean-up rests after each batch, in times of what the batch took."""
 _PRUNES = (
     "prune_revocations", "prune_sessions", "prune_login_buckets", "prune_login_throttle",
     "prune_assertion_ids", "prune_factor_attempts", "prune_migrated_sessions",
 )  # fmt: skip
-PRUNE_ROUNDS = 100  # of a batch each; what is left waits for the next prune
 
 
 class Store(
@@ -46,15 +49,20 @@ class Store(
     """The database of the service."""
 
     async def prune(self, now: datetime) -> int:
-        """Delete what no longer matters, in short statements; return the number of rows."""
+        """Delete what no longer matters, and return the number of rows.
+
+        The statements are short and rest in between, so that a large backlog slows no call down.
+        """
         pruned = 0
         for name in _PRUNES:
-            for _ in range(PRUNE_ROUNDS):
+            count = PRUNE_BATCH
+            while count == PRUNE_BATCH:
+                began = steady_seconds()
                 row = await self._row(name, now, PRUNE_BATCH)
                 count = row["count"] if row else 0
                 pruned += count
-                if count < PRUNE_BATCH:
-                    break
+                if count == PRUNE_BATCH:
+                    await asyncio.sleep(PRUNE_REST * (steady_seconds() - began))
         return pruned
 
     async def extend_audit_log(self, now: datetime) -> None:

@@ -579,7 +579,7 @@ async def test_however_much_is_new_comes_page_by_page(
 async def test_prune_deletes_what_no_longer_matters(
     store: Store, pool: "Pool", clock: FakeClock, add_user: AddUser, add_session: AddSession
 ) -> None:
-    """Expired revocations, sessions a day past their end, full buckets; more than a batch."""
+    """Expired revocations, sessions a day past their end, full buckets; more than some batches."""
     session = await add_session(await add_user("anna"))
     bucket = Bucket(1, 3, SECOND)
     await store.reserve_login_attempt("anna", clock.now, [None, bucket, bucket._replace(slot=2)])
