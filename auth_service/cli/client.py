@@ -2,6 +2,7 @@
 
 import socket
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ from authn.v1.auth_service_pb2_grpc import AuthServiceStub
 
 from auth_service.cli.channel import Target, open_stub, server_options
 from auth_service.cli.decoding import header_of
+from auth_service.cli.device_file import keep_device_token, kept_device_token
 from auth_service.cli.terminal import (
     Exit,
     acr_option,
@@ -39,6 +41,7 @@ only_option = click.option("--only", type=click.Choice(FIELDS), help="Print only
     epilog=examples(
         "auth-service login ann@example.com",
         "auth-service login ann@example.com --json < password-file",
+        "auth-service login ann@example.com --device-token-file ~/.auth-service-device",
         "auth-service login orders --service-account --only access-token < secret-file",
     )
 )
@@ -50,6 +53,12 @@ only_option = click.option("--only", type=click.Choice(FIELDS), help="Print only
     "--client-id", default="auth-service-cli", show_default=True, help="Name of the application."
 )
 @click.option("--device-label", help="Name of the device (default: the host name).")
+@click.option(
+    "--device-token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep the device token here, and send it with the next login, so that guesses of others "
+    "cannot delay it.",
+)
 @only_option
 @json_option
 @server_options
@@ -61,6 +70,7 @@ def login(  # noqa: PLR0917 - click passes the options by name
     scope: tuple[str, ...],
     client_id: str,
     device_label: str | None,
+    device_token_file: Path | None,
     only: str | None,
     as_json: bool,
 ) -> None:
@@ -79,11 +89,13 @@ def login(  # noqa: PLR0917 - click passes the options by name
         request.client_id = client_id
         request.device_label = socket.gethostname() if device_label is None else device_label
         request.request_id = str(uuid4())
+        request.device_token = kept_device_token(device_token_file)
     with open_stub(target, AuthServiceStub) as stub:
         response = stub.Login(request, timeout=target.deadline)
         if response.HasField("challenge"):
             answer = pb.LoginRequest(factor=_factor(response.challenge))
             response = stub.Login(answer, timeout=target.deadline)
+    keep_device_token(device_token_file, response.device_token)
     _show_tokens(response.tokens, only, as_json)
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import select
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -19,7 +20,9 @@ import grpc
 import jwt
 import pytest
 from authn.v1 import account_service_pb2 as account
+from authn.v1 import auth_service_pb2 as pb
 from authn.v1.account_service_pb2_grpc import AccountServiceStub
+from authn.v1.auth_service_pb2_grpc import AuthServiceStub
 from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -226,6 +229,26 @@ def test_wrong_password_is_refused_in_one_line(served: Served) -> None:
     assert refused.stdout == ""
     assert "INVALID_CREDENTIALS" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_the_device_token_is_kept_and_sent(served: Served) -> None:
+    """By it the owner is let in when guesses have used up what strangers have."""
+    user = create(served, "device@example.com")
+    guess = pb.LoginRequest(password=pb.PasswordCredentials(identifier=user, password="wrong"))
+    with open_folder() as folder:
+        kept = ["--device-token-file", str(folder / "device")]
+        served.ok("login", user, *kept, stdin=PASSWORD)
+        assert stat.S_IMODE((folder / "device").stat().st_mode) == 0o600
+        with grpc.insecure_channel(served.address) as channel:
+            stub = AuthServiceStub(channel)
+            codes = set()
+            while grpc.StatusCode.RESOURCE_EXHAUSTED not in codes:
+                with pytest.raises(grpc.RpcError) as caught:
+                    stub.Login(guess, timeout=30)
+                codes.add(caught.value.code())
+        assert "RATE_LIMITED" in served.run("login", user, stdin=PASSWORD).stderr
+        served.ok("login", user, *kept, stdin=PASSWORD)
+        assert len(list(folder.iterdir())) == 1
 
 
 def test_only_prints_one_field(served: Served) -> None:

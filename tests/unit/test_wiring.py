@@ -11,6 +11,7 @@ from auth_service.config.loading import Settings
 from auth_service.core.key_policy import KeyPolicy
 from auth_service.core.passwords import DEFAULT_PROFILE, PROFILES
 from auth_service.core.session_policy import SessionPolicy
+from auth_service.core.throttle import Rate, ThrottlePolicy
 from auth_service.errors import ConfigError, WeakPassword
 from auth_service.serving.wiring import (
     embedded_directory,
@@ -19,6 +20,7 @@ from auth_service.serving.wiring import (
     password_hasher,
     password_policy,
     session_policy,
+    throttle_policy,
 )
 
 SECOND = timedelta(seconds=1)
@@ -37,8 +39,6 @@ def test_every_rule_of_sessions_follows_a_setting() -> None:
             refresh_token_absolute_ttl=timedelta(days=3),
             refresh_grace=timedelta(seconds=4),
             clock_skew=timedelta(seconds=8),
-            login_burst=5,
-            login_refill=timedelta(seconds=6),
         )
     )
     default = SessionPolicy(issuer="", default_audience=())
@@ -48,6 +48,22 @@ def test_every_rule_of_sessions_follows_a_setting() -> None:
         if getattr(policy, field.name) == getattr(default, field.name)
     ]
     assert same == []
+
+
+def test_the_rules_of_the_throttle_follow_the_settings() -> None:
+    """All networks have a multiple of the attempts of one; a source may have no limit."""
+    settings = Settings(
+        login_burst=5,
+        login_refill=6 * SECOND,
+        login_networks=3,
+        login_source_burst=7,
+        login_source_refill=8 * SECOND,
+    )
+    policy = throttle_policy(settings)
+    assert policy == ThrottlePolicy(Rate(5, 6 * SECOND), 3, Rate(7, 8 * SECOND))
+    assert policy.identifier == Rate(15, 2 * SECOND)
+    assert throttle_policy(Settings()) == ThrottlePolicy()
+    assert throttle_policy(Settings(login_source_burst=0)).source is None
 
 
 def test_every_rule_of_keys_follows_a_setting() -> None:
