@@ -16,6 +16,8 @@ AuthError
 ├── AlreadyExists            the object exists already
 ├── TooManySecrets           the service account has as many live secrets as it may have
 ├── TooManyFactors           the user has as many second factors as a user may have
+├── LastIdentifier           the identifier is the last one of its user
+├── PasswordChangeRequired   the password is right, and has to be replaced
 ├── CertificateRequired      the client has to present its certificate (RFC 8705)
 ├── Retryable                the same call may succeed later; carries `retry_after`
 │   ├── RateLimited          too many attempts or too much load
@@ -211,6 +213,24 @@ class TooManyFactors(AuthError):
     """The user has as many second factors as a user may have."""
 
     reason: ClassVar[str] = "TOO_MANY_FACTORS"
+
+
+class LastIdentifier(AuthError):
+    """The identifier is the last one of its user, who could not log in without it."""
+
+    reason: ClassVar[str] = "LAST_IDENTIFIER"
+
+    def __init__(self) -> None:
+        super().__init__("this is the last identifier of the user: add another one first")
+
+
+class PasswordChangeRequired(AuthError):
+    """The password is right, and the user has to replace it."""
+
+    reason: ClassVar[str] = "PASSWORD_CHANGE_REQUIRED"
+
+    def __init__(self) -> None:
+        super().__init__("the password must be changed: log in with it and with a new_password")
 
 
 class CertificateRequired(AuthError):

@@ -32,6 +32,10 @@ class User:
     """The ids of the restricted audiences that are granted; some may be deleted."""
     second_factor: bool = False
     """Whether the user has a second factor, which every login needs then."""
+    signed_out_before: datetime | None = None
+    """As `revoked_before`, but a change of roles or scopes, which ends no session, is left out."""
+    password_change_required: bool = False
+    """Whether the next login has to replace the password."""
 
 
 class FactorKind(StrEnum):
@@ -181,6 +185,8 @@ class Session:
     """How strongly the user was authenticated at `auth_time`, see `tokens.assurance`; or empty."""
     refresh_request_hash: bytes | None = field(default=None, repr=False)
     """Identifies the request that made the current generation, if the client gave it an id."""
+    revoked_before: datetime | None = None
+    """Its access tokens that were issued before this whole second are revoked; it goes on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "serve": "serve:serve",
     "migrate": "serve:migrate",
-    "users": "users:users",
+    "users": "user_changes:users",
     "service-accounts": "service_accounts:service_accounts",
     "audiences": "audiences:audiences",
     "workloads": "workloads:workloads",

@@ -59,6 +59,9 @@ only_option = click.option("--only", type=click.Choice(FIELDS), help="Print only
     help="Keep the device token here, and send it with the next login, so that guesses of others "
     "cannot delay it.",
 )
+@click.option(
+    "--change-password", is_flag=True, help="Replace the password, if the server asks for that."
+)
 @only_option
 @json_option
 @server_options
@@ -71,13 +74,15 @@ def login(  # noqa: PLR0917 - click passes the options by name
     client_id: str,
     device_label: str | None,
     device_token_file: Path | None,
+    change_password: bool,
     only: str | None,
     as_json: bool,
 ) -> None:
     """Log in as IDENTIFIER and print the tokens.
 
-    The password or secret is read from a prompt or standard input, and so is the code of a user who
-    has a second factor: from the next line. A recovery code does as well.
+    The password or secret is read from a prompt or standard input. So is the new password, with
+    --change-password, and the code of a user who has a second factor: each from the next line. A
+    recovery code does as well.
     """
     request = pb.LoginRequest(audience=audience, scope=scope)
     if service_account:
@@ -86,6 +91,8 @@ def login(  # noqa: PLR0917 - click passes the options by name
     else:
         request.password.identifier = identifier
         request.password.password = read_secret("Password")
+        if change_password:
+            request.password.new_password = read_secret("New password", confirm=True)
         request.client_id = client_id
         request.device_label = socket.gethostname() if device_label is None else device_label
         request.request_id = str(uuid4())
@@ -94,6 +101,7 @@ def login(  # noqa: PLR0917 - click passes the options by name
         response = stub.Login(request, timeout=target.deadline)
         if response.HasField("challenge"):
             answer = pb.LoginRequest(factor=_factor(response.challenge))
+            answer.factor.new_password = request.password.new_password
             response = stub.Login(answer, timeout=target.deadline)
     keep_device_token(device_token_file, response.device_token)
     _show_tokens(response.tokens, only, as_json)

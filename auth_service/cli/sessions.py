@@ -1,5 +1,6 @@
 """sessions: the commands that list and end sessions."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -11,6 +12,15 @@ from auth_service.cli.terminal import Exit, examples, fail, json_option, table
 from auth_service.models import Session
 
 __all__ = ["sessions"]
+
+
+def _moment(_context: click.Context, _option: click.Parameter, text: str | None) -> datetime | None:
+    """Return the value of an option as a moment; without an offset it is in UTC."""
+    try:
+        found = None if text is None else datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no time like 2026-11-01T09:00:00Z") from error
+    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found
 
 
 @click.group(
@@ -41,12 +51,21 @@ def list_(user: str, as_json: bool, config_file: Path | None) -> None:
     epilog=examples(
         "auth-service sessions revoke 0192f0c1-7f2e-4c1b-9c57-0d7b2f1f4a10",
         "auth-service sessions revoke --user ann@example.com",
+        "auth-service sessions revoke --user ann@example.com --begun-before 2026-11-01T09:00:00Z",
     )
 )
 @click.argument("session_id", type=click.UUID, required=False)
 @click.option("--user", help="End all sessions of this user.")
+@click.option(
+    "--begun-before", callback=_moment, help="Only those begun before it (UTC, RFC 3339)."
+)
 @config_option
-def revoke(session_id: UUID | None, user: str | None, config_file: Path | None) -> None:
+def revoke(
+    session_id: UUID | None,
+    user: str | None,
+    begun_before: datetime | None,
+    config_file: Path | None,
+) -> None:
     """End a session, or all sessions of a user.
 
     A session that has already ended is not an error.
@@ -57,11 +76,13 @@ def revoke(session_id: UUID | None, user: str | None, config_file: Path | None) 
             "give either a session or --user",
             "see the examples of sessions revoke --help",
         )
+    if begun_before is not None and user is None:
+        fail(Exit.USAGE, "--begun-before needs --user")
 
     async def work(backend: Backend) -> None:
         if user is not None:
             found = await backend.accounts.get_user(user)
-            await backend.accounts.end_sessions(found.id)
+            await backend.accounts.users.end_sessions(found.id, begun_before)
         elif session_id is not None:
             await backend.accounts.end_session(session_id)
 

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 import click
@@ -13,7 +14,9 @@ from auth_service.cli.terminal import examples, json_option, read_secret, show, 
 from auth_service.cli.user_import import import_users
 from auth_service.models import User
 
-__all__ = ["generate_password", "roles_option", "scope_option", "users"]
+__all__ = ["change", "generate_password", "record", "roles_option", "scope_option", "users"]
+
+Result = TypeVar("Result")
 
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 characters, without those that look alike
 _PAGE = 500
@@ -22,6 +25,11 @@ roles_option = click.option("--role", "roles", multiple=True, help="A role; may 
 scope_option = click.option("--scope", multiple=True, help="A scope; may be repeated.")
 generate_option = click.option(
     "--generate", is_flag=True, help="Generate a password and print it; do not prompt."
+)
+
+
+change_required_option = click.option(
+    "--change-required", is_flag=True, help="Have the password replaced at the next login."
 )
 
 
@@ -54,6 +62,8 @@ def users() -> None:
 @roles_option
 @scope_option
 @generate_option
+@change_required_option
+@click.option("--request-id", default="", help="Makes a retry return the same user.")
 @json_option
 @config_option
 def create(
@@ -61,6 +71,8 @@ def create(
     roles: tuple[str, ...],
     scope: tuple[str, ...],
     generate: bool,
+    change_required: bool,
+    request_id: str,
     as_json: bool,
     config_file: Path | None,
 ) -> None:
@@ -71,27 +83,48 @@ def create(
     password = _password(generate)
 
     async def work(backend: Backend) -> User:
-        return await backend.accounts.create_user(identifiers, password, roles=roles, scope=scope)
+        return await backend.accounts.create_user(
+            identifiers,
+            password,
+            roles=roles,
+            scope=scope,
+            password_change_required=change_required,
+            request_id=request_id,
+        )
 
     user = run(config_file, work)
-    show(_record(user) | ({"password": password} if generate else {}), as_json=as_json)
+    show(record(user) | ({"password": password} if generate else {}), as_json=as_json)
 
 
-@users.command("list", epilog=examples("auth-service users list", "auth-service users list --json"))
+@users.command(
+    "list",
+    epilog=examples(
+        "auth-service users list --json",
+        "auth-service users list --prefix ann --role admin --state enabled",
+    ),
+)
+@click.option("--prefix", default="", help="Only users with an identifier that begins so.")
+@click.option("--role", default="", help="Only users with this role.")
+@click.option("--state", type=click.Choice(["enabled", "disabled"]), help="Only users in it.")
 @json_option
 @config_option
-def list_(as_json: bool, config_file: Path | None) -> None:
-    """List all users."""
+def list_(
+    prefix: str, role: str, state: str | None, as_json: bool, config_file: Path | None
+) -> None:
+    """List users: all, or those to whom all options apply."""
+    disabled = None if state is None else state == "disabled"
 
     async def work(backend: Backend) -> list[User]:
         found: list[User] = []
         after: UUID | None = None
-        while page := await backend.accounts.list_users(_PAGE, after):
+        while page := await backend.accounts.users.list(
+            _PAGE, after, identifier_prefix=prefix, role=role, disabled=disabled
+        ):
             found += page
             after = page[-1].id
         return found
 
-    table([_record(user) for user in run(config_file, work)], as_json=as_json)
+    table([record(user) for user in run(config_file, work)], as_json=as_json)
 
 
 @users.command("show", epilog=examples("auth-service users show ann@example.com"))
@@ -104,7 +137,7 @@ def show_(user: str, as_json: bool, config_file: Path | None) -> None:
     async def work(backend: Backend) -> User:
         return await backend.accounts.get_user(user)
 
-    show(_record(run(config_file, work)), as_json=as_json)
+    show(record(run(config_file, work)), as_json=as_json)
 
 
 @users.command(epilog=examples("auth-service users disable ann@example.com"))
@@ -112,7 +145,7 @@ def show_(user: str, as_json: bool, config_file: Path | None) -> None:
 @config_option
 def disable(user: str, config_file: Path | None) -> None:
     """Disable a user; end all sessions and tokens."""
-    _change(user, config_file, lambda backend, id_: backend.accounts.set_disabled(id_, True))
+    change(user, config_file, lambda backend, id_: backend.accounts.set_disabled(id_, True))
     click.echo(f"{user} is disabled and logged out", err=True)
 
 
@@ -121,7 +154,7 @@ def disable(user: str, config_file: Path | None) -> None:
 @config_option
 def enable(user: str, config_file: Path | None) -> None:
     """Enable a user who was disabled."""
-    _change(user, config_file, lambda backend, id_: backend.accounts.set_disabled(id_, False))
+    change(user, config_file, lambda backend, id_: backend.accounts.set_disabled(id_, False))
     click.echo(f"{user} is enabled", err=True)
 
 
@@ -134,14 +167,23 @@ def enable(user: str, config_file: Path | None) -> None:
 )
 @click.argument("user")
 @generate_option
+@change_required_option
 @config_option
-def set_password(user: str, generate: bool, config_file: Path | None) -> None:
+def set_password(
+    user: str, generate: bool, change_required: bool, config_file: Path | None
+) -> None:
     """Set the password; end all sessions and tokens.
 
     The password is read from a prompt or standard input.
     """
     password = _password(generate)
-    _change(user, config_file, lambda backend, id_: backend.accounts.set_password(id_, password))
+    change(
+        user,
+        config_file,
+        lambda backend, id_: backend.accounts.set_password(
+            id_, password, change_required=change_required
+        ),
+    )
     click.echo(f"{user} has a new password and is logged out", err=True)
     if generate:
         click.echo(password)
@@ -155,7 +197,7 @@ def reset_factors(user: str, config_file: Path | None) -> None:
 
     The recovery codes leave too. The user's sessions go on.
     """
-    _change(user, config_file, lambda backend, id_: backend.accounts.reset_factors(id_))
+    change(user, config_file, lambda backend, id_: backend.accounts.reset_factors(id_))
     click.echo(f"{user} has no second factor now", err=True)
 
 
@@ -166,21 +208,25 @@ def _password(generate: bool) -> str:
     return generate_password() if generate else read_secret("Password", confirm=True)
 
 
-def _change(
-    user: str, config_file: Path | None, change: Callable[[Backend, UUID], Awaitable[None]]
-) -> None:
-    async def work(backend: Backend) -> None:
-        await change(backend, (await backend.accounts.get_user(user)).id)
+def change(
+    user: str, config_file: Path | None, work: Callable[[Backend, UUID], Awaitable[Result]]
+) -> Result:
+    """Return what `work` does with the user of this identifier or id."""
 
-    run(config_file, work)
+    async def on_user(backend: Backend) -> Result:
+        return await work(backend, (await backend.accounts.get_user(user)).id)
+
+    return run(config_file, on_user)
 
 
-def _record(user: User) -> dict[str, object]:
+def record(user: User) -> dict[str, object]:
+    """Return what is printed of a user."""
     return {
         "id": user.id,
         "identifiers": user.identifiers,
         "roles": user.roles,
         "scope": user.scope,
         "disabled": user.disabled,
+        "password_change_required": user.password_change_required,
         "created_at": user.created_at,
     }

@@ -4,7 +4,9 @@ Also owns who may do what: a caller is a user, for its own account, or holds the
 """
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 from auth_service.clock import Clock
@@ -17,9 +19,10 @@ from auth_service.core.service_accounts import ServiceAccounts
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.throttle import LoginOrigin
 from auth_service.core.user_import import UserImport
+from auth_service.core.user_registry import UserRegistry
 from auth_service.core.workload_registry import WorkloadRegistry
 from auth_service.db.store import Store
-from auth_service.errors import InvalidArgument, NotFound, PermissionDenied
+from auth_service.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied
 from auth_service.models import Session, User
 from auth_service.tokens.access import AccessClaims
 
@@ -31,6 +34,7 @@ class Accounts:
     """Changes accounts; `services` are those of services, and `workloads` what opens them.
 
     `imports` brings users of another system in.
+    `users` changes and lists those of people for an administrator.
 
     `announce` is called with each revocation once it is committed.
     """
@@ -58,6 +62,7 @@ class Accounts:
         self.services = ServiceAccounts(store, self._revocations, clock)
         self.workloads = WorkloadRegistry(store, clock)
         self.imports = UserImport(store, clock)
+        self.users = UserRegistry(store, self._revocations, policy, announce, clock)
 
     async def create_user(
         self,
@@ -66,21 +71,47 @@ class Accounts:
         *,
         roles: Sequence[str] = (),
         scope: Sequence[str] = (),
+        password_change_required: bool = False,
+        request_id: str = "",
     ) -> User:
-        """Make an account. Raises AlreadyExists if an identifier is taken."""
+        """Make an account, or return the one that the same request made before.
+
+        Raises AlreadyExists if an identifier is taken.
+        """
         normal = fields.identifiers(identifiers)
-        await self._check_password(password, normal)
         user = User(
             id=uuid4(),
             identifiers=normal,
-            password_hash=await self._hasher.hash(password),
+            password_hash="",
             roles=fields.labels(roles, "roles"),
             scope=fields.scope(scope),
             disabled=False,
             created_at=self._clock(),
+            password_change_required=password_change_required,
         )
-        await self._store.create_user(user)
+        request = fields.request_id(request_id)
+        if request is not None and (made := await self._made_by(request, user)) is not None:
+            return made
+        await self._check_password(password, normal)
+        user = replace(user, password_hash=await self._hasher.hash(password))
+        try:
+            await self._store.create_user(user, request, _digest(user))
+        except AlreadyExists:
+            if request is not None and (made := await self._made_by(request, user)) is not None:
+                return made
+            raise
         return user
+
+    async def _made_by(self, request_id: str, asked: User) -> User | None:
+        found = await self._store.find_requested_user(request_id)
+        if found is None:
+            return None
+        made, digest = found
+        if digest != _digest(asked):
+            raise InvalidArgument(
+                "request_id", "belongs to another creation; make up a new one for each user"
+            )
+        return made
 
     async def get_user(self, user: str) -> User:
         """Return the user with this id or identifier. Raises NotFound."""
@@ -92,10 +123,6 @@ class Accounts:
             raise NotFound("no such user")
         return found
 
-    async def list_users(self, limit: int = 100, after: UUID | None = None) -> list[User]:
-        """Return at most `limit` users in the order of their ids, those after `after`."""
-        return await self._store.list_users(limit, after)
-
     async def set_disabled(self, user_id: UUID, disabled: bool) -> None:
         """Disable a user and end the user's sessions, or enable the user."""
         now = self._clock()
@@ -104,8 +131,13 @@ class Accounts:
         if recorded is not None:
             self._announce(recorded)
 
-    async def set_password(self, user_id: UUID, password: str) -> None:
-        """Replace a user's password and end its sessions."""
+    async def set_password(
+        self, user_id: UUID, password: str, *, change_required: bool = False
+    ) -> None:
+        """Replace a user's password and end its sessions.
+
+        With `change_required` the next login has to replace it again.
+        """
         of = await self._store.get_user(user_id)
         if of is None:  # the password is checked all the same
             await self._check_password(password, ())
@@ -114,7 +146,10 @@ class Accounts:
         hashed = await self._hasher.hash(password)
         now = self._clock()
         revocation = self._policy.user_revocation(str(user_id), now)
-        self._announce(await self._store.change_password(user_id, hashed, revocation, now))
+        recorded = await self._store.change_password(
+            user_id, hashed, revocation, now, change_required=change_required
+        )
+        self._announce(recorded)
 
     async def _check_password(
         self,
@@ -193,6 +228,12 @@ class Accounts:
     async def end_sessions(self, user_id: UUID) -> None:
         """End every session of a user. Raises NotFound."""
         await self._revocations.end_sessions(user_id)
+
+
+def _digest(user: User) -> bytes:
+    """Return what tells whether two requests ask for the same user; the password is not in it."""
+    asked = (user.identifiers, user.roles, user.scope, user.password_change_required)
+    return hashlib.sha256(repr(asked).encode()).digest()
 
 
 def require_admin(caller: AccessClaims) -> None:

@@ -16,6 +16,7 @@ from auth_service import audit
 from auth_service.audit import Actor, ActorKind
 from auth_service.clock import Clock
 from auth_service.core import fields
+from auth_service.core.password_change import PasswordChange
 from auth_service.core.passwords import PasswordHasher
 from auth_service.core.second_factors import SecondFactors
 from auth_service.core.shielded import Shielded
@@ -52,8 +53,12 @@ class Credentials:
         clock: Clock,
         workloads: Workloads | None = None,
         factors: SecondFactors | None = None,
+        password_change: PasswordChange | None = None,
     ) -> None:
-        """Without `workloads` none is let in, and without `factors` nobody who has one."""
+        """Without `workloads` none is let in, and without `factors` nobody who has one.
+
+        Without `password_change` no password is replaced by a login.
+        """
         self._store = store
         self._hasher = hasher
         self._throttle = throttle
@@ -61,6 +66,7 @@ class Credentials:
         self._clock = clock
         self._workloads = workloads
         self._factors = factors
+        self._password_change = password_change
         self._noting: set[UUID] = set()
 
     async def check_password(self, identifier: str, password: str, origin: LoginOrigin) -> Proved:
@@ -92,6 +98,13 @@ class Credentials:
         if self._factors is None:
             raise InvalidCredentials
         return self._factors
+
+    @property
+    def password_change(self) -> PasswordChange:
+        """What replaces passwords within a login. Raises InvalidCredentials if there is nothing."""
+        if self._password_change is None:
+            raise InvalidCredentials
+        return self._password_change
 
     async def require_factor(self, user: User, terms: LoginTerms, amr: tuple[str, ...]) -> None:
         """Raise SecondFactorRequired if the user has to prove more than `amr`."""

@@ -125,7 +125,7 @@ class Migration:
         if user.disabled:
             raise Refusal(RefusalReason.DISABLED)
         # A sign-out everywhere, or a new password, also ends what was begun at the old system.
-        if user.revoked_before is not None and proof.auth_time < user.revoked_before:
+        if user.signed_out_before is not None and proof.auth_time < user.signed_out_before:
             raise Refusal(RefusalReason.SIGNED_OUT)
         return user
 

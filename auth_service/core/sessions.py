@@ -30,7 +30,9 @@ from auth_service.errors import (
     InvalidArgument,
     InvalidCredentials,
     InvalidGrant,
+    PasswordChangeRequired,
     Unavailable,
+    WeakPassword,
 )
 from auth_service.models import ServiceAccount, Session, Taken, TokenPair, User
 from auth_service.tokens.assurance import MFA, acr_of
@@ -73,7 +75,7 @@ class Sessions:
 
     # Login
 
-    async def login_password(
+    async def login_password(  # noqa: PLR0913 - all that a login may say
         self,
         identifier: str,
         password: str,
@@ -84,6 +86,7 @@ class Sessions:
         device_label: str = "",
         request_id: str = "",
         origin: LoginOrigin = NOWHERE,
+        new_password: str = "",
     ) -> TokenPair:
         """Return the first tokens of a new session, or of the one that `request_id` began.
 
@@ -91,7 +94,8 @@ class Sessions:
         `origin` tells the login from guesses of strangers, and has the client's certificate; the
         tokens of the session are bound to that if one of the audiences asks for it (RFC 8705).
         Raises InvalidCredentials, RateLimited, InvalidTarget, InvalidScope, CertificateRequired,
-        and SecondFactorRequired with a challenge.
+        and SecondFactorRequired with a challenge. If the password has to be changed,
+        `new_password` replaces it; without one, raises PasswordChangeRequired.
         """
         identifier = fields.identifier(identifier, "password.identifier")
         terms = LoginTerms(
@@ -103,26 +107,41 @@ class Sessions:
             origin.certificate,
         )
         with self._auditor.attempt("password"):
-            return await self._prove_password(identifier, password, terms, origin)
+            return await self._prove_password(identifier, password, terms, origin, new_password)
 
     async def _prove_password(
-        self, identifier: str, password: str, terms: LoginTerms, origin: LoginOrigin
+        self,
+        identifier: str,
+        password: str,
+        terms: LoginTerms,
+        origin: LoginOrigin,
+        new_password: str = "",
     ) -> TokenPair:
         user, taken = await self._credentials.check_password(identifier, password, origin)
         amr = ("pwd",)
         try:
+            await self._credentials.password_change.check(user, new_password)
             session = await self._new_session(user, terms, amr)
-            await self._credentials.renew_hash(user, password)
+            if not new_password:
+                await self._credentials.renew_hash(user, password)
             await self._credentials.require_factor(user, terms, amr)
+            if new_password:
+                user = await self._credentials.password_change.replace(user, new_password)
+                session = await self._new_session(user, terms, amr)
             return await self._begin(user, terms, amr, session, taken)
-        except (Unavailable, SecondFactorRequired):
-            # The password was right: neither a failure of the database nor the challenge uses up
-            # attempts.
+        except (Unavailable, SecondFactorRequired, PasswordChangeRequired, WeakPassword):
+            # The password was right: neither a failure of the database nor the challenge nor what
+            # is wrong with a new password uses up attempts.
             self._shielded.start(self._credentials.give_back(taken))
             raise
 
     async def login_factor(
-        self, challenge_token: str, proof: FactorProof, *, certificate: str = ""
+        self,
+        challenge_token: str,
+        proof: FactorProof,
+        *,
+        certificate: str = "",
+        new_password: str = "",
     ) -> TokenPair:
         """Return the tokens of the login that a challenge continues, by a second factor.
 
@@ -130,10 +149,10 @@ class Sessions:
         another client certificate, is InvalidCredentials.
         """
         with self._auditor.attempt(proof.kind.value):
-            return await self._prove_factor(challenge_token, proof, certificate)
+            return await self._prove_factor(challenge_token, proof, certificate, new_password)
 
     async def _prove_factor(
-        self, challenge_token: str, proof: FactorProof, certificate: str
+        self, challenge_token: str, proof: FactorProof, certificate: str, new_password: str
     ) -> TokenPair:
         factors = self._credentials.factors
         challenge = factors.read(challenge_token)
@@ -143,6 +162,10 @@ class Sessions:
         # One challenge begins one session: its id stands for a request id that was left out.
         request_id = challenge.terms.request_id or f"challenge:{challenge.id}"
         terms = replace(challenge.terms, request_id=request_id)
+        if "pwd" in amr and terms.session_id is None:
+            await self._credentials.password_change.check(user, new_password)
+            if new_password:
+                user = await self._credentials.password_change.replace(user, new_password)
         session = await self._new_session(user, terms, amr)
         return await self._begin(user, terms, amr, session)
 
@@ -246,7 +269,7 @@ class Sessions:
             raise InvalidArgument(
                 "request_id", "belongs to an earlier login; make up a new one for each login"
             )
-        return self._tokens.for_login(stored, user.roles)
+        return self._tokens.for_login(stored, user.roles, session.created_at)
 
     def _bound_to(self, audience: Sequence[str], certificate: str, asked: bool = False) -> str:
         """Return the certificate that tokens for these audiences are bound to; empty if none.

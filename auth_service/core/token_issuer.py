@@ -50,12 +50,14 @@ class TokenIssuer:
         """Return the tokens of a session's current generation: equal rows give equal tokens.
 
         The access token is for all audiences of the session, unless some of them are given.
-        If the access token of this generation has expired at `now`, a new one takes its place, and
-        so it does with `fresh`.
+        If the access token of this generation has expired at `now`, or was revoked and the session
+        goes on, a new one takes its place, and so it does with `fresh`.
         """
         issued_at, jti = session.refreshed_at, access_token_id(session.seed, session.generation)
-        if now is not None and (fresh or issued_at + self._policy.access_ttl <= now):
-            issued_at, jti = max(now, issued_at), new_token_id()
+        revoked_before = session.revoked_before or issued_at
+        ended = issued_at + self._policy.access_ttl <= now if now else False
+        if now is not None and (fresh or ended or issued_at < revoked_before):
+            issued_at, jti = max(now, issued_at, revoked_before), new_token_id()
         expires_at = min(issued_at + self._policy.access_ttl, session.expires_at)
         claims = AccessClaims(
             issuer=self._policy.issuer,

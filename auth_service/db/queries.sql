@@ -3,8 +3,11 @@
 
 -- name: create_user
 WITH created AS (
-    INSERT INTO users (id, password_hash, roles, scope, disabled, created_at)
-    VALUES ($1, $2, $3, $4, $5, $6)
+    INSERT INTO users (
+        id, password_hash, roles, scope, disabled, created_at, password_change_required, request_id,
+        request_hash
+    )
+    VALUES ($1, $2, $3, $4, $5, $6, $9, $10, $11)
     RETURNING id
 ), named AS (
     INSERT INTO user_identifiers (identifier, user_id, position)
@@ -51,14 +54,102 @@ FROM user_identifiers named
 JOIN users u ON u.id = named.user_id
 WHERE named.identifier = $1
 
+-- name: find_requested_user
+SELECT u.*, ARRAY(
+    SELECT i.identifier FROM user_identifiers i WHERE i.user_id = u.id ORDER BY i.position
+) AS identifiers
+FROM users u
+WHERE u.request_id = $1
+
 -- name: list_users
 SELECT u.*, ARRAY(
     SELECT i.identifier FROM user_identifiers i WHERE i.user_id = u.id ORDER BY i.position
 ) AS identifiers
 FROM users u
-WHERE $2::uuid IS NULL OR u.id > $2
+WHERE ($2::uuid IS NULL OR u.id > $2)
+    AND ($3::text IS NULL OR $3 = ANY (u.roles))
+    AND ($4::boolean IS NULL OR u.disabled = $4)
 ORDER BY u.id
 LIMIT $1
+
+-- name: list_users_named
+-- The same, of users with an identifier from $5 up to $6. It is a statement of its own, so that every
+-- plan begins with the few identifiers.
+SELECT u.*, ARRAY(
+    SELECT i.identifier FROM user_identifiers i WHERE i.user_id = u.id ORDER BY i.position
+) AS identifiers
+FROM users u
+JOIN (
+    SELECT DISTINCT user_id FROM user_identifiers WHERE identifier >= $5 AND identifier < $6
+) named ON named.user_id = u.id
+WHERE ($2::uuid IS NULL OR u.id > $2)
+    AND ($3::text IS NULL OR $3 = ANY (u.roles))
+    AND ($4::boolean IS NULL OR u.disabled = $4)
+ORDER BY u.id
+LIMIT $1
+
+-- name: update_user
+UPDATE users SET roles = coalesce($2::text[], roles), scope = coalesce($3::text[], scope)
+WHERE id = $1
+
+-- name: lock_user_sessions
+-- A refresh in progress holds its session, and another one waits or finds it locked.
+SELECT id FROM sessions WHERE user_id = $1 AND revoked_at IS NULL ORDER BY id FOR UPDATE
+
+-- name: bar_user_tokens
+-- As bar_user, past the tokens of all sessions, which go on: nobody is signed out.
+UPDATE users SET revoked_before = GREATEST(revoked_before, $2, (
+    SELECT date_trunc('second', max(s.refreshed_at)) + interval '1 second'
+    FROM sessions s WHERE s.user_id = $1 AND s.revoked_at IS NULL
+)), signed_out_before = coalesce(signed_out_before, revoked_before, 'epoch')
+WHERE id = $1
+RETURNING revoked_before
+
+-- name: narrow_sessions
+-- Takes from the sessions of a user the scopes that the user no longer has. $2 is the moment before
+-- which their access tokens are revoked, if they are.
+UPDATE sessions s SET revoked_before = coalesce($2::timestamptz, s.revoked_before), scope = ARRAY(
+    SELECT held.scope FROM unnest(s.scope) WITH ORDINALITY held (scope, position)
+    WHERE held.scope = ANY (u.scope) ORDER BY held.position
+)
+FROM users u
+WHERE s.user_id = $1 AND u.id = $1 AND s.revoked_at IS NULL
+
+-- name: delete_user
+DELETE FROM users WHERE id = $1
+
+-- name: add_identifier
+INSERT INTO user_identifiers (identifier, user_id, position)
+SELECT $2, $1, coalesce(max(position), 0) + 1 FROM user_identifiers WHERE user_id = $1
+HAVING count(*) < $3::integer
+RETURNING identifier
+
+-- name: remove_identifier
+DELETE FROM user_identifiers WHERE user_id = $1 AND identifier = $2 RETURNING identifier
+
+-- name: count_identifiers
+SELECT count(*) FROM user_identifiers WHERE user_id = $1
+
+-- name: set_password_change_required
+UPDATE users SET password_change_required = $2 WHERE id = $1 RETURNING id
+
+-- name: list_user_sessions
+SELECT * FROM sessions
+WHERE user_id = $1 AND revoked_at IS NULL AND refresh_expires_at > $2 AND expires_at > $2
+    AND ($4::uuid IS NULL OR id > $4)
+ORDER BY id
+LIMIT $3
+
+-- name: bar_logins_before
+-- A login in progress that would begin its session before $2 is refused.
+UPDATE users SET revoked_before = GREATEST(revoked_before, $2), signed_out_before = NULL
+WHERE id = $1
+RETURNING id
+
+-- name: end_sessions_begun_before
+UPDATE sessions SET revoked_at = $3
+WHERE user_id = $1 AND revoked_at IS NULL AND created_at < $2
+RETURNING id
 
 -- name: set_password_hash
 UPDATE users SET password_hash = $2
@@ -77,7 +168,7 @@ SELECT id FROM users WHERE id = $1 FOR NO KEY UPDATE
 UPDATE users SET revoked_before = GREATEST(revoked_before, $2, (
     SELECT date_trunc('second', max(s.refreshed_at)) + interval '1 second'
     FROM sessions s WHERE s.user_id = $1 AND s.revoked_at = $3
-))
+)), signed_out_before = NULL
 WHERE id = $1
 RETURNING revoked_before
 
@@ -586,6 +677,8 @@ SELECT id FROM sessions WHERE user_id = $1 AND id = $2 FOR UPDATE
 -- date further ahead than verifiers allow ($7) is dropped: the database's clock was set back.
 -- The tokens are for the audiences $10, or else for those of the session. Nothing changes if the user
 -- may no longer have tokens for one of them: it may be granted again. $11 is the service's own one.
+-- If the roles of the user changed after this statement began, it still sees the old ones, and an
+-- older revoked_before than its session has: nothing changes.
 -- A session that is bound to a client certificate needs that one ($12), and a session that is not
 -- has no tokens for an audience that asks for one.
 UPDATE sessions s
@@ -614,6 +707,7 @@ WHERE s.user_id = $1 AND s.id = free.id AND s.generation BETWEEN $4::bigint AND 
     AND (s.bound_to IS NULL OR s.bound_to = $12::text)
     AND s.revoked_at IS NULL AND s.refresh_expires_at > free.now AND s.expires_at > free.now
     AND refresh_token_id(s.seed, $3) = $9::bytea
+    AND (s.revoked_before IS NULL OR s.revoked_before <= u.revoked_before)
     AND u.id = $1 AND NOT u.disabled
 RETURNING s.*, u.roles, target.scope AS audience_scope
 

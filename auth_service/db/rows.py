@@ -38,6 +38,8 @@ def user(row: asyncpg.Record) -> User:
         revoked_before=row["revoked_before"],
         audiences=tuple(row["audiences"]),
         second_factor=row["second_factor"],
+        signed_out_before=row["signed_out_before"] or row["revoked_before"],
+        password_change_required=row["password_change_required"],
     )
 
 
@@ -136,6 +138,7 @@ def session(row: asyncpg.Record) -> Session:
         bound_to=row["bound_to"] or "",
         acr=row["acr"],
         refresh_request_hash=row["refresh_request_hash"],
+        revoked_before=row["revoked_before"],
     )
 
 

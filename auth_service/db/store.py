@@ -17,6 +17,7 @@ from auth_service.db.revocations import RevocationStore
 from auth_service.db.service_accounts import ServiceAccountStore
 from auth_service.db.sessions import SessionStore
 from auth_service.db.user_import import UserImportStore
+from auth_service.db.user_registry import UserRegistryStore
 from auth_service.db.users import UserStore
 from auth_service.db.workloads import WorkloadStore
 from auth_service.errors import Unavailable
@@ -35,6 +36,7 @@ _PRUNES = (
 class Store(
     UserStore,
     UserImportStore,
+    UserRegistryStore,
     FactorStore,
     LoginAttemptStore,
     ServiceAccountStore,

@@ -20,20 +20,30 @@ from auth_service.models import Revocation, RevocationKind, User
 
 __all__ = ["UserStore"]
 
+_REQUIRE_CHANGE = "set_password_change_required"
+
 
 class UserStore(Executor):
     """The accounts of users."""
 
-    async def create_user(self, user: User) -> None:
-        """Add a user. Raises AlreadyExists if an identifier is taken."""
+    async def create_user(
+        self, user: User, request_id: str | None = None, request_hash: bytes | None = None
+    ) -> None:
+        """Add a user. Raises AlreadyExists if an identifier or the request id is taken."""
         try:
             await self._execute(
                 "create_user", user.id, user.password_hash, user.roles, user.scope, user.disabled,
                 user.created_at, user.identifiers,
                 audit.row("user.created", user.created_at, user_id=user.id),
+                user.password_change_required, request_id, request_hash,
             )  # fmt: skip
         except asyncpg.UniqueViolationError as error:
             raise AlreadyExists("a user with one of these identifiers exists already") from error
+
+    async def find_requested_user(self, request_id: str) -> tuple[User, bytes] | None:
+        """Return the user that a request made, and the hash of what it asked for."""
+        row = await self._row("find_requested_user", request_id)
+        return (rows.user(row), row["request_hash"]) if row else None
 
     async def get_user(self, user_id: UUID) -> User | None:
         """Return a user by id."""
@@ -44,10 +54,6 @@ class UserStore(Executor):
         """Return a user by a normalised identifier."""
         row = await self._row("find_user", identifier)
         return rows.user(row) if row else None
-
-    async def list_users(self, limit: int, after: UUID | None = None) -> list[User]:
-        """Return a page of users, by id."""
-        return [rows.user(row) for row in await self._rows("list_users", limit, after)]
 
     async def set_password_hash(
         self, user_id: UUID, password_hash: str, *, only_if: str | None = None
@@ -81,10 +87,17 @@ class UserStore(Executor):
         password_hash: str,
         revocation: Revocation,
         now: datetime,
+        *,
+        only_if: str | None = None,
+        change_required: bool = False,
     ) -> Revocation:
-        """Store a new password, end all sessions, and return the revocation as recorded."""
+        """Store a new password, end all sessions, and return the revocation as recorded.
+
+        Raises NotFound if there is no such user, or another password than `only_if`.
+        """
         async with self._transaction() as connection:
-            await require_user(connection, "set_password_hash", user_id, password_hash, None)
+            await require_user(connection, "set_password_hash", user_id, password_hash, only_if)
+            await require_user(connection, _REQUIRE_CHANGE, user_id, change_required)
             recorded = await end_all_sessions(connection, user_id, revocation, now)
             await write_audit(connection, "user.password_changed", now, user_id=user_id)
         return recorded
@@ -110,6 +123,7 @@ class UserStore(Executor):
             if changed is None:
                 raise InvalidCredentials
             ended = await connection.fetch(self._sql["end_user_sessions"], user.id, now, session_id)
+            await connection.execute(self._sql[_REQUIRE_CHANGE], user.id, False)
             # Stops a login that proved the old password and is about to begin a session.
             await connection.execute(self._sql["bar_user"], user.id, revocation.issued_before, now)
             life = revocation.expires_at - now  # at least that of a token

@@ -12,7 +12,7 @@ from auth_service.rpc.dispatcher import Context
 from auth_service.rpc.factors import FactorMethods
 from auth_service.rpc.timestamps import timestamp
 
-__all__ = ["AccountServicer"]
+__all__ = ["AccountServicer", "session_message"]
 
 
 class AccountServicer(FactorMethods, account_service_pb2_grpc.AccountServiceServicer):
@@ -40,7 +40,7 @@ class AccountServicer(FactorMethods, account_service_pb2_grpc.AccountServiceServ
         caller = self._callers.require(context)
         found = await self._accounts.own_sessions(caller)
         return pb.ListSessionsResponse(
-            sessions=[_session(session, caller.session_id) for session in found]
+            sessions=[session_message(session, caller.session_id) for session in found]
         )
 
     async def ChangePassword(
@@ -64,7 +64,8 @@ def _account(user: User) -> pb.Account:
     )
 
 
-def _session(session: Session, current: str) -> pb.Session:
+def session_message(session: Session, current: str = "") -> pb.Session:
+    """Return what a client is told of a session; `current` is the id of its own one."""
     return pb.Session(
         session_id=str(session.id),
         client_id=session.client_id,

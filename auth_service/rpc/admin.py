@@ -1,19 +1,17 @@
 """AdminService: takes a request, calls the core, fills the response.
 
-The methods for service accounts, audiences and workloads are in modules of their own.
+The methods for users, service accounts, audiences and workloads are in modules of their own.
 """
 
 import asyncio
 from datetime import datetime
-from uuid import UUID
 
 from authn.v1 import admin_service_pb2 as pb
 from authn.v1 import admin_service_pb2_grpc
 
-from auth_service.core import fields
 from auth_service.core.core import Core
 from auth_service.errors import ConfigError, InvalidArgument
-from auth_service.models import StoredKey, User
+from auth_service.models import StoredKey
 from auth_service.rpc.admin_callers import AdminCallers, log_change
 from auth_service.rpc.audiences import AudienceMethods
 from auth_service.rpc.audit_log import AuditMethods
@@ -21,10 +19,10 @@ from auth_service.rpc.callers import Callers
 from auth_service.rpc.dispatcher import Context
 from auth_service.rpc.durations import span
 from auth_service.rpc.explanations import explanation
-from auth_service.rpc.paging import page_size, page_start, page_token
 from auth_service.rpc.service_accounts import ServiceAccountMethods
 from auth_service.rpc.timestamps import timestamp
 from auth_service.rpc.user_import import UserImportMethods
+from auth_service.rpc.users import UserMethods, user_id_of
 from auth_service.rpc.workloads import WorkloadMethods
 from auth_service.tokens.keys import ALGORITHMS
 
@@ -36,6 +34,7 @@ class AdminServicer(
     AudienceMethods,
     ServiceAccountMethods,
     UserImportMethods,
+    UserMethods,
     WorkloadMethods,
     admin_service_pb2_grpc.AdminServiceServicer,
 ):
@@ -57,58 +56,11 @@ class AdminServicer(
         self._shielded = core.shielded
         self._clock = core.clock
 
-    async def CreateUser(
-        self, request: pb.CreateUserRequest, context: Context
-    ) -> pb.CreateUserResponse:
-        """Make an account for a person."""
-        caller = self._admins.require(context)
-        user = await self._accounts.create_user(
-            request.identifiers, request.password, roles=request.roles, scope=request.scope
-        )
-        log_change("CreateUser", caller, user_id=str(user.id))
-        return pb.CreateUserResponse(user=_user(user))
-
-    async def GetUser(self, request: pb.GetUserRequest, context: Context) -> pb.GetUserResponse:
-        """Return one user."""
-        self._admins.require(context)
-        user = await self._accounts.get_user(str(_user_id(request.user_id)))
-        return pb.GetUserResponse(user=_user(user))
-
-    async def ListUsers(
-        self, request: pb.ListUsersRequest, context: Context
-    ) -> pb.ListUsersResponse:
-        """Return a page of users, ordered by id."""
-        self._admins.require(context)
-        size = page_size(request.page_size)
-        after = page_start(request.page_token, lambda key: UUID(bytes=key))
-        found = await self._accounts.list_users(size + 1, after)
-        page = found[:size]
-        following = page_token(page[-1].id.bytes) if len(found) > size else ""
-        return pb.ListUsersResponse(users=map(_user, page), next_page_token=following)
-
-    async def SetUserDisabled(
-        self, request: pb.SetUserDisabledRequest, context: Context
-    ) -> pb.SetUserDisabledResponse:
-        """Disable a user and end its sessions, or enable the user."""
-        caller, user_id = self._admins.require(context), _user_id(request.user_id)
-        await self._shielded.run(self._accounts.set_disabled(user_id, request.disabled))
-        log_change("SetUserDisabled", caller, user_id=str(user_id), disabled=request.disabled)
-        return pb.SetUserDisabledResponse()
-
-    async def SetUserPassword(
-        self, request: pb.SetUserPasswordRequest, context: Context
-    ) -> pb.SetUserPasswordResponse:
-        """Replace a user's password and end its sessions."""
-        caller, user_id = self._admins.require(context), _user_id(request.user_id)
-        await self._shielded.run(self._accounts.set_password(user_id, request.password))
-        log_change("SetUserPassword", caller, user_id=str(user_id))
-        return pb.SetUserPasswordResponse()
-
     async def ResetUserFactors(
         self, request: pb.ResetUserFactorsRequest, context: Context
     ) -> pb.ResetUserFactorsResponse:
         """Remove all second factors of a user."""
-        caller, user_id = self._admins.require(context), _user_id(request.user_id)
+        caller, user_id = self._admins.require(context), user_id_of(request.user_id)
         await self._shielded.run(self._accounts.reset_factors(user_id))
         log_change("ResetUserFactors", caller, user_id=str(user_id))
         return pb.ResetUserFactorsResponse()
@@ -165,21 +117,6 @@ class AdminServicer(
             return self._keys.next_algorithm(request.algorithm)
         except ConfigError as error:  # its text is for operators; an admin is one
             raise InvalidArgument("algorithm", error.text) from error
-
-
-def _user_id(text: str) -> UUID:
-    return fields.uuid(text, "user_id")
-
-
-def _user(user: User) -> pb.User:
-    return pb.User(
-        user_id=str(user.id),
-        identifiers=user.identifiers,
-        roles=user.roles,
-        scope=user.scope,
-        disabled=user.disabled,
-        created_at=timestamp(user.created_at),
-    )
 
 
 def _key(key: StoredKey, now: datetime) -> pb.SigningKey:

@@ -73,12 +73,14 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                     client_id=request.client_id,
                     device_label=request.device_label,
                     request_id=request.request_id,
+                    new_password=request.password.new_password,
                     origin=self._callers.origin(context, request.device_token),
                 )
             case "factor":
                 return await self._sessions.login_factor(
                     _required(request.factor.challenge_token, "factor.challenge_token"),
                     proof_of(request.factor),
+                    new_password=request.factor.new_password,
                     certificate=self._callers.certificate(context),
                 )
             case "client":
@@ -121,6 +123,8 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                 raise InvalidArgument(name, "must be empty: the session keeps its own")
         identifier = password = ""
         if kind == "password":
+            if request.password.new_password:
+                raise InvalidArgument("password.new_password", "must be empty for a step-up")
             identifier = _required(request.password.identifier, "password.identifier")
             password = _required(request.password.password, "password.password")
         elif kind is not None:

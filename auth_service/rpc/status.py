@@ -22,6 +22,8 @@ _CODES: dict[type[errors.AuthError], grpc.StatusCode] = {
     errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.LastIdentifier: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.PasswordChangeRequired: grpc.StatusCode.FAILED_PRECONDITION,
     errors.TooManySecrets: grpc.StatusCode.FAILED_PRECONDITION,
     errors.TooManyFactors: grpc.StatusCode.FAILED_PRECONDITION,
     errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,

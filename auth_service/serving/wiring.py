@@ -27,6 +27,7 @@ from auth_service.core.migration import Migration
 from auth_service.core.old_issuers import OldIssuer
 from auth_service.core.own_factors import OwnFactors
 from auth_service.core.passkeys import Passkeys
+from auth_service.core.password_change import PasswordChange
 from auth_service.core.password_policy import PasswordPolicy
 from auth_service.core.passwords import PROFILES, Argon2Profile, PasswordHasher
 from auth_service.core.revocation import Revocations, Revoker
@@ -316,7 +317,11 @@ async def open_core(
     challenges, factors = Challenges(root, settings.issuer), factor_policy(settings)
     keys_of_users = passkeys(settings)
     second_factors = SecondFactors(store, hasher, challenges, root, keys_of_users, factors, clock)
-    credentials = Credentials(store, hasher, throttle, shielded, clock, workloads, second_factors)
+    passwords = password_policy(settings)
+    change = PasswordChange(store, hasher, passwords, policy, feed.announce, clock)
+    credentials = Credentials(
+        store, hasher, throttle, shielded, clock, workloads, second_factors, change
+    )
     ended = Revocations(store, policy, feed.announce, clock)
     try:
         yield Core(

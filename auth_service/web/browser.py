@@ -52,6 +52,7 @@ CLIENT_ID = "browser"
 _LOGIN: Mapping[str, type] = {
     "identifier": str,
     "password": str,
+    "new_password": str,
     "migrate_token": str,
     "audience": list,
     "scope": list,
@@ -114,10 +115,14 @@ class BrowserSessions(PasskeyEndpoints):
         self._require_own_page(request)
         given = await read_json(request, {**_LOGIN, **ANSWER})
         if given.get("challenge_token"):
+            new_password = given.pop("new_password", "")
             proof = proof_in(given)
             return await self._answer(
                 self._sessions.login_factor(
-                    given["challenge_token"], proof, certificate=self._certificate_of(request)
+                    given["challenge_token"],
+                    proof,
+                    certificate=self._certificate_of(request),
+                    new_password=new_password,
                 )
             )
         for name in given.keys() - _LOGIN.keys():
@@ -159,7 +164,7 @@ class BrowserSessions(PasskeyEndpoints):
             return no_store(challenge_content(required.challenge, self._clock()))
 
     async def _migrate(self, request: Request, given: dict[str, Any]) -> TokenPair:
-        for name in ("identifier", "password"):
+        for name in ("identifier", "password", "new_password"):
             if name in given:
                 raise InvalidArgument(name, "does not go with migrate_token; leave it out")
         token = given.pop("migrate_token")

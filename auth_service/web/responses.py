@@ -33,6 +33,7 @@ _CODES: dict[type[errors.AuthError], tuple[int, str]] = {
     errors.InvalidTarget: (400, "invalid_target"),
     errors.InvalidSubjectToken: (400, "invalid_request"),
     errors.CertificateRequired: (400, "invalid_request"),
+    errors.PasswordChangeRequired: (403, "password_change_required"),
     errors.InvalidCredentials: (401, "invalid_credentials"),
     errors.InvalidGrant: (401, "invalid_grant"),
     errors.InvalidToken: (401, "invalid_token"),

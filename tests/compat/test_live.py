@@ -159,6 +159,7 @@ async def test_each_rpc_answers(caller: Caller, live: Live) -> None:
     await account_rpcs(caller, name)
     await admin_rpcs(caller, user_id, admin)
     await audience_rpcs(caller, live, admin)
+    await user_rpcs(caller, live)
     jwks = await caller.call("VerifierService/GetJwks", verifier_service_pb2.GetJwksRequest())
     assert "keys" in json.loads(jwks.jwks_json)
     event = await caller.call("VerifierService/Watch", verifier_service_pb2.WatchRequest())
@@ -301,6 +302,31 @@ async def admin_rpcs(caller: Caller, user_id: str, admin: str) -> None:
     await caller.call("AdminService/DeleteServiceAccount", delete, admin)
     assert answers["RotateKeys"].key.algorithm == "EdDSA"
     assert answers["ImportUsers"].created == 1
+
+
+async def user_rpcs(caller: Caller, live: Live) -> None:
+    """Change what a user may do and how it logs in, end its sessions, and delete it."""
+    pb = admin_service_pb2
+    name, user_id, admin = await make_user(caller, live)
+    session_id = (await login(caller, name, PASSWORD)).session_id
+    of_user: Any = {"user_id": user_id}
+    requests: dict[str, Any] = {
+        "UpdateUser": pb.UpdateUserRequest(user=pb.User(user_id=user_id, roles=["staff"])),
+        "AddUserIdentifier": pb.AddUserIdentifierRequest(identifier=f"x-{name}", **of_user),
+        "RemoveUserIdentifier": pb.RemoveUserIdentifierRequest(identifier=name, **of_user),
+        "SetUserPasswordChangeRequired": pb.SetUserPasswordChangeRequiredRequest(**of_user),
+        "ListUserSessions": pb.ListUserSessionsRequest(**of_user),
+        "RevokeUserSession": pb.RevokeUserSessionRequest(session_id=session_id, **of_user),
+        "RevokeUserSessions": pb.RevokeUserSessionsRequest(**of_user),
+        "DeleteUser": pb.DeleteUserRequest(**of_user),
+    }
+    answers = {
+        method: await caller.call(f"AdminService/{method}", request, admin)
+        for method, request in requests.items()
+    }
+    assert list(answers["UpdateUser"].user.roles) == ["staff"]
+    assert list(answers["RemoveUserIdentifier"].user.identifiers) == [f"x-{name}"]
+    assert [each.session_id for each in answers["ListUserSessions"].sessions] == [session_id]
 
 
 async def audience_rpcs(caller: Caller, live: Live, admin: str) -> None:

@@ -16,6 +16,7 @@ from auth_service.core.migration import Migration
 from auth_service.core.old_issuers import OldIssuer
 from auth_service.core.own_factors import OwnFactors
 from auth_service.core.passkeys import Passkeys
+from auth_service.core.password_change import PasswordChange
 from auth_service.core.password_policy import PasswordPolicy
 from auth_service.core.passwords import Argon2Profile, PasswordHasher
 from auth_service.core.revocation import Revocations, Revoker
@@ -128,7 +129,8 @@ def make_core(
     workloads = Workloads(store, issuers, assertion_rules([ISSUER]), rules.clock_skew, clock)
     challenges = Challenges(MASTER_KEY, ISSUER)
     second = SecondFactors(store, hasher, challenges, MASTER_KEY, PASSKEYS, factors, clock)
-    credentials = Credentials(store, hasher, throttle, shielded, clock, workloads, second)
+    change = PasswordChange(store, hasher, PasswordPolicy(), rules, revocations.add, clock)
+    credentials = Credentials(store, hasher, throttle, shielded, clock, workloads, second, change)
     audiences = Audiences(store, ISSUER, clock)
     sessions = Sessions(store, credentials, audiences, tokens, ended, rules, shielded, clock)
     migration = Migration(store, credentials, old_issuers, audiences, tokens, rules, clock)

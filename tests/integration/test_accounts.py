@@ -122,10 +122,10 @@ class TestCreate:
     async def test_users_are_listed_in_pages(self, core: Core) -> None:
         """Each user once, in the order of ids."""
         made = sorted([(await core.user(f"u{n}@example.com")).id for n in range(5)])
-        first = await core.accounts.list_users(3)
-        rest = await core.accounts.list_users(3, first[-1].id)
+        first = await core.accounts.users.list(3)
+        rest = await core.accounts.users.list(3, first[-1].id)
         assert [user.id for user in first + rest] == made
-        assert await core.accounts.list_users(3, made[-1]) == []
+        assert await core.accounts.users.list(3, made[-1]) == []
 
 
 class TestDisable:

@@ -94,6 +94,16 @@ REQUESTS: dict[str, Any] = {
     ),
     "ListAudit": pb.ListAuditRequest(),
     "WatchAudit": pb.WatchAuditRequest(),
+    "UpdateUser": pb.UpdateUserRequest(user=pb.User(user_id=NOBODY, roles=["staff"])),
+    "DeleteUser": pb.DeleteUserRequest(user_id=NOBODY),
+    "AddUserIdentifier": pb.AddUserIdentifierRequest(user_id=NOBODY, identifier="new"),
+    "RemoveUserIdentifier": pb.RemoveUserIdentifierRequest(user_id=NOBODY, identifier="new"),
+    "SetUserPasswordChangeRequired": pb.SetUserPasswordChangeRequiredRequest(
+        user_id=NOBODY, required=True
+    ),
+    "ListUserSessions": pb.ListUserSessionsRequest(user_id=NOBODY),
+    "RevokeUserSession": pb.RevokeUserSessionRequest(user_id=NOBODY, session_id=NOBODY),
+    "RevokeUserSessions": pb.RevokeUserSessionsRequest(user_id=NOBODY),
 }
 # All but the audit log: its rows of refused calls follow a moment later (test_audit_rows.py).
 ROWS = """
@@ -276,6 +286,28 @@ async def test_a_user_that_was_created_logs_in(admin: Admin) -> None:
         assert (list(claims.roles), list(claims.scope)) == (["staff"], ["read"])
 
 
+async def test_a_password_that_must_be_changed_is_changed_by_the_login(admin: Admin) -> None:
+    """Only who knows it learns that, and gets a session with the new one."""
+    created = pb.CreateUserRequest(
+        identifiers=["bob"], password=PASSWORD, password_change_required=True
+    )
+    assert (await admin.call("CreateUser", created)).user.password_change_required
+    seen = await refusal(admin.login("bob", NEW_PASSWORD))
+    assert seen.reason == "INVALID_CREDENTIALS"
+    seen = await refusal(admin.login("bob"))
+    assert (seen.code, seen.reason) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "PASSWORD_CHANGE_REQUIRED",
+    )
+    credentials = auth_service_pb2.PasswordCredentials(
+        identifier="bob", password=PASSWORD, new_password=NEW_PASSWORD
+    )
+    request = auth_service_pb2.LoginRequest(password=credentials)
+    tokens = (await admin.client.auth.Login(request)).tokens
+    assert await admin.active(tokens.access_token)
+    assert await admin.active((await admin.login("bob", NEW_PASSWORD)).access_token)
+
+
 async def test_an_identifier_is_taken_once(database_url: str, admin: Admin, ada: User) -> None:
     """The second user is refused whole."""
     request = pb.CreateUserRequest(identifiers=["new@example.com", USER], password=PASSWORD)
@@ -300,6 +332,25 @@ async def test_an_identifier_is_taken_once(database_url: str, admin: Admin, ada:
         ("ListUsers", {"page_token": "AA"}, "page_token"),
         ("ListUsers", {"page_token": NOBODY}, "page_token"),
         ("ListUsers", {"page_token": "é\0"}, "page_token"),
+        ("CreateUser", {"request_id": "short"}, "request_id"),
+        ("ListUsers", {"identifier_prefix": "a\0"}, "identifier_prefix"),
+        ("ListUsers", {"role": "a\0"}, "role"),
+        ("ListUsers", {"state": 9}, "state"),
+        ("UpdateUser", {"user": {"roles": ["x"]}}, "user.user_id"),
+        ("UpdateUser", {"user": {"user_id": NOBODY}}, "update_mask"),
+        ("UpdateUser", {"update_mask": {"paths": ["identifiers"]}}, "update_mask"),
+        ("UpdateUser", {"user": {"user_id": NOBODY, "roles": [""]}}, "user.roles[0]"),
+        ("UpdateUser", {"user": {"user_id": NOBODY, "scope": ["a b"]}}, "user.scope[0]"),
+        ("UpdateUser", {"issued_tokens": 9}, "issued_tokens"),
+        ("DeleteUser", {"user_id": "1"}, "user_id"),
+        ("AddUserIdentifier", {"identifier": ""}, "identifier"),
+        ("AddUserIdentifier", {"user_id": "1"}, "user_id"),
+        ("RemoveUserIdentifier", {"identifier": "a\0"}, "identifier"),
+        ("SetUserPasswordChangeRequired", {"user_id": "1"}, "user_id"),
+        ("ListUserSessions", {"page_token": "AA"}, "page_token"),
+        ("RevokeUserSession", {"session_id": "1"}, "session_id"),
+        ("RevokeUserSessions", {"begun_before": {"seconds": 2**40}}, "begun_before"),
+        ("RevokeUserSessions", {"begun_before": {"seconds": 2**33}}, "begun_before"),
         ("SetUserDisabled", {"user_id": "1"}, "user_id"),
         ("SetUserPassword", {"user_id": "1"}, "user_id"),
         ("SetUserPassword", {"password": "short"}, "password"),
@@ -389,7 +440,14 @@ async def test_a_bad_field_is_named(
     assert await query(database_url, ROWS) == before
 
 
-@pytest.mark.parametrize("method", ["GetUser", "SetUserDisabled", "SetUserPassword"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("GetUser", "SetUserDisabled", "SetUserPassword", "UpdateUser", "DeleteUser"),
+        *("AddUserIdentifier", "RemoveUserIdentifier", "SetUserPasswordChangeRequired"),
+        *("ListUserSessions", "RevokeUserSession", "RevokeUserSessions"),
+    ],
+)
 async def test_an_unknown_user_is_not_found(database_url: str, admin: Admin, method: str) -> None:
     """And nothing is revoked."""
     seen = await refusal(admin.call(method))
@@ -646,6 +704,54 @@ async def test_the_tokens_of_a_service_account_end_at_every_verifier(
             await admin.client.channel.close()
 
 
+@pytest.mark.parametrize("method", ["UpdateUser", "DeleteUser", "RevokeUserSessions"])
+async def test_the_tokens_of_a_user_end_at_every_verifier(
+    database_url: str, root: User, ada: User, method: str
+) -> None:
+    """At another replica, and in a service that verifies tokens itself."""
+    ada_id = str(ada.id)
+    requests: dict[str, Any] = {
+        "UpdateUser": pb.UpdateUserRequest(user=pb.User(user_id=ada_id, roles=["clerk"])),
+        "DeleteUser": pb.DeleteUserRequest(user_id=ada_id),
+        "RevokeUserSessions": pb.RevokeUserSessionsRequest(user_id=ada_id),
+    }
+    settings = make_settings(database_url)
+    async with running(settings) as first, running(settings) as second:
+        one, other = await Admin(first).ready(), await Admin(second).ready()
+        one.token = (await one.login(ROOT)).access_token
+        pair = await one.login()
+        gate = await one.service_login("gate", await one.create_service("gate", roles=["verifier"]))
+        requests["RevokeUserSessions"].begun_before.GetCurrentTime()
+        verifier = LocalVerifier(
+            issuer=settings.issuer,
+            addresses=[address(second)],
+            access_token=lambda: gate.access_token,
+        )
+        async with verifier:
+            assert "staff" in verifier.verify(pair.access_token, audience="internal").roles
+            assert await other.active(pair.access_token)
+            await one.call(method, requests[method])
+            assert not await one.active(pair.access_token)
+
+            async def ended() -> bool:
+                with contextlib.suppress(InvalidToken):
+                    verifier.verify(pair.access_token, audience="internal")
+                    return False
+                return not await other.active(pair.access_token)
+
+            await eventually(ended, what="the token to end at the verifiers")
+            refresh = auth_service_pb2.RefreshRequest(refresh_token=pair.refresh_token)
+            if method == "UpdateUser":
+                tokens = (await other.client.auth.Refresh(refresh)).tokens
+                claims = verifier.verify(tokens.access_token, audience="internal")
+                assert claims.roles == ("clerk",)
+            else:
+                seen = await refusal(other.client.auth.Refresh(refresh))
+                assert seen.reason == "INVALID_GRANT"
+        for admin in (one, other):
+            await admin.client.channel.close()
+
+
 async def service_pages(admin: Admin, size: int) -> list[list[str]]:
     """Return the ids of all service accounts, by the page."""
     found, token = [], ""
@@ -780,15 +886,25 @@ class Watching:
 
 
 async def test_each_change_is_logged_with_who_made_it_and_nothing_secret(
-    admin: Admin, root: User, ada: User
+    database_url: str, admin: Admin, root: User, ada: User
 ) -> None:
     """Reads and refused calls are not logged this way."""
     of_user = str(ada.id)
+    gone = str((await make_user(database_url, "gone@example.com")).id)
+    session_id = (await admin.login()).session_id
     calls = REQUESTS | {
         "GetUser": pb.GetUserRequest(user_id=str(ada.id)),
         "SetUserDisabled": pb.SetUserDisabledRequest(user_id=str(ada.id), disabled=True),
         "SetUserPassword": pb.SetUserPasswordRequest(user_id=str(ada.id), password=NEW_PASSWORD),
         "ResetUserFactors": pb.ResetUserFactorsRequest(user_id=str(ada.id)),
+        "UpdateUser": pb.UpdateUserRequest(user=pb.User(user_id=of_user, roles=["staff"])),
+        "DeleteUser": pb.DeleteUserRequest(user_id=gone),
+        "AddUserIdentifier": pb.AddUserIdentifierRequest(user_id=of_user, identifier="new"),
+        "RemoveUserIdentifier": pb.RemoveUserIdentifierRequest(user_id=of_user, identifier="new"),
+        "SetUserPasswordChangeRequired": pb.SetUserPasswordChangeRequiredRequest(user_id=of_user),
+        "ListUserSessions": pb.ListUserSessionsRequest(user_id=of_user),
+        "RevokeUserSession": pb.RevokeUserSessionRequest(user_id=of_user, session_id=session_id),
+        "RevokeUserSessions": pb.RevokeUserSessionsRequest(user_id=of_user),
         "DeleteServiceAccount": pb.DeleteServiceAccountRequest(client_id="gone"),
         "DeleteAudience": pb.DeleteAudienceRequest(name="ledger"),
         "GrantAudience": pb.GrantAudienceRequest(name="internal", user_id=of_user),
@@ -809,6 +925,7 @@ async def test_each_change_is_logged_with_who_made_it_and_nothing_secret(
         *("GetUser", "ListUsers", "GetServiceAccount", "ListServiceAccounts", "ListKeys"),
         *("GetAudience", "ListAudiences", "ListServiceAccountKeys", "ListWorkloadMappings"),
         *("ListAudit", "WatchAudit"),
+        "ListUserSessions",
     }
     assert [entry["call"] for entry in made] == [name for name in METHODS if name not in reads]
     assert {entry["by"] for entry in made} == {str(root.id)}
@@ -820,6 +937,7 @@ async def test_each_change_is_logged_with_who_made_it_and_nothing_secret(
         *("billing", "billing", "billing", None, None),
         *("ledger", "internal", "ledger", "internal", "internal", "billing", "billing", None),
         *(of_user, None),
+        *(of_user, gone, of_user, of_user, of_user, of_user, of_user),
     ]
     assert [entry["account"] for entry in made if "account" in entry] == [of_user, "billing"]
     new = answers["CreateServiceAccountSecret"]

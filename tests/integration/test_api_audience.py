@@ -33,6 +33,8 @@ from tests.integration.serving import Refusal, address, make_settings, query, ru
 ROOT = "root@example.com"
 TIMEOUT = 30.0  # seconds, which no passing test takes
 
+NOBODY = "00000000-0000-4000-8000-000000000000"
+
 OWN_TOKEN: dict[str, Any] = {
     "authn.v1.AccountService.GetAccount": {},
     "authn.v1.AccountService.ListSessions": {},
@@ -83,6 +85,14 @@ OWN_TOKEN: dict[str, Any] = {
     "authn.v1.AdminService.ImportUsers": {},
     "authn.v1.AdminService.ListAudit": {},
     "authn.v1.AdminService.WatchAudit": {},
+    "authn.v1.AdminService.UpdateUser": {"user": {"user_id": NOBODY, "roles": ["staff"]}},
+    "authn.v1.AdminService.DeleteUser": {"user_id": NOBODY},
+    "authn.v1.AdminService.AddUserIdentifier": {"user_id": NOBODY, "identifier": "new"},
+    "authn.v1.AdminService.RemoveUserIdentifier": {"user_id": NOBODY, "identifier": "new"},
+    "authn.v1.AdminService.SetUserPasswordChangeRequired": {"user_id": NOBODY},
+    "authn.v1.AdminService.ListUserSessions": {"user_id": NOBODY},
+    "authn.v1.AdminService.RevokeUserSession": {"user_id": NOBODY, "session_id": NOBODY},
+    "authn.v1.AdminService.RevokeUserSessions": {"user_id": NOBODY},
     "authn.v1.AuthService.Revoke": {"session_id": "00000000-0000-4000-8000-000000000000"},
     "authn.v1.AuthService.Exchange": {"subject_token": "a.b.c", "audience": "orders"},
     "authn.v1.AuthService.BatchExchange": {"requests": [{"subject_token": "a.b.c"}]},

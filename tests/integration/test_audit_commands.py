@@ -63,7 +63,8 @@ class Commands:
 def commands(module_database_url: str, outside: Outside) -> Iterator[Commands]:
     """A database with a user, an account and a key."""
     made = Commands(module_database_url, outside)
-    assert made.run("users", "create", "ada", stdin=PASSWORD).exit_code == 0
+    for names in (("ada", "countess"), ("bob",)):
+        assert made.run("users", "create", *names, stdin=PASSWORD).exit_code == 0
     assert made.run("service-accounts", "create", "billing").exit_code == 0
     assert made.run("audiences", "create", "books").exit_code == 0
     yield made
@@ -77,10 +78,17 @@ def commands(module_database_url: str, outside: Outside) -> Iterator[Commands]:
         ("users list", "", "cli.users_list"),
         ("users show ada", "", "cli.users_show"),
         ("users set-password ada", PASSWORD, "user.password_changed"),
+        ("users update ada --role staff", "", "user.updated"),
+        ("users add-identifier ada ada2", "", "user.identifier_added"),
+        ("users remove-identifier ada countess", "", "user.identifier_removed"),
+        ("users require-password-change ada", "", "user.password_change_required"),
+        ("users require-password-change ada --off", "", "user.password_change_waived"),
+        ("users delete bob", "", "user.deleted"),
         ("users disable ada", "", "user.disabled"),
         ("users enable ada", "", "user.enabled"),
         ("sessions list ada", "", "cli.sessions_list"),
         ("sessions revoke --user ada", "", "user.sessions_revoked"),
+        ("sessions revoke --user ada --begun-before 2026-01-01", "", "user.sessions_revoked"),
         ("service-accounts update billing --role staff", "", "service_account.updated"),
         ("service-accounts disable billing", "", "service_account.disabled"),
         ("audiences update books --scope read", "", "audience.updated"),

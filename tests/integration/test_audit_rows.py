@@ -149,6 +149,34 @@ SUCCESSES: dict[str, tuple[Build, str]] = {
     ),
     "GetUser": (lambda made: pb.GetUserRequest(user_id=made.user_id), "admin.get_user"),
     "ListUsers": (lambda _: pb.ListUsersRequest(), "admin.list_users"),
+    "UpdateUser": (
+        lambda made: pb.UpdateUserRequest(user=pb.User(user_id=made.user_id, roles=["staff"])),
+        "user.updated",
+    ),
+    "AddUserIdentifier": (
+        lambda made: pb.AddUserIdentifierRequest(user_id=made.user_id, identifier="new"),
+        "user.identifier_added",
+    ),
+    "RemoveUserIdentifier": (
+        lambda made: pb.RemoveUserIdentifierRequest(user_id=made.user_id, identifier="new"),
+        "user.identifier_removed",
+    ),
+    "SetUserPasswordChangeRequired": (
+        lambda made: pb.SetUserPasswordChangeRequiredRequest(user_id=made.user_id, required=True),
+        "user.password_change_required",
+    ),
+    "ListUserSessions": (
+        lambda made: pb.ListUserSessionsRequest(user_id=made.user_id),
+        "admin.list_user_sessions",
+    ),
+    "RevokeUserSession": (
+        lambda made: pb.RevokeUserSessionRequest(user_id=made.user_id, session_id=made.session_id),
+        "session.revoked",
+    ),
+    "RevokeUserSessions": (
+        lambda made: pb.RevokeUserSessionsRequest(user_id=made.user_id),
+        "user.sessions_revoked",
+    ),
     "SetUserDisabled": (
         lambda made: pb.SetUserDisabledRequest(user_id=made.user_id, disabled=True),
         "user.disabled",
@@ -257,6 +285,7 @@ SUCCESSES: dict[str, tuple[Build, str]] = {
     ),
     "ListAudit": (lambda _: pb.ListAuditRequest(), "admin.list_audit"),
     "WatchAudit": (lambda _: pb.WatchAuditRequest(), "admin.watch_audit"),
+    "DeleteUser": (lambda made: pb.DeleteUserRequest(user_id=made.user_id), "user.deleted"),
     "DeleteAudience": (lambda _: pb.DeleteAudienceRequest(name="books"), "audience.deleted"),
     "DeleteServiceAccount": (
         lambda _: pb.DeleteServiceAccountRequest(client_id="ledger"),
@@ -282,6 +311,7 @@ async def test_each_call_of_administration_leaves_one_row(acts: Acts) -> None:
         assert (row["source"], row["trace_id"]) == ("127.0.0.1", TRACE)
         if method == "CreateUser":
             made.user_id = reply.user.user_id
+            made.session_id = (await acts.login(identifier="new@example.com")).session_id
         if method == "CreateServiceAccountSecret":
             made.secret_id = reply.secret.secret_id
         if hasattr(request, "user_id"):

@@ -38,6 +38,8 @@ REASONS = {
     "AlreadyExists": "ALREADY_EXISTS",
     "TooManySecrets": "TOO_MANY_SECRETS",
     "TooManyFactors": "TOO_MANY_FACTORS",
+    "LastIdentifier": "LAST_IDENTIFIER",
+    "PasswordChangeRequired": "PASSWORD_CHANGE_REQUIRED",
     "RateLimited": "RATE_LIMITED",
     "Unavailable": "UNAVAILABLE",
     "RevocationsStale": "REVOCATIONS_STALE",

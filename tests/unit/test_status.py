@@ -54,6 +54,12 @@ EXPECTED: list[tuple[AuthError, grpc.StatusCode, str]] = [
     (errors.AlreadyExists("taken"), grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS"),
     (errors.TooManySecrets("two"), grpc.StatusCode.FAILED_PRECONDITION, "TOO_MANY_SECRETS"),
     (errors.TooManyFactors("ten"), grpc.StatusCode.FAILED_PRECONDITION, "TOO_MANY_FACTORS"),
+    (errors.LastIdentifier(), grpc.StatusCode.FAILED_PRECONDITION, "LAST_IDENTIFIER"),
+    (
+        errors.PasswordChangeRequired(),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "PASSWORD_CHANGE_REQUIRED",
+    ),
     (errors.Retryable("later"), grpc.StatusCode.INTERNAL, "INTERNAL"),
     (errors.RateLimited("slow down"), grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED"),
     (errors.Unavailable("down"), grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),

@@ -1,4 +1,5 @@
 from google.api import annotations_pb2 as _annotations_pb2
+from authn.v1 import account_service_pb2 as _account_service_pb2
 from authn.v1 import auth_service_pb2 as _auth_service_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
@@ -11,32 +12,52 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class UserState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    USER_STATE_UNSPECIFIED: _ClassVar[UserState]
+    USER_STATE_ENABLED: _ClassVar[UserState]
+    USER_STATE_DISABLED: _ClassVar[UserState]
+
 class CheckOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CHECK_OUTCOME_UNSPECIFIED: _ClassVar[CheckOutcome]
     CHECK_OUTCOME_PASSED: _ClassVar[CheckOutcome]
     CHECK_OUTCOME_FAILED: _ClassVar[CheckOutcome]
     CHECK_OUTCOME_NOT_CHECKED: _ClassVar[CheckOutcome]
+
+class IssuedTokens(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ISSUED_TOKENS_UNSPECIFIED: _ClassVar[IssuedTokens]
+    ISSUED_TOKENS_END: _ClassVar[IssuedTokens]
+    ISSUED_TOKENS_KEEP: _ClassVar[IssuedTokens]
+USER_STATE_UNSPECIFIED: UserState
+USER_STATE_ENABLED: UserState
+USER_STATE_DISABLED: UserState
 CHECK_OUTCOME_UNSPECIFIED: CheckOutcome
 CHECK_OUTCOME_PASSED: CheckOutcome
 CHECK_OUTCOME_FAILED: CheckOutcome
 CHECK_OUTCOME_NOT_CHECKED: CheckOutcome
+ISSUED_TOKENS_UNSPECIFIED: IssuedTokens
+ISSUED_TOKENS_END: IssuedTokens
+ISSUED_TOKENS_KEEP: IssuedTokens
 
 class User(_message.Message):
-    __slots__ = ("user_id", "identifiers", "roles", "scope", "disabled", "created_at")
+    __slots__ = ("user_id", "identifiers", "roles", "scope", "disabled", "created_at", "password_change_required")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     IDENTIFIERS_FIELD_NUMBER: _ClassVar[int]
     ROLES_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     DISABLED_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    PASSWORD_CHANGE_REQUIRED_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     identifiers: _containers.RepeatedScalarFieldContainer[str]
     roles: _containers.RepeatedScalarFieldContainer[str]
     scope: _containers.RepeatedScalarFieldContainer[str]
     disabled: bool
     created_at: _timestamp_pb2.Timestamp
-    def __init__(self, user_id: _Optional[str] = ..., identifiers: _Optional[_Iterable[str]] = ..., roles: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., disabled: bool = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    password_change_required: bool
+    def __init__(self, user_id: _Optional[str] = ..., identifiers: _Optional[_Iterable[str]] = ..., roles: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., disabled: bool = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., password_change_required: bool = ...) -> None: ...
 
 class ServiceAccount(_message.Message):
     __slots__ = ("client_id", "roles", "scope", "disabled", "created_at", "secrets", "bound")
@@ -114,16 +135,20 @@ class SigningKey(_message.Message):
     def __init__(self, kid: _Optional[str] = ..., algorithm: _Optional[str] = ..., state: _Optional[str] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class CreateUserRequest(_message.Message):
-    __slots__ = ("identifiers", "password", "roles", "scope")
+    __slots__ = ("identifiers", "password", "roles", "scope", "request_id", "password_change_required")
     IDENTIFIERS_FIELD_NUMBER: _ClassVar[int]
     PASSWORD_FIELD_NUMBER: _ClassVar[int]
     ROLES_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PASSWORD_CHANGE_REQUIRED_FIELD_NUMBER: _ClassVar[int]
     identifiers: _containers.RepeatedScalarFieldContainer[str]
     password: str
     roles: _containers.RepeatedScalarFieldContainer[str]
     scope: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, identifiers: _Optional[_Iterable[str]] = ..., password: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ...) -> None: ...
+    request_id: str
+    password_change_required: bool
+    def __init__(self, identifiers: _Optional[_Iterable[str]] = ..., password: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., scope: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., password_change_required: bool = ...) -> None: ...
 
 class CreateUserResponse(_message.Message):
     __slots__ = ("user",)
@@ -144,12 +169,18 @@ class GetUserResponse(_message.Message):
     def __init__(self, user: _Optional[_Union[User, _Mapping]] = ...) -> None: ...
 
 class ListUsersRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "identifier_prefix", "role", "state")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    IDENTIFIER_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    identifier_prefix: str
+    role: str
+    state: UserState
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., identifier_prefix: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[_Union[UserState, str]] = ...) -> None: ...
 
 class ListUsersResponse(_message.Message):
     __slots__ = ("users", "next_page_token")
@@ -172,12 +203,14 @@ class SetUserDisabledResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class SetUserPasswordRequest(_message.Message):
-    __slots__ = ("user_id", "password")
+    __slots__ = ("user_id", "password", "change_required")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_REQUIRED_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     password: str
-    def __init__(self, user_id: _Optional[str] = ..., password: _Optional[str] = ...) -> None: ...
+    change_required: bool
+    def __init__(self, user_id: _Optional[str] = ..., password: _Optional[str] = ..., change_required: bool = ...) -> None: ...
 
 class SetUserPasswordResponse(_message.Message):
     __slots__ = ()
@@ -787,3 +820,111 @@ class WatchAuditResponse(_message.Message):
     events: _containers.RepeatedCompositeFieldContainer[AuditEvent]
     cursor: str
     def __init__(self, events: _Optional[_Iterable[_Union[AuditEvent, _Mapping]]] = ..., cursor: _Optional[str] = ...) -> None: ...
+
+class UpdateUserRequest(_message.Message):
+    __slots__ = ("user", "update_mask", "issued_tokens")
+    USER_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    user: User
+    update_mask: _field_mask_pb2.FieldMask
+    issued_tokens: IssuedTokens
+    def __init__(self, user: _Optional[_Union[User, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., issued_tokens: _Optional[_Union[IssuedTokens, str]] = ...) -> None: ...
+
+class UpdateUserResponse(_message.Message):
+    __slots__ = ("user",)
+    USER_FIELD_NUMBER: _ClassVar[int]
+    user: User
+    def __init__(self, user: _Optional[_Union[User, _Mapping]] = ...) -> None: ...
+
+class DeleteUserRequest(_message.Message):
+    __slots__ = ("user_id",)
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    def __init__(self, user_id: _Optional[str] = ...) -> None: ...
+
+class DeleteUserResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AddUserIdentifierRequest(_message.Message):
+    __slots__ = ("user_id", "identifier")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    IDENTIFIER_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    identifier: str
+    def __init__(self, user_id: _Optional[str] = ..., identifier: _Optional[str] = ...) -> None: ...
+
+class AddUserIdentifierResponse(_message.Message):
+    __slots__ = ("user",)
+    USER_FIELD_NUMBER: _ClassVar[int]
+    user: User
+    def __init__(self, user: _Optional[_Union[User, _Mapping]] = ...) -> None: ...
+
+class RemoveUserIdentifierRequest(_message.Message):
+    __slots__ = ("user_id", "identifier")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    IDENTIFIER_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    identifier: str
+    def __init__(self, user_id: _Optional[str] = ..., identifier: _Optional[str] = ...) -> None: ...
+
+class RemoveUserIdentifierResponse(_message.Message):
+    __slots__ = ("user",)
+    USER_FIELD_NUMBER: _ClassVar[int]
+    user: User
+    def __init__(self, user: _Optional[_Union[User, _Mapping]] = ...) -> None: ...
+
+class SetUserPasswordChangeRequiredRequest(_message.Message):
+    __slots__ = ("user_id", "required")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    required: bool
+    def __init__(self, user_id: _Optional[str] = ..., required: bool = ...) -> None: ...
+
+class SetUserPasswordChangeRequiredResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListUserSessionsRequest(_message.Message):
+    __slots__ = ("user_id", "page_size", "page_token")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    page_size: int
+    page_token: str
+    def __init__(self, user_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListUserSessionsResponse(_message.Message):
+    __slots__ = ("sessions", "next_page_token")
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[_account_service_pb2.Session]
+    next_page_token: str
+    def __init__(self, sessions: _Optional[_Iterable[_Union[_account_service_pb2.Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class RevokeUserSessionRequest(_message.Message):
+    __slots__ = ("user_id", "session_id")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    session_id: str
+    def __init__(self, user_id: _Optional[str] = ..., session_id: _Optional[str] = ...) -> None: ...
+
+class RevokeUserSessionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RevokeUserSessionsRequest(_message.Message):
+    __slots__ = ("user_id", "begun_before")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    BEGUN_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    begun_before: _timestamp_pb2.Timestamp
+    def __init__(self, user_id: _Optional[str] = ..., begun_before: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class RevokeUserSessionsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

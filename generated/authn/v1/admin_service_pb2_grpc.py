@@ -221,6 +221,46 @@ class AdminServiceStub(object):
                 request_serializer=authn_dot_v1_dot_admin__service__pb2.WatchAuditRequest.SerializeToString,
                 response_deserializer=authn_dot_v1_dot_admin__service__pb2.WatchAuditResponse.FromString,
                 _registered_method=True)
+        self.UpdateUser = channel.unary_unary(
+                '/authn.v1.AdminService/UpdateUser',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.UpdateUserRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.UpdateUserResponse.FromString,
+                _registered_method=True)
+        self.DeleteUser = channel.unary_unary(
+                '/authn.v1.AdminService/DeleteUser',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.DeleteUserRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.DeleteUserResponse.FromString,
+                _registered_method=True)
+        self.AddUserIdentifier = channel.unary_unary(
+                '/authn.v1.AdminService/AddUserIdentifier',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.AddUserIdentifierRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.AddUserIdentifierResponse.FromString,
+                _registered_method=True)
+        self.RemoveUserIdentifier = channel.unary_unary(
+                '/authn.v1.AdminService/RemoveUserIdentifier',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.RemoveUserIdentifierRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.RemoveUserIdentifierResponse.FromString,
+                _registered_method=True)
+        self.SetUserPasswordChangeRequired = channel.unary_unary(
+                '/authn.v1.AdminService/SetUserPasswordChangeRequired',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.SetUserPasswordChangeRequiredRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.SetUserPasswordChangeRequiredResponse.FromString,
+                _registered_method=True)
+        self.ListUserSessions = channel.unary_unary(
+                '/authn.v1.AdminService/ListUserSessions',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.ListUserSessionsRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.ListUserSessionsResponse.FromString,
+                _registered_method=True)
+        self.RevokeUserSession = channel.unary_unary(
+                '/authn.v1.AdminService/RevokeUserSession',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.RevokeUserSessionRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.RevokeUserSessionResponse.FromString,
+                _registered_method=True)
+        self.RevokeUserSessions = channel.unary_unary(
+                '/authn.v1.AdminService/RevokeUserSessions',
+                request_serializer=authn_dot_v1_dot_admin__service__pb2.RevokeUserSessionsRequest.SerializeToString,
+                response_deserializer=authn_dot_v1_dot_admin__service__pb2.RevokeUserSessionsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -500,6 +540,68 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateUser(self, request, context):
+        """UpdateUser replaces the roles or the scopes of a user. By default the access tokens that were
+        issued before end as soon as a revocation would, and the sessions go on: their next refresh has
+        the new roles, and of the scopes of the session those that the user still has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteUser(self, request, context):
+        """DeleteUser deletes a user, and ends all sessions and access tokens. The audit log keeps the id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddUserIdentifier(self, request, context):
+        """AddUserIdentifier lets a user log in with a further identifier.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveUserIdentifier(self, request, context):
+        """RemoveUserIdentifier takes an identifier from a user; sessions go on. The last one is refused
+        with FAILED_PRECONDITION and reason LAST_IDENTIFIER.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetUserPasswordChangeRequired(self, request, context):
+        """SetUserPasswordChangeRequired makes the next login of a user replace the password, or takes that
+        back. Sessions go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUserSessions(self, request, context):
+        """ListUserSessions returns the live sessions of a user, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeUserSession(self, request, context):
+        """RevokeUserSession ends a session of a user, with its access tokens. One that has ended before
+        stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeUserSessions(self, request, context):
+        """RevokeUserSessions ends all sessions of a user, or those that were begun before a moment, with
+        their access tokens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -682,6 +784,46 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.WatchAudit,
                     request_deserializer=authn_dot_v1_dot_admin__service__pb2.WatchAuditRequest.FromString,
                     response_serializer=authn_dot_v1_dot_admin__service__pb2.WatchAuditResponse.SerializeToString,
+            ),
+            'UpdateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateUser,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.UpdateUserRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.UpdateUserResponse.SerializeToString,
+            ),
+            'DeleteUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteUser,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.DeleteUserRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.DeleteUserResponse.SerializeToString,
+            ),
+            'AddUserIdentifier': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddUserIdentifier,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.AddUserIdentifierRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.AddUserIdentifierResponse.SerializeToString,
+            ),
+            'RemoveUserIdentifier': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveUserIdentifier,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.RemoveUserIdentifierRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.RemoveUserIdentifierResponse.SerializeToString,
+            ),
+            'SetUserPasswordChangeRequired': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetUserPasswordChangeRequired,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.SetUserPasswordChangeRequiredRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.SetUserPasswordChangeRequiredResponse.SerializeToString,
+            ),
+            'ListUserSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUserSessions,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.ListUserSessionsRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.ListUserSessionsResponse.SerializeToString,
+            ),
+            'RevokeUserSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeUserSession,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.RevokeUserSessionRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.RevokeUserSessionResponse.SerializeToString,
+            ),
+            'RevokeUserSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeUserSessions,
+                    request_deserializer=authn_dot_v1_dot_admin__service__pb2.RevokeUserSessionsRequest.FromString,
+                    response_serializer=authn_dot_v1_dot_admin__service__pb2.RevokeUserSessionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1657,6 +1799,222 @@ class AdminService(object):
             '/authn.v1.AdminService/WatchAudit',
             authn_dot_v1_dot_admin__service__pb2.WatchAuditRequest.SerializeToString,
             authn_dot_v1_dot_admin__service__pb2.WatchAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/UpdateUser',
+            authn_dot_v1_dot_admin__service__pb2.UpdateUserRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.UpdateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/DeleteUser',
+            authn_dot_v1_dot_admin__service__pb2.DeleteUserRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.DeleteUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddUserIdentifier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/AddUserIdentifier',
+            authn_dot_v1_dot_admin__service__pb2.AddUserIdentifierRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.AddUserIdentifierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveUserIdentifier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/RemoveUserIdentifier',
+            authn_dot_v1_dot_admin__service__pb2.RemoveUserIdentifierRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.RemoveUserIdentifierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetUserPasswordChangeRequired(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/SetUserPasswordChangeRequired',
+            authn_dot_v1_dot_admin__service__pb2.SetUserPasswordChangeRequiredRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.SetUserPasswordChangeRequiredResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUserSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/ListUserSessions',
+            authn_dot_v1_dot_admin__service__pb2.ListUserSessionsRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.ListUserSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeUserSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/RevokeUserSession',
+            authn_dot_v1_dot_admin__service__pb2.RevokeUserSessionRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.RevokeUserSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeUserSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authn.v1.AdminService/RevokeUserSessions',
+            authn_dot_v1_dot_admin__service__pb2.RevokeUserSessionsRequest.SerializeToString,
+            authn_dot_v1_dot_admin__service__pb2.RevokeUserSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

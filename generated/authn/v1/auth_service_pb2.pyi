@@ -57,12 +57,14 @@ FACTOR_KIND_RECOVERY_CODE: FactorKind
 FACTOR_KIND_PASSKEY: FactorKind
 
 class PasswordCredentials(_message.Message):
-    __slots__ = ("identifier", "password")
+    __slots__ = ("identifier", "password", "new_password")
     IDENTIFIER_FIELD_NUMBER: _ClassVar[int]
     PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    NEW_PASSWORD_FIELD_NUMBER: _ClassVar[int]
     identifier: str
     password: str
-    def __init__(self, identifier: _Optional[str] = ..., password: _Optional[str] = ...) -> None: ...
+    new_password: str
+    def __init__(self, identifier: _Optional[str] = ..., password: _Optional[str] = ..., new_password: _Optional[str] = ...) -> None: ...
 
 class ClientCredentials(_message.Message):
     __slots__ = ("client_id", "client_secret")
@@ -81,16 +83,18 @@ class WorkloadCredentials(_message.Message):
     def __init__(self, token: _Optional[str] = ..., client_id: _Optional[str] = ...) -> None: ...
 
 class FactorCredentials(_message.Message):
-    __slots__ = ("challenge_token", "totp_code", "recovery_code", "passkey_response")
+    __slots__ = ("challenge_token", "totp_code", "recovery_code", "passkey_response", "new_password")
     CHALLENGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     TOTP_CODE_FIELD_NUMBER: _ClassVar[int]
     RECOVERY_CODE_FIELD_NUMBER: _ClassVar[int]
     PASSKEY_RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    NEW_PASSWORD_FIELD_NUMBER: _ClassVar[int]
     challenge_token: str
     totp_code: str
     recovery_code: str
     passkey_response: str
-    def __init__(self, challenge_token: _Optional[str] = ..., totp_code: _Optional[str] = ..., recovery_code: _Optional[str] = ..., passkey_response: _Optional[str] = ...) -> None: ...
+    new_password: str
+    def __init__(self, challenge_token: _Optional[str] = ..., totp_code: _Optional[str] = ..., recovery_code: _Optional[str] = ..., passkey_response: _Optional[str] = ..., new_password: _Optional[str] = ...) -> None: ...
 
 class TotpEnrollment(_message.Message):
     __slots__ = ("secret", "uri")
