@@ -4,8 +4,7 @@ Owns the names of such rows. What the rows of changes are named, the stores know
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterable
-from functools import partial
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import unquote
 from uuid import UUID
@@ -26,21 +25,12 @@ _COLUMNS = {"name": "audience"}
 _MAX_NAME = 256
 
 
-def origin_of(context: Any) -> Callable[[], Origin]:
-    """Return what tells where a call comes from, also once the call has ended.
-
-    What is audited may outlive its call, and gRPC crashes if it is asked for the peer of a call
-    that its client has cancelled. So the call is asked at once, and the answer is read if needed.
-    """
-    peer, metadata = context.peer(), context.invocation_metadata()
-    return partial(_origin, peer, metadata)
-
-
-def _origin(peer: str, metadata: Iterable[tuple[str, Any]] | None) -> Origin:
-    match = _PEER.fullmatch(unquote(peer))
-    source = (match[1] or match[2]) if match else ""
-    given = {key: str(value) for key, value in metadata or () if key in _HEADERS}
-    return Origin.of(source, given)
+def origin_of(context: Any) -> Origin:
+    """Return where a call comes from."""
+    peer = _PEER.fullmatch(unquote(context.peer()))
+    source = (peer[1] or peer[2]) if peer else ""
+    metadata = context.invocation_metadata() or ()
+    return Origin.of(source, {key: str(value) for key, value in metadata if key in _HEADERS})
 
 
 class Audits:

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -137,7 +138,7 @@ class _Call:
             if request is _UNREADABLE:
                 raise _unreadable()
             if self._begins:
-                audit.begin(origin_of(context))
+                audit.begin(partial(origin_of, context))
             response = self._behavior(request, context)
             if type(response) is not bytes:
                 response = await response
@@ -156,7 +157,7 @@ class _Call:
             if request is _UNREADABLE:
                 raise _unreadable()
             if self._begins:
-                audit.begin(origin_of(context))
+                audit.begin(partial(origin_of, context))
             answer = self._behavior(request, context)
             if hasattr(answer, "__aiter__"):
                 async for response in answer:
