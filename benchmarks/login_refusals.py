@@ -1,7 +1,8 @@
 """Does a refused login tell by its bytes or its time why it was refused?
 
-An unknown user, a wrong password and a disabled user, in turn, one call at a time. Each call is for
-an identifier that was not tried before, since attempts with one identifier are limited.
+An unknown user, a wrong password, a disabled user and a wrong code of a second factor, in turn,
+one call at a time. Each password is for an identifier that was not tried before, since attempts
+with one identifier are limited. All codes are those of one user, whose attempts are not.
 """
 
 import asyncio
@@ -11,6 +12,9 @@ from typing import Any
 
 import asyncpg
 import grpc
+import pyotp
+from authn.v1 import account_service_pb2 as account_pb
+from authn.v1 import account_service_pb2_grpc as account_rpc
 from authn.v1 import auth_service_pb2 as pb
 from authn.v1 import auth_service_pb2_grpc as rpc
 
@@ -22,6 +26,8 @@ from benchmarks.tables import PASSWORD, fill
 
 CALLS = 500
 WARM_UP = 20
+CODES = 20
+"""Wrong codes for each challenge, which lives for five minutes; a code is wrong for one."""
 TRACES = {"x-request-id", "traceparent"}
 """Trailers that differ in each call."""
 
@@ -34,7 +40,7 @@ def main() -> list[Verdict]:
 async def _main() -> list[Verdict]:
     users = 3 * (CALLS + WARM_UP)
     attempts = str(10 * users)
-    settings = {"AUTH_LOGIN_BURST": attempts}
+    settings = {"AUTH_LOGIN_BURST": attempts, "AUTH_FACTOR_BURST": attempts}
     async with database() as service:
         await fill(service.database_url, sessions=5 * users, argon2_hash=argon2().hash(PASSWORD))
         await _disable(service.database_url)
@@ -44,7 +50,8 @@ async def _main() -> list[Verdict]:
         ):
             stub: Any = rpc.AuthServiceStub(channel)
             await _require_login(stub)
-            return await _measure(stub)
+            secret = await _enroll(stub, account_rpc.AccountServiceStub(channel))
+            return await _measure(stub, secret)
 
 
 async def _disable(url: str) -> None:
@@ -64,18 +71,54 @@ async def _require_login(stub: Any) -> None:
     require(answer.tokens.access_token != "", "user-1 cannot log in")
 
 
-async def _measure(stub: Any) -> list[Verdict]:
-    kinds: dict[str, Callable[[int], tuple[str, str]]] = {
-        "unknown user": lambda number: (f"nobody-{number}", PASSWORD),
-        "wrong password": lambda number: (f"user-{3 * number + 2}", "correct horse battery stable"),
-        "disabled user": lambda number: (f"user-{3 * number + 3}", PASSWORD),
+async def _enroll(stub: Any, accounts: Any) -> str:
+    """Enroll an authenticator app of user-1, and return its secret."""
+    tokens = (await stub.Login(_password("user-1", PASSWORD))).tokens
+    metadata = (("authorization", f"Bearer {tokens.access_token}"),)
+    begun = await accounts.BeginTotpEnrollment(
+        account_pb.BeginTotpEnrollmentRequest(), metadata=metadata
+    )
+    secret: str = begun.enrollment.secret
+    confirm = account_pb.ConfirmTotpEnrollmentRequest(
+        enrollment_token=begun.enrollment_token, totp_code=pyotp.TOTP(secret).now()
+    )
+    await accounts.ConfirmTotpEnrollment(confirm, metadata=metadata)
+    return secret
+
+
+async def _wrong_code(stub: Any, secret: str) -> pb.LoginRequest:
+    """Return the answer to a new challenge with a code that is not good, nor within a minute."""
+    answer = await stub.Login(_password("user-1", PASSWORD))
+    require(answer.challenge.challenge_token != "", "user-1 is not challenged")
+    app, now = pyotp.TOTP(secret), int(time.time())
+    good = {app.at(now + 30 * step) for step in range(-2, 5)}
+    wrong = next(code for code in map("{:06}".format, range(8)) if code not in good)
+    factor = pb.FactorCredentials(challenge_token=answer.challenge.challenge_token, totp_code=wrong)
+    return pb.LoginRequest(factor=factor)
+
+
+def _password(identifier: str, password: str) -> pb.LoginRequest:
+    credentials = pb.PasswordCredentials(identifier=identifier, password=password)
+    return pb.LoginRequest(password=credentials)
+
+
+async def _measure(stub: Any, secret: str) -> list[Verdict]:
+    kinds: dict[str, Callable[[int], pb.LoginRequest]] = {
+        "unknown user": lambda number: _password(f"nobody-{number}", PASSWORD),
+        "wrong password": lambda number: _password(
+            f"user-{3 * number + 2}", "correct horse battery stable"
+        ),
+        "disabled user": lambda number: _password(f"user-{3 * number + 3}", PASSWORD),
+        "wrong code": lambda _: wrong_code,
     }
     taken: dict[str, list[float]] = {name: [] for name in kinds}
     answers: set[tuple[object, ...]] = set()
     for number in range(WARM_UP + CALLS):
+        if number % CODES == 0:
+            wrong_code = await _wrong_code(stub, secret)
         order = sorted(kinds, key=lambda name: hash((name, number)))  # none is always the first
         for name in order:
-            seconds, answer = await _refused(stub, *kinds[name](number))
+            seconds, answer = await _refused(stub, kinds[name](number))
             answers.add(answer)
             if number >= WARM_UP:
                 taken[name].append(seconds * 1000)
@@ -91,10 +134,8 @@ async def _measure(stub: Any) -> list[Verdict]:
     ]  # fmt: skip
 
 
-async def _refused(stub: Any, identifier: str, password: str) -> tuple[float, tuple[object, ...]]:
+async def _refused(stub: Any, request: pb.LoginRequest) -> tuple[float, tuple[object, ...]]:
     """Return how long a refusal takes, and all that it tells."""
-    credentials = pb.PasswordCredentials(identifier=identifier, password=password)
-    request = pb.LoginRequest(password=credentials)
     began = time.perf_counter()
     try:
         await stub.Login(request)
@@ -103,6 +144,6 @@ async def _refused(stub: Any, identifier: str, password: str) -> tuple[float, tu
         trailers = [pair for pair in error.trailing_metadata() or () if pair[0] not in TRACES]
         initial = [pair for pair in error.initial_metadata() or () if pair[0] not in TRACES]
         told = error.code(), error.details(), tuple(trailers), tuple(initial)
-        require(error.code() is grpc.StatusCode.UNAUTHENTICATED, f"{identifier}: {error}")
+        require(error.code() is grpc.StatusCode.UNAUTHENTICATED, f"refused: {error}")
         return taken, told
-    raise AssertionError(f"{identifier} was let in")
+    raise AssertionError("somebody was let in")
