@@ -4,6 +4,7 @@ Owns that a code costs an attempt before it is looked at, and that a wrong code 
 wrong password is, and after as long.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import uuid4
@@ -190,7 +191,7 @@ class SecondFactors:
         audit.note(user_id=challenge.user_id)
         proof.check_form()  # what is no code costs nothing
         self._hasher.require_room()
-        user, wait = await self._store.reserve_factor_attempt(
+        user, factors, wait = await self._store.reserve_factor_attempt(
             challenge.user_id, self._clock(), self._policy.burst, self._policy.refill
         )
         if wait is not None:
@@ -200,7 +201,7 @@ class SecondFactors:
             actor = Actor(ActorKind.USER, str(user.id), proof.kind.value)
             # What the proof itself changes has rows of its own, whatever becomes of the login.
             with audit.aside(actor):
-                proved = await self._methods(challenge, proof, self._clock())
+                proved = await self._methods(challenge, proof, factors)
         if user is None or not proved:
             await self._hasher.verify(None, "")
             raise InvalidCredentials
@@ -228,19 +229,20 @@ class SecondFactors:
         return user
 
     async def _methods(
-        self, challenge: LoginChallenge, proof: FactorProof, now: datetime
+        self, challenge: LoginChallenge, proof: FactorProof, factors: Sequence[Factor]
     ) -> tuple[str, ...]:
         """Return the methods that the proof stands for (RFC 8176); none if it is wrong.
 
         A recovery code has no name there.
         """
+        now = self._clock()
         if proof.kind is FactorKind.RECOVERY_CODE:
             hashed = code_hash(proof.value)
             used = await self._store.use_recovery_code(challenge.user_id, hashed, now)
             return (MFA,) if used else ()
         if proof.kind is FactorKind.PASSKEY:
             asked = parsed_response(proof.value).raw_id
-            for factor in await self._store.list_factors(challenge.user_id):
+            for factor in factors:
                 if factor.credential_id == asked:
                     used = await self._use_passkey(challenge, proof.value, factor)
                     return (POSSESSION,) if used else ()
@@ -248,7 +250,7 @@ class SecondFactors:
         code = totp.typed_code(proof.value, "totp_code")
         if challenge.enrolls:
             return ("otp",) if await self._enroll(challenge, code, now) else ()
-        for factor in await self._store.list_factors(challenge.user_id):
+        for factor in factors:
             if factor.kind is FactorKind.TOTP and await self._use(factor, code, now):
                 return ("otp",)
         return ()

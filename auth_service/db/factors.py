@@ -33,12 +33,16 @@ class FactorStore(Executor):
 
     async def reserve_factor_attempt(
         self, user_id: UUID, now: datetime, burst: int, refill: timedelta
-    ) -> tuple[User | None, timedelta | None]:
-        """Use one of `burst` attempts of a user, as `reserve_login_attempt` does."""
+    ) -> tuple[User | None, list[Factor], timedelta | None]:
+        """Use one of `burst` attempts of a user, as `reserve_login_attempt` does.
+
+        Also returns the factors of the user.
+        """
         row = await self._row("reserve_factor_attempt", user_id, now, burst, refill)
         user = rows.user(row) if row and row["id"] else None
+        factors = rows.factors_of(row) if row and user else []
         wait: timedelta | None = row["wait"] if row else None
-        return user, None if wait is None else max(wait, SHORTEST_WAIT)
+        return user, factors, None if wait is None else max(wait, SHORTEST_WAIT)
 
     async def list_factors(self, user_id: UUID) -> list[Factor]:
         """Return the factors of a user, oldest first."""

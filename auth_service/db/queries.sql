@@ -502,6 +502,7 @@ WHERE t.slot = held.slot
 -- name: reserve_factor_attempt
 -- A leaky bucket: full_at is when all attempts are regained. A refused attempt writes nothing. The
 -- time to wait comes from the statement's snapshot and is a hint.
+-- The factors come with it, so that a wrong code takes no more round trips than a wrong password.
 WITH taken AS (
     INSERT INTO factor_attempts AS t (user_id, full_at)
     VALUES ($1, $2::timestamptz + $4::interval)
@@ -513,7 +514,12 @@ SELECT CASE WHEN taken.user_id IS NULL THEN COALESCE(
     (SELECT full_at + $4 - $3 * $4 - $2 FROM factor_attempts WHERE user_id = $1), $4
 ) END AS wait, u.*, ARRAY(
     SELECT i.identifier FROM user_identifiers i WHERE i.user_id = u.id ORDER BY i.position
-) AS identifiers
+) AS identifiers, ARRAY(
+    SELECT ROW (
+        f.id, f.kind, f.name, f.secret, f.counter, f.created_at, f.last_used_at, f.credential_id
+    )
+    FROM user_factors f WHERE f.user_id = u.id ORDER BY f.created_at, f.id
+) AS factors
 FROM (SELECT) AS always
 LEFT JOIN taken ON true
 LEFT JOIN users u ON u.id = taken.user_id

@@ -58,6 +58,13 @@ def factor(row: asyncpg.Record) -> Factor:
     )
 
 
+def factors_of(row: asyncpg.Record) -> list[Factor]:
+    """Read the factors in a row of users."""
+    return [
+        Factor(row["id"], id_, FactorKind(kind), *columns) for id_, kind, *columns in row["factors"]
+    ]
+
+
 def factor_arguments(of: Factor) -> Arguments:
     """Return the arguments of add_factor."""
     return (
