@@ -78,10 +78,11 @@ class Credentials:
         # Most logins of a flood are refused here, without a query and without using an attempt.
         self._hasher.require_room()
         # The attempt is reserved before the hash, so that parallel guesses cannot race past.
-        user, taken = await self._throttle.reserve(identifier, origin)
+        user, taken, decoy = await self._throttle.reserve(identifier, origin)
         if user is not None:
             audit.note(user_id=user.id)
-        matches = await self._hasher.verify(user.password_hash if user else None, password)
+        kept = user.password_hash if user else None
+        matches = await self._hasher.verify(kept, password, decoy)
         if user is None or not matches or user.disabled:
             raise InvalidCredentials
         audit.identify(Actor(ActorKind.USER, str(user.id), "password"))

@@ -80,12 +80,15 @@ class PasswordHasher:
         """Return the PHC string of a password. Raises RateLimited if the queue is full."""
         return await self._run(lambda: self._argon2.hash(normalise_password(password)))
 
-    async def verify(self, password_hash: str | None, password: str) -> bool:
+    async def verify(
+        self, password_hash: str | None, password: str, decoy: str | None = None
+    ) -> bool:
         """Return whether the password matches. No hash (no account, or no password) takes as long.
 
-        The hash may be one of another system, as `foreign_hashes` accepts it.
+        The hash may be one of another system, as `foreign_hashes` accepts it. So that its time does
+        not tell that there is an account, `decoy` is verified where there is none.
         """
-        return await self._run(lambda: self._verify(password_hash, password))
+        return await self._run(lambda: self._verify(password_hash, password, decoy))
 
     def require_room(self) -> None:
         """Raise RateLimited if the queue is full. Called first, it saves other work."""
@@ -103,10 +106,10 @@ class PasswordHasher:
         """Wait for running hashes and accept no more."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _verify(self, password_hash: str | None, password: str) -> bool:
+    def _verify(self, password_hash: str | None, password: str, decoy: str | None) -> bool:
         # Hashes of other systems may be of the password as it was typed, in whatever form.
         forms = dict.fromkeys((normalise_password(password), password))
-        kept = password_hash or self._dummy_hash
+        kept = password_hash or decoy or self._dummy_hash
         matches = any(foreign_hashes.verify(kept, form) for form in forms)
         return matches and bool(password_hash)
 

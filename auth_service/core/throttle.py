@@ -91,6 +91,8 @@ class Attempt(NamedTuple):
     """The user with the identifier, if there is one."""
     taken: tuple[Taken, ...]
     """What to give back if the password is right."""
+    decoy: str | None = None
+    """What to verify the password with if there is no user."""
 
 
 class _Kind(IntEnum):
@@ -136,7 +138,8 @@ class Throttle:
         )
         if reserved.wait is not None:
             raise self._refusal(reserved.bucket, reserved.wait)
-        return Attempt(reserved.user, tuple(self._taken(reserved.own, strangers)))
+        taken = tuple(self._taken(reserved.own, strangers))
+        return Attempt(reserved.user, taken, reserved.decoy)
 
     def _strangers(self, identifier: str, address: str) -> list[Bucket | None]:
         """Return the buckets of the source, of its network, and of the identifier."""

@@ -51,6 +51,8 @@ class Reserved(NamedTuple):
     """The slot that has the fewest attempts left: what refused, if something did."""
     own: int | None
     """The slot of the caller's own bucket; None for a stranger."""
+    decoy: str | None = None
+    """The password hash of another user, to spend time on, if nobody has the identifier."""
 
 
 class LoginAttemptStore(Executor):
@@ -82,7 +84,7 @@ class LoginAttemptStore(Executor):
             raise AssertionError("reserve_login_attempt returns one row")
         user = rows.user(row) if row["id"] else None
         wait: timedelta | None = None if row["reserved"] else max(row["wait"], SHORTEST_WAIT)
-        return Reserved(user, wait, row["bucket"], row["own"])
+        return Reserved(user, wait, row["bucket"], row["own"], row["decoy"])
 
     async def give_login_attempts_back(self, taken: Sequence[Taken]) -> None:
         """Give back what an attempt took."""

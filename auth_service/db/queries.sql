@@ -429,7 +429,8 @@ RETURNING client_id
 -- identifier), or from none. Who shows something of the account ($6 to $10: sessions and devices)
 -- takes one from the first bucket that this opens.
 -- A refused attempt writes nothing and reads no user. The time to wait comes from the statement's
--- snapshot and is a hint. Attempts that pass the snapshot at the same time race for the rows. Who
+-- snapshot and is a hint. An identifier that nobody has comes with the hash of a user who follows
+-- from it: to refuse it then takes as long as to refuse a user drawn at random. Attempts that pass the snapshot at the same time race for the rows. Who
 -- loses has taken from the buckets before, which are its own network's, and never from the bucket
 -- of the identifier, which comes last.
 WITH own AS MATERIALIZED (
@@ -481,6 +482,9 @@ WITH own AS MATERIALIZED (
 SELECT taken.identifier IS NOT NULL AS reserved, (SELECT slot FROM own) AS own,
     tightest.slot AS bucket,
     CASE WHEN wait > interval '0' THEN wait ELSE tightest.refill END AS wait,
+    CASE WHEN taken.identifier IS NOT NULL AND u.id IS NULL THEN (
+        SELECT d.password_hash FROM users d WHERE d.id >= md5($1)::uuid ORDER BY d.id LIMIT 1
+    ) END AS decoy,
     u.*, ARRAY(
         SELECT i.identifier FROM user_identifiers i WHERE i.user_id = u.id ORDER BY i.position
     ) AS identifiers

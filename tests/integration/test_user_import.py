@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from auth_service.cli.app import cli
 from auth_service.core.user_import import ImportedUser, ImportResult
+from auth_service.db.login_attempts import Bucket
 from auth_service.db.store import Store
 from auth_service.errors import AlreadyExists, InvalidCredentials, Unavailable
 from auth_service.models import User
@@ -66,6 +67,37 @@ class TestFirstLogin:
                 await core.sessions.login_password("ada", password)
         await core.accounts.set_password(UUID(ID), PASSWORD)
         await core.sessions.login_password("ada", PASSWORD)
+
+
+class TestTime:
+    async def test_an_unknown_identifier_costs_what_a_random_user_costs(
+        self, core: Core, clock: FakeClock
+    ) -> None:
+        """So that the time of an old hash does not tell that its user exists."""
+        await add(core, *people([f"user{n}" for n in range(20)]))
+        await add(core, *(ImportedUser(n, [f"django{n}"], DJANGO_PBKDF2) for n in range(20)))
+        drawn = [await self.decoy(core, clock, f"nobody{n}") for n in range(40)]
+        assert set(drawn) <= {BCRYPT, DJANGO_PBKDF2, None}
+        assert 0 < drawn.count(BCRYPT) < 40
+        assert [await self.decoy(core, clock, f"nobody{n}") for n in range(40)] == drawn
+
+    async def decoy(self, core: Core, clock: FakeClock, identifier: str) -> str | None:
+        """Return what an attempt with an identifier is verified with if nobody has it."""
+        bucket = Bucket(1, 1000, timedelta(seconds=1))
+        reserved = await core.store.reserve_login_attempt(
+            identifier, clock.now, [None, bucket, bucket._replace(slot=2)]
+        )
+        assert (reserved.user, reserved.wait) == (None, None)
+        return reserved.decoy
+
+    async def test_no_password_of_another_user_opens_anything(self, core: Core) -> None:
+        """Who is not there never gets in, whosever hash the time is spent on."""
+        await add(core, *people(["ada"]))
+        for n in range(5):
+            with pytest.raises(InvalidCredentials):
+                await core.sessions.login_password(f"nobody{n}", SENTENCE)
+        user = await core.accounts.get_user("ada")
+        assert user.password_hash == BCRYPT
 
 
 class TestAdd:

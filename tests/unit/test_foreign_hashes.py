@@ -163,4 +163,6 @@ async def test_an_account_without_a_password_never_matches() -> None:
     hasher = PasswordHasher(Argon2Profile(8, 1), workers=1)
     for password in ("", "no account has this password", "x"):
         assert not await hasher.verify("", password)
+    for kept in ("", None):
+        assert not await hasher.verify(kept, SENTENCE, accept(BCRYPT))
     hasher.close()
