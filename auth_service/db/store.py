@@ -51,20 +51,22 @@ class Store(
     """The database of the service."""
 
     async def prune(self, now: datetime) -> int:
-        """Delete what no longer matters, and return the number of rows.
+        """Delete what no longer matters, and return the number of rows."""
+        return sum([await self._prune(name, now) for name in _PRUNES])
+
+    async def _prune(self, name: str, before: datetime) -> int:
+        """Delete by a statement that deletes a batch, and return the number of rows.
 
         The statements are short and rest in between, so that a large backlog slows no call down.
         """
-        pruned = 0
-        for name in _PRUNES:
-            count = PRUNE_BATCH
-            while count == PRUNE_BATCH:
-                began = steady_seconds()
-                row = await self._row(name, now, PRUNE_BATCH)
-                count = row["count"] if row else 0
-                pruned += count
-                if count == PRUNE_BATCH:
-                    await asyncio.sleep(PRUNE_REST * (steady_seconds() - began))
+        pruned, count = 0, PRUNE_BATCH
+        while count == PRUNE_BATCH:
+            began = steady_seconds()
+            row = await self._row(name, before, PRUNE_BATCH)
+            count = row["count"] if row else 0
+            pruned += count
+            if count == PRUNE_BATCH:
+                await asyncio.sleep(PRUNE_REST * (steady_seconds() - began))
         return pruned
 
     async def extend_audit_log(self, now: datetime) -> None:
@@ -80,10 +82,7 @@ class Store(
             for name in await connection.fetchval(self._sql["drop_audit"], before):
                 details = {"partition": name}
                 await write_audit(connection, "audit.partition_dropped", now, details=details)
-        for _ in range(PRUNE_ROUNDS):
-            row = await self._row("prune_audit_default", before, PRUNE_BATCH)
-            if row is None or row["count"] < PRUNE_BATCH:
-                break
+        await self._prune("prune_audit_default", before)
 
     async def takes_writes(self) -> bool:
         """Tell whether changes can be made now, and be as durable as AUTH_DURABILITY says."""
