@@ -5,18 +5,18 @@ Owns the names of such rows. What the rows of changes are named, the stores know
 
 import re
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
-from urllib.parse import unquote
 from uuid import UUID
 
 from auth_service import audit
 from auth_service.audit import About, ActorKind, Origin
+from auth_service.authz.sources import Sources
 from auth_service.core.auditing import Auditor
 from auth_service.core.shielded import Shielded
 
-__all__ = ["Audits", "origin_of"]
+__all__ = ["Audits"]
 
-_PEER = re.compile(r"ipv[46]:(?:\[(.+)\]|([^:]+)):\d+")
 _HEADERS = ("x-request-id", "traceparent")
 _EACH_CALL = "/authn.v1.AdminService/"
 _FAILURES = ("/authn.v1.AccountService/", "/authn.v1.AuthService/Revoke")
@@ -25,20 +25,22 @@ _COLUMNS = {"name": "audience"}
 _MAX_NAME = 256
 
 
-def origin_of(context: Any) -> Origin:
-    """Return where a call comes from."""
-    peer = _PEER.fullmatch(unquote(context.peer()))
-    source = (peer[1] or peer[2]) if peer else ""
-    metadata = context.invocation_metadata() or ()
-    return Origin.of(source, {key: str(value) for key, value in metadata if key in _HEADERS})
-
-
 class Audits:
     """Audits the calls of AdminService, and the failures of callers elsewhere."""
 
-    def __init__(self, auditor: Auditor, shielded: Shielded) -> None:
+    def __init__(self, auditor: Auditor, shielded: Shielded, sources: Sources) -> None:
         self._auditor = auditor
         self._shielded = shielded
+        self._sources = sources
+
+    def begin(self, context: Any) -> None:
+        """Begin a call. It is asked where it comes from once there is a row to write."""
+        audit.begin(partial(self._origin, context))
+
+    def _origin(self, context: Any) -> Origin:
+        metadata = context.invocation_metadata() or ()
+        source = self._sources.of_call(context)
+        return Origin.of(source, {key: str(value) for key, value in metadata if key in _HEADERS})
 
     def wrap(self, method: str, behavior: Callable[..., Any], *, streams: bool) -> Any:
         """Return the behavior of a method, audited if it is to be.

@@ -8,18 +8,16 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import grpc
 import structlog
 from google.protobuf import descriptor_pool
 
-from auth_service import audit
 from auth_service.authz.admission import Refused
 from auth_service.errors import AuthError, InvalidArgument, Unavailable, Unsupported
 from auth_service.rpc import status
-from auth_service.rpc.audits import Audits, origin_of
+from auth_service.rpc.audits import Audits
 from auth_service.telemetry.metrics import RPC_DURATION, RPC_TOTAL, Successes
 
 __all__ = ["Context", "Dispatcher", "encodes", "in_bytes", "parse"]
@@ -90,7 +88,7 @@ class Dispatcher(grpc.GenericRpcHandler):
         self._audits = audits
         self._methods: dict[str, Any] = {}
         self._unknown: Any = grpc.stream_stream_rpc_method_handler(
-            _Call("unknown", _unknown).streaming
+            _Call("unknown", _unknown, None).streaming
         )
         server.add_generic_rpc_handlers((self,))
 
@@ -124,9 +122,9 @@ class _Method(grpc.HandlerCallDetails):
 class _Call:
     """A wrapped method; one object serves all its calls."""
 
-    def __init__(self, method: str, behavior: Callable[..., Any]) -> None:
+    def __init__(self, method: str, behavior: Callable[..., Any], audits: Audits | None) -> None:
         self._method = method
-        self._begins = not method.endswith(_UNAUDITED_METHODS)
+        self._audits = None if method.endswith(_UNAUDITED_METHODS) else audits
         self._behavior = behavior
         self._quiet = method.endswith(_QUIET_METHODS)
         self._successes = Successes.of(method).seconds
@@ -137,8 +135,8 @@ class _Call:
         try:
             if request is _UNREADABLE:
                 raise _unreadable()
-            if self._begins:
-                audit.begin(partial(origin_of, context))
+            if self._audits is not None:
+                self._audits.begin(context)
             response = self._behavior(request, context)
             if type(response) is not bytes:
                 response = await response
@@ -156,8 +154,8 @@ class _Call:
         try:
             if request is _UNREADABLE:
                 raise _unreadable()
-            if self._begins:
-                audit.begin(partial(origin_of, context))
+            if self._audits is not None:
+                self._audits.begin(context)
             answer = self._behavior(request, context)
             if hasattr(answer, "__aiter__"):
                 async for response in answer:
@@ -214,7 +212,7 @@ def _wrap(method: str, handler: Any, audits: Audits | None) -> Any:
     called = _of_readable(behavior) if handler.request_streaming else behavior
     if audits is not None:
         called = audits.wrap(method, called, streams=handler.response_streaming)
-    call = _Call(method, called)
+    call = _Call(method, called, audits)
     if getattr(behavior, "in_bytes", False):
         return grpc.unary_unary_rpc_method_handler(call.unary)
     deserializer = handler.request_deserializer

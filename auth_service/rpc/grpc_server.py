@@ -75,9 +75,9 @@ class GrpcServer:
 
     def _add_services(self, settings: Settings, core: Core) -> None:
         validation, shielded = core.validation, core.shielded
-        server = Dispatcher(self._server, Audits(core.auditor, shielded))
         proxies = TrustedProxies(settings.trusted_proxies)
         sources = Sources(proxies, settings.forwarded_header)
+        server = Dispatcher(self._server, Audits(core.auditor, shielded, sources))
         callers = Callers(validation, core.api_audience, proxies, sources)
         self._admin = AdminServicer(core, callers)
         auth_service_pb2_grpc.add_AuthServiceServicer_to_server(

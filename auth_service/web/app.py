@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from auth_service import audit
 from auth_service.audit import Origin
+from auth_service.authz.certificates import TrustedProxies
+from auth_service.authz.sources import Sources
 from auth_service.telemetry.metrics import HTTP_DURATION, HTTP_TOTAL
 from auth_service.web.connections import Limits
 from auth_service.web.request_limit import RequestLimit
@@ -31,12 +33,18 @@ _QUIET_PATHS = ("/auth", "/healthz", "/readyz", "/metrics", "/.well-known/jwks.j
 
 
 def create_app(
-    routes: Iterable[BaseRoute], limits: Limits | None = None, exempt: Collection[str] = ()
+    routes: Iterable[BaseRoute],
+    limits: Limits | None = None,
+    exempt: Collection[str] = (),
+    sources: Sources | None = None,
 ) -> ASGIApp:
-    """Return the application of these routes; the limits do not apply to the `exempt` paths."""
+    """Return the application of these routes; the limits do not apply to the `exempt` paths.
+
+    `sources` tells the audit log where a request comes from.
+    """
     app = answering(routes)
     limited = RequestLimit(app, limits or Limits(), exempt)
-    return _Middleware(limited, _paths(app.routes))
+    return _Middleware(limited, _paths(app.routes), sources or Sources(TrustedProxies()))
 
 
 def answering(routes: Iterable[BaseRoute]) -> Starlette:
@@ -60,9 +68,10 @@ def _paths(routes: Iterable[BaseRoute], prefix: str = "") -> frozenset[str]:
 class _Middleware:
     """The outermost middleware."""
 
-    def __init__(self, app: ASGIApp, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, paths: frozenset[str], sources: Sources) -> None:
         self._app = app
         self._paths = paths
+        self._sources = sources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3)."""
@@ -71,7 +80,7 @@ class _Middleware:
             return
         started, status = time.perf_counter(), 0
         if scope["path"] not in _QUIET_PATHS:
-            audit.begin(partial(_origin, scope))
+            audit.begin(partial(_origin, scope, self._sources))
 
         async def watch(message: Message) -> None:
             nonlocal status
@@ -101,7 +110,8 @@ class _Middleware:
         log.info("http", **entry, ms=round(seconds * 1000, 2))
 
 
-def _origin(scope: Scope) -> Origin:
+def _origin(scope: Scope, sources: Sources) -> Origin:
     """Return where a request comes from, for the audit log."""
-    client = scope.get("client")  # none for a Unix socket
-    return Origin.of(client[0] if client else "", Headers(scope=scope))
+    client, headers = scope.get("client"), Headers(scope=scope)  # a Unix socket has no client
+    forwarded = headers.getlist(sources.header)
+    return Origin.of(sources.of_host(client[0] if client else None, forwarded), headers)

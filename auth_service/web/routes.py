@@ -77,7 +77,12 @@ def _public(settings: Settings, core: Core, health: list[Route]) -> HttpServer |
     )
     chain, key = settings.tls_cert_file, settings.tls_key_file
     return HttpServer(
-        create_app(_routes(settings, core, health), limits, HEALTH_PATHS),
+        create_app(
+            _routes(settings, core, health),
+            limits,
+            HEALTH_PATHS,
+            Sources(TrustedProxies(settings.trusted_proxies), settings.forwarded_header),
+        ),
         settings.http_address,
         reuse_port=settings.grpc_reuse_port,
         certificate=None if chain is None or key is None else (chain, key),

@@ -3,6 +3,7 @@
 Every call of these tests has a request id of its own, by which its rows are found.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -329,6 +330,31 @@ async def test_a_call_that_fails_leaves_one_row(acts: Acts) -> None:
     row = await acts.row(disable)
     assert (row["event"], row["outcome"]) == ("admin.set_user_disabled", "NOT_FOUND")
     assert (who(row), row["user_id"]) == (("user", acts.root, "access_token"), nobody)
+
+
+async def test_a_change_that_its_client_cancels_leaves_one_row(acts: Acts) -> None:
+    """The change completes, and the row tells where the call came from, which has ended."""
+    create = pb.CreateUserRequest(identifiers=["held@example.com"], password=PASSWORD)
+    user_id = (await acts.administer("CreateUser", create, uuid4().hex, acts.token)).user.user_id
+    request, request_id = pb.SetUserDisabledRequest(user_id=user_id, disabled=True), uuid4().hex
+    holder = await asyncpg.connect(acts.edge.database_url)
+    async with holder.transaction():
+        await holder.execute("SELECT FROM users WHERE id = $1::uuid FOR UPDATE", user_id)
+        metadata = acts.metadata(request_id, acts.token)
+        call = acts.admin.SetUserDisabled(request, metadata=metadata, timeout=TIMEOUT)
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+
+        async def waits() -> bool:
+            return bool(await holder.fetchval(waiting))
+
+        await eventually(waits, what="the change to wait")
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    await holder.close()
+    (row,) = await acts.rows(request_id)
+    assert (row["event"], row["outcome"]) == ("user.disabled", "OK")
+    assert (who(row), row["source"]) == (("user", acts.root, "access_token"), "127.0.0.1")
 
 
 async def test_each_refused_call_of_administration_leaves_one_row(acts: Acts) -> None:
