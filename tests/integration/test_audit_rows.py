@@ -21,7 +21,9 @@ from authn.v1 import auth_service_pb2 as auth_pb
 from authn.v1.account_service_pb2_grpc import AccountServiceStub
 from authn.v1.admin_service_pb2_grpc import AdminServiceStub
 
+from auth_service.clock import utc_now
 from tests.acceptance.servers import PASSWORD, USER, eventually, make_user
+from tests.integration.authenticator import App
 from tests.integration.http_edge import BILLING, CLOSED, Edge, edge
 from tests.integration.serving import query
 from tests.integration.test_admin_service import METHODS, PUBLIC_KEY
@@ -632,3 +634,57 @@ def watch(acts: Acts, request: pb.WatchAuditRequest, token: str = "") -> Any:
     """Open a stream."""
     metadata = acts.metadata(uuid4().hex, token or acts.token)
     return acts.admin.WatchAudit(request, metadata=metadata, timeout=TIMEOUT)
+
+
+# Second factors
+
+
+async def test_each_step_of_a_login_by_two_factors_leaves_a_row(acts: Acts) -> None:
+    """A recovery code leaves one of its own, whatever becomes of the login."""
+    name = "two-factors@example.com"
+    login = partial(acts.login, identifier=name)
+    create = pb.CreateUserRequest(identifiers=[name], password=PASSWORD)
+    user_id = (await acts.administer("CreateUser", create, uuid4().hex, acts.token)).user.user_id
+    metadata = partial(acts.metadata, token=(await login()).access_token)
+    begun = await acts.account.BeginTotpEnrollment(
+        account_pb.BeginTotpEnrollmentRequest(), metadata=metadata(uuid4().hex)
+    )
+    confirm = account_pb.ConfirmTotpEnrollmentRequest(
+        enrollment_token=begun.enrollment_token,
+        totp_code=App(begun.enrollment.secret).code(utc_now()),
+    )
+    request_id = uuid4().hex
+    codes = (
+        await acts.account.ConfirmTotpEnrollment(confirm, metadata=metadata(request_id))
+    ).recovery_codes
+    (row,) = await acts.rows(request_id)
+    assert (row["event"], row["actor"]) == ("factor.added", user_id)
+
+    row = await acts.row(lambda each: login(request_id=each))
+    assert (row["event"], row["outcome"]) == ("login.challenged", "OK")
+    assert who(row) == ("user", user_id, "password")
+
+    password = auth_pb.PasswordCredentials(identifier=name, password=PASSWORD)
+    asked = auth_pb.LoginRequest(password=password)
+    for code, outcomes in (
+        (codes[0][::-1], {"login.failed": "INVALID_CREDENTIALS"}),
+        (codes[0], {"recovery_code.used": "OK", "session.created": "OK"}),
+        (codes[1], {"recovery_code.used": "OK", "session.stepped_up": "OK"}),
+    ):
+        challenge = (await acts.edge.rpc.auth.Login(asked, timeout=TIMEOUT)).challenge
+        factor = auth_pb.FactorCredentials(
+            challenge_token=challenge.challenge_token, recovery_code=code
+        )
+        request_id = uuid4().hex
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            reply = await acts.edge.rpc.auth.Login(
+                auth_pb.LoginRequest(factor=factor), metadata=acts.metadata(request_id)
+            )
+            asked.session_refresh_token = reply.tokens.refresh_token
+        rows = await acts.rows(request_id)
+        assert {row["event"]: row["outcome"] for row in rows} == outcomes
+        assert len(rows) == len(outcomes)
+        known = "login.failed" not in outcomes
+        expected = ("user", user_id) if known else ("nobody", None)
+        assert {who(row) for row in rows} == {(*expected, "recovery_code")}
+        assert {str(row["user_id"]) for row in rows} == {user_id}
