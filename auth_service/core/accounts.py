@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 from auth_service.clock import Clock
 from auth_service.core import fields
 from auth_service.core.credentials import Credentials
+from auth_service.core.identifiers import new_identifiers
 from auth_service.core.password_policy import PasswordPolicy, normalise_password
 from auth_service.core.passwords import PasswordHasher
 from auth_service.core.revocation import ADMIN_ROLE, Announce, Revocations
@@ -78,7 +79,7 @@ class Accounts:
 
         Raises AlreadyExists if an identifier is taken.
         """
-        normal = fields.identifiers(identifiers)
+        normal = new_identifiers(identifiers)
         user = User(
             id=uuid4(),
             identifiers=normal,

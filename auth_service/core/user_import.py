@@ -11,6 +11,8 @@ from uuid import UUID, uuid4
 
 from auth_service.clock import Clock
 from auth_service.core import fields, foreign_hashes
+from auth_service.core.identifiers import new_identifiers
+from auth_service.db.confusables import skeleton
 from auth_service.db.store import Store
 from auth_service.errors import AlreadyExists, InvalidArgument, Unavailable
 from auth_service.models import User
@@ -88,7 +90,7 @@ class UserImport:
         identifiers = [each for row in rows for each in row.user.identifiers]
         owners = await self._store.find_owners(identifiers)
         ids = await self._store.find_user_ids([row.user.id for row in rows if row.keeps_id])
-        sorting = _Sorting(owners, ids)
+        sorting = _Sorting(owners, ids, await self._store.find_looks(identifiers))
         for row in rows:
             sorting.add(row)
         return sorting
@@ -104,8 +106,9 @@ class _Row:
 class _Sorting:
     """What is known of identifiers and ids, and of the rows by that."""
 
-    def __init__(self, owners: dict[str, UUID], ids: set[UUID]) -> None:
+    def __init__(self, owners: dict[str, UUID], ids: set[UUID], looks: dict[str, str]) -> None:
         self._owners = owners
+        self._looks = looks
         self._ids = ids
         self.new: list[User] = []
         self.existing = 0
@@ -122,15 +125,22 @@ class _Sorting:
             elif user.id in self._ids:
                 self.existing += 1
             else:
-                self._take(user)
+                self._take(row)
         elif not others:
-            self._take(user)
+            self._take(row)
         elif len(others) == 1 and None not in owned_by:
             self.existing += 1
         else:
             self._clash(row, "belong partly to another user")
 
-    def _take(self, user: User) -> None:
+    def _take(self, row: _Row) -> None:
+        user = row.user
+        looks = {skeleton(each) or each: each for each in user.identifiers}
+        twins = any(self._looks.get(look, each) != each for look, each in looks.items())
+        if twins or len(looks) < len(user.identifiers):
+            self._clash(row, "look like those of another user, or like each other")
+            return
+        self._looks.update(looks)
         self.new.append(user)
         self._ids.add(user.id)
         self._owners.update(dict.fromkeys(user.identifiers, user.id))
@@ -152,7 +162,7 @@ def _user(given: ImportedUser, now: datetime) -> User:
         raise InvalidArgument("created_at", "must not be in the future")
     return User(
         id=fields.uuid(given.user_id, "id") if given.user_id else uuid4(),
-        identifiers=fields.identifiers(given.identifiers),
+        identifiers=new_identifiers(given.identifiers),
         password_hash=_accepted(given.password_hash),
         roles=fields.labels(given.roles, "roles"),
         scope=fields.scope(given.scope),

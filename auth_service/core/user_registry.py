@@ -9,6 +9,7 @@ from uuid import UUID
 
 from auth_service.clock import Clock
 from auth_service.core import fields
+from auth_service.core.identifiers import new_identifier
 from auth_service.core.revocation import Announce, Revocations
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.db.store import Store
@@ -88,7 +89,7 @@ class UserRegistry:
 
     async def add_identifier(self, user_id: UUID, identifier: str) -> User:
         """Let a user log in with a further identifier. Raises AlreadyExists if it is taken."""
-        normal = fields.identifier(identifier)
+        normal = new_identifier(identifier)
         await self._store.add_identifier(user_id, normal, fields.MAX_ITEMS, self._clock())
         return await self._get(user_id)
 

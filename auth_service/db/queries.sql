@@ -10,14 +10,19 @@ WITH created AS (
     VALUES ($1, $2, $3, $4, $5, $6, $9, $10, $11)
     RETURNING id
 ), named AS (
-    INSERT INTO user_identifiers (identifier, user_id, position)
-    SELECT given.identifier, created.id, given.position
-    FROM created, unnest($7::text[]) WITH ORDINALITY AS given (identifier, position)
+    INSERT INTO user_identifiers (identifier, user_id, position, skeleton)
+    SELECT given.identifier, created.id, given.position, given.skeleton
+    FROM created,
+        unnest($7::text[], $12::text[]) WITH ORDINALITY AS given (identifier, skeleton, position)
 )
 SELECT write_audit($8::jsonb) FROM created
 
 -- name: find_owners
 SELECT identifier, user_id FROM user_identifiers WHERE identifier = ANY ($1::text[])
+
+-- name: find_looks
+SELECT coalesce(skeleton, identifier) AS looks, identifier FROM user_identifiers
+WHERE coalesce(skeleton, identifier) = ANY ($1::text[])
 
 -- name: find_user_ids
 SELECT id FROM users WHERE id = ANY ($1::uuid[])
@@ -34,9 +39,10 @@ WITH imported AS (
     ) AS given (id, password_hash, roles, scope, disabled, created_at)
     ORDER BY id
 )
-INSERT INTO user_identifiers (identifier, user_id, position)
-SELECT identifier, user_id, position
-FROM unnest($7::text[], $8::uuid[], $9::integer[]) AS given (identifier, user_id, position)
+INSERT INTO user_identifiers (identifier, user_id, position, skeleton)
+SELECT identifier, user_id, position, skeleton
+FROM unnest($7::text[], $8::uuid[], $9::integer[], $10::text[])
+    AS given (identifier, user_id, position, skeleton)
 ORDER BY identifier COLLATE "C"
 
 -- name: get_user
@@ -119,8 +125,8 @@ WHERE s.user_id = $1 AND u.id = $1 AND s.revoked_at IS NULL
 DELETE FROM users WHERE id = $1
 
 -- name: add_identifier
-INSERT INTO user_identifiers (identifier, user_id, position)
-SELECT $2, $1, coalesce(max(position), 0) + 1 FROM user_identifiers WHERE user_id = $1
+INSERT INTO user_identifiers (identifier, user_id, position, skeleton)
+SELECT $2, $1, coalesce(max(position), 0) + 1, $4 FROM user_identifiers WHERE user_id = $1
 HAVING count(*) < $3::integer
 RETURNING identifier
 

@@ -13,6 +13,7 @@ import asyncpg
 
 from auth_service.db import rows
 from auth_service.db.audit import write_audit
+from auth_service.db.confusables import skeleton
 from auth_service.db.executor import Executor
 from auth_service.db.revocations import record_revocation
 from auth_service.db.sessions import end_all_sessions, require_user
@@ -107,10 +108,12 @@ class UserRegistryStore(Executor):
             await require_user(connection, "lock_user", user_id)
             try:
                 added = await connection.fetchrow(
-                    self._sql["add_identifier"], user_id, identifier, most
+                    self._sql["add_identifier"], user_id, identifier, most, skeleton(identifier)
                 )
             except asyncpg.UniqueViolationError as error:
-                raise AlreadyExists("a user with this identifier exists already") from error
+                raise AlreadyExists(
+                    "a user with this identifier, or with one that looks the same, exists already"
+                ) from error
             if added is None:
                 raise InvalidArgument("identifier", f"is one too many: a user has at most {most}")
             await write_audit(connection, "user.identifier_added", now, user_id=user_id)

@@ -12,6 +12,7 @@ import asyncpg
 from auth_service import audit
 from auth_service.db import rows
 from auth_service.db.audit import write_audit
+from auth_service.db.confusables import skeleton
 from auth_service.db.executor import Executor
 from auth_service.db.revocations import record_revocation
 from auth_service.db.sessions import end_all_sessions, require_user
@@ -36,9 +37,12 @@ class UserStore(Executor):
                 user.created_at, user.identifiers,
                 audit.row("user.created", user.created_at, user_id=user.id),
                 user.password_change_required, request_id, request_hash,
+                [skeleton(each) for each in user.identifiers],
             )  # fmt: skip
         except asyncpg.UniqueViolationError as error:
-            raise AlreadyExists("a user with one of these identifiers exists already") from error
+            raise AlreadyExists(
+                "a user with one of these identifiers, or one that looks the same, exists already"
+            ) from error
 
     async def find_requested_user(self, request_id: str) -> tuple[User, bytes] | None:
         """Return the user that a request made, and the hash of what it asked for."""

@@ -9,6 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from auth_service.core.user_import import ImportedUser
 from auth_service.db.store import Store
 from auth_service.errors import (
     AlreadyExists,
@@ -223,6 +224,75 @@ class TestIdentifiers:
         )
         assert {type(answer) for answer in answers} == {LastIdentifier, User}
         assert len((await core.accounts.get_user(str(user.id))).identifiers) == 1
+
+
+class TestTwins:
+    @pytest.mark.parametrize(
+        ("first", "twin"),
+        [
+            ("paypal", "p\u0430yp\u0430l"),
+            ("p\u0430yp\u0430l", "paypal"),
+            ("omega", "\u03bfmega"),
+            ("kit", "k\u0131t"),
+            ("\u0441\u043e\u0440", "cop"),
+            ("ada", "\uff21\uff24\uff21"),
+            ("stra\u00dfe", "STRASSE"),
+        ],
+        ids=["cyrillic", "latin", "greek", "dotless", "whole-script", "width", "case"],
+    )
+    async def test_a_name_that_looks_the_same_is_refused(
+        self, core: Core, first: str, twin: str
+    ) -> None:
+        """By creation, as a further identifier, and by an import; the first one goes on."""
+        await core.user(first)
+        other = await core.user("other")
+        with pytest.raises(AlreadyExists):
+            await core.user(twin)
+        with pytest.raises(AlreadyExists):
+            await core.accounts.users.add_identifier(other.id, twin)
+        result = await core.accounts.imports.add([ImportedUser(1, [twin, "new"])])
+        assert (result.created, len(result.refusals)) == (0, 1)
+        assert core.active((await core.login(first)).access_token)
+
+    async def test_other_names_are_not(self, core: Core) -> None:
+        """Two letters of ASCII are told apart, and so are other words of another script."""
+        for name in (
+            "corner",
+            "comer",
+            "user0",
+            "usero",
+            "\u044e\u043b\u044f",
+            "m\u00fcller",
+            "muller",
+        ):
+            await core.user(name)
+
+    async def test_twins_of_one_import_are_refused(self, core: Core) -> None:
+        """The second one, and a user who is its own twin."""
+        batch = [["paypal"], ["p\u0430ypal"], ["omega", "\u03bfmega"]]
+        given = [ImportedUser(n, names) for n, names in enumerate(batch)]
+        result = await core.accounts.imports.add(given)
+        assert [refusal.position for refusal in result.refusals] == [1, 2]
+
+    @pytest.mark.parametrize("name", ["ann smith", "\ufb01x", "a\u200db", "\u2603"])
+    async def test_new_names_are_those_of_rfc_8265(self, core: Core, name: str) -> None:
+        """Neither spaces nor symbols nor what is only another form of a letter."""
+        user = await core.user()
+        for call in (
+            core.user(name),
+            core.accounts.users.add_identifier(user.id, name),
+        ):
+            with pytest.raises(InvalidArgument) as refused:
+                await call
+            assert refused.value.violations[0].field.startswith("identifier")
+
+    async def test_users_of_before_keep_logging_in(self, core: Core, pool: Any) -> None:
+        """With a name that a new user could not have."""
+        user = await core.user()
+        sql = "INSERT INTO user_identifiers (identifier, user_id, position) VALUES ($1, $2, 9)"
+        for name in ("ann smith", "\u0430da@example.com"):
+            await pool.execute(sql, name, user.id)
+            assert core.active((await core.login(name)).access_token)
 
 
 class TestDelete:
