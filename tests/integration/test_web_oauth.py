@@ -14,6 +14,7 @@ import pytest_asyncio
 from authn.v1 import auth_service_pb2 as pb
 
 from auth_service.authz.certificates import TrustedProxies
+from auth_service.core.auditing import Auditor
 from auth_service.core.exchange import TokenExchange
 from auth_service.core.shielded import Shielded
 from auth_service.core.validation import Validation
@@ -583,6 +584,7 @@ async def test_introspection_on_old_knowledge_is_refused(database_url: str) -> N
         exchange=exchange,
         audiences=core.audiences,
         shielded=Shielded(),
+        auditor=Auditor(core.store, clock),
         clock=clock,
     )
     app = create_app(oauth_routes(parts, certificate_of(TrustedProxies())))
