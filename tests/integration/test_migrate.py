@@ -137,6 +137,31 @@ async def test_the_audiences_of_live_sessions_are_registered(empty_database_url:
     await connection.close()
 
 
+async def test_identifiers_that_look_alike_already_are_kept(empty_database_url: str) -> None:
+    """The first has what it looks like, the other stands for itself, and no third one is added."""
+    await _upgrade_to(empty_database_url, "0015")
+    connection = await asyncpg.connect(empty_database_url)
+    user, add = uuid4(), "INSERT INTO user_identifiers (identifier, user_id, position) VALUES"
+    await connection.execute(
+        """
+        INSERT INTO users (id, password_hash, roles, scope, disabled, created_at)
+        VALUES ($1, '', '{}', '{}', false, now())
+        """,
+        user,
+    )
+    names = ["paypal", "p\u0430ypal", "\u03bfmega", "\u043emega", "ann smith", "m\u00fcller"]
+    for position, name in enumerate(names):
+        await connection.execute(f"{add} ($1, $2, $3)", name, user, position)
+    await migrate(empty_database_url)
+    found = await connection.fetch("SELECT * FROM user_identifiers ORDER BY position")
+    assert [row["identifier"] for row in found] == names
+    looks = [row["skeleton"] for row in found]
+    assert looks == [None, None, "omega", None, None, "mu\u0308ller"]
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await connection.execute(f"{add} ('omega', $1, 9)", user)
+    await connection.close()
+
+
 async def _upgrade_to(url: str, revision: str) -> None:
     """Apply the migrations up to a revision."""
 
