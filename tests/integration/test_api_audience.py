@@ -177,11 +177,9 @@ class Api:
 
     async def send(self, method: str, path: str, token: str) -> httpx.Response:
         """Send a request as a page of this service would."""
-        headers = {
-            "authorization": f"Bearer {token}",
-            "origin": str(self.http.base_url),
-            CSRF_HEADER: "1",
-        }
+        headers = {"origin": str(self.http.base_url), CSRF_HEADER: "1"}
+        if token:
+            headers["authorization"] = f"Bearer {token}"
         return await self.http.request(method, path, headers=headers)
 
 

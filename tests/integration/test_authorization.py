@@ -27,7 +27,14 @@ from tests.integration.serving import (
     query,
     running,
 )
-from tests.integration.test_api_audience import NO_TOKEN, OWN_TOKEN, Api, methods
+from tests.integration.test_api_audience import (
+    NO_TOKEN,
+    NO_TOKEN_ROUTES,
+    OWN_TOKEN,
+    OWN_TOKEN_ROUTES,
+    Api,
+    methods,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -59,6 +66,15 @@ RULES = {
     "VerifierService.Watch": USERS | SERVICES | NOBODY,
 }
 """Who is let in, by service or by method."""
+ROUTES = {
+    ("GET", "/v1/session"): USERS | SERVICES,
+    ("POST", "/v1/logout"): USERS | SERVICES | {"nobody", "forger"},  # with nothing to end
+    ("POST", "/v1/passkeys/begin"): USERS,
+    ("POST", "/v1/passkeys/login"): frozenset(CALLERS),  # the first of two steps
+    ("*", "/auth"): USERS | SERVICES | {"elsewhere"},
+}
+"""The same of routes; those that are not here let in nobody by an access token."""
+REFUSED = {400, 401, 403, 415}
 REFUSALS = {
     "nobody": "INVALID_TOKEN",
     "forger": "INVALID_TOKEN",
@@ -113,8 +129,9 @@ async def house(
     async with (
         running(make_settings(url)) as server,
         running(make_settings(url, **building.tls_files())) as mutual,
-        httpx.AsyncClient() as http,
+        httpx.AsyncClient(trust_env=False) as http,
     ):
+        http.base_url = httpx.URL(f"http://127.0.0.1:{server.http_port}")
         api, behind = Api(server, [], http), Api(mutual, [], http)
         holder = building.holder.credentials(building.servers)
         async with grpc.aio.secure_channel(f"127.0.0.1:{mutual.port}", holder) as channel:
@@ -180,6 +197,22 @@ async def test_a_caller_is_let_in_where_a_rule_says_so(house: House, caller: str
             good = answer is not None and answer.reason == reason
         if not good:
             wrong.append((name, answer and (answer.code.name, answer.reason)))
+    assert not wrong
+
+
+@pytest.mark.parametrize("caller", sorted(set(CALLERS) - {"certificate"}))
+async def test_a_route_lets_in_whom_a_rule_names(house: House, caller: str) -> None:
+    """The token of an account opens none of the routes that take other credentials."""
+    token, wrong = house.tokens.get(caller, ""), []
+    for method, path in sorted(OWN_TOKEN_ROUTES | NO_TOKEN_ROUTES.keys()):
+        allowed = ROUTES.get((method, path), frozenset())
+        if path == "/v1/logout" and caller in allowed:
+            continue  # other tests still need the session
+        if NO_TOKEN_ROUTES.get((method, path)) == "answers everybody":
+            allowed = frozenset(CALLERS)
+        status = (await house.api.send(method.replace("*", "GET"), path, token)).status_code
+        if status >= 500 or (status in REFUSED) is (caller in allowed):
+            wrong.append((method, path, status))
     assert not wrong
 
 
