@@ -31,7 +31,7 @@ _SHOWN = ("time", "event", "outcome", "actor_kind", "actor", "source", "subject"
     )
 )
 def audit() -> None:
-    """Read the audit log: who did what, on whom, from where, and with what outcome."""
+    """Read the audit log: who did what, and from where."""
 
 
 def _time(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:

@@ -111,7 +111,8 @@ async def test_disabling_ends_sessions_and_enabling_revives_none(
     revocation = of_user(user.id, clock)
     await store.set_user_disabled(user.id, True, revocation, clock.now)
     found = await store.get_user(user.id)
-    assert found == replace(user, disabled=True, revoked_before=revocation.issued_before)
+    before = revocation.issued_before
+    assert found == replace(user, disabled=True, revoked_before=before, signed_out_before=before)
     assert await store.list_sessions(user.id, clock.now) == []
     assert (await store.revocations_since())[0] == [revocation]
     await store.set_user_disabled(user.id, False, None, clock.now)
