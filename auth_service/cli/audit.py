@@ -132,8 +132,9 @@ def list_(
 )
 @config_option
 def follow(wanted: AuditFilter, cursor_file: Path | None, config_file: Path | None) -> None:
-    """Print each row as a line of JSON once it is committed, until interrupted.
+    """Print each row as a line of JSON, as it comes.
 
+    A row is printed once it is committed, and the command goes on until it is interrupted.
     It begins with what comes next, with --since in the past, or where --cursor-file ends.
     """
 

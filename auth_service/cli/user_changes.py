@@ -79,7 +79,10 @@ def add_identifier(user: str, identifier: str, config_file: Path | None) -> None
 @click.argument("identifier")
 @config_option
 def remove_identifier(user: str, identifier: str, config_file: Path | None) -> None:
-    """Take an identifier from a user, who must have another one."""
+    """Take an identifier from a user.
+
+    The user must have another one.
+    """
     change(user, config_file, lambda b, id_: b.accounts.users.remove_identifier(id_, identifier))
     click.echo(f"{identifier} no longer logs in", err=True)
 
@@ -95,7 +98,10 @@ def remove_identifier(user: str, identifier: str, config_file: Path | None) -> N
 @click.option("--off", is_flag=True, help="Take it back.")
 @config_option
 def require_password_change(user: str, off: bool, config_file: Path | None) -> None:
-    """Have the password replaced at the next login; sessions go on."""
+    """Have the password replaced at the next login.
+
+    The user's sessions go on.
+    """
     change(user, config_file, lambda b, id_: b.accounts.users.require_password_change(id_, not off))
     click.echo(f"{user} {'need not' if off else 'has to'} change the password", err=True)
 

@@ -38,11 +38,12 @@ PROGRESS = 100_000  # lines between two reports
 def import_users(
     file: str, form: str | None, dry_run: bool, as_json: bool, config_file: Path | None
 ) -> None:
-    """Import users with the hashes of their passwords from FILE; - is standard input.
+    """Import users with the hashes of passwords.
 
-    Each line is a user: JSON lines, or CSV whose first line names the columns. docs/migrate.md
-    describes both. Users who exist already are left alone, so an interrupted import is run again.
-    Each refused line is printed with its number and the reason; the exit code is then 1.
+    FILE may be -, for standard input. Each line is a user: JSON lines, or CSV whose first line
+    names the columns. docs/migrate.md describes both. Users who exist already are left alone, so an
+    interrupted import is run again. Each refused line is printed with its number and the reason;
+    the exit code is then 1.
     """
 
     async def work(backend: Backend) -> dict[str, int]:

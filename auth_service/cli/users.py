@@ -111,7 +111,10 @@ def create(
 def list_(
     prefix: str, role: str, state: str | None, as_json: bool, config_file: Path | None
 ) -> None:
-    """List users: all, or those to whom all options apply."""
+    """List users.
+
+    All of them, or those to whom all options apply.
+    """
     disabled = None if state is None else state == "disabled"
 
     async def work(backend: Backend) -> list[User]:
@@ -193,9 +196,9 @@ def set_password(
 @click.argument("user")
 @config_option
 def reset_factors(user: str, config_file: Path | None) -> None:
-    """Remove the second factors of a user who lost them.
+    """Remove the second factors of a user.
 
-    The recovery codes leave too. The user's sessions go on.
+    This is for a user who has lost them. The recovery codes leave too. The user's sessions go on.
     """
     change(user, config_file, lambda backend, id_: backend.accounts.reset_factors(id_))
     click.echo(f"{user} has no second factor now", err=True)
