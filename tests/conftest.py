@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from auth_service.db import pool as pools
@@ -50,6 +51,13 @@ class Outside:
         """Stop the loop and the thread."""
         self._thread.submit(self._runner.close).result()
         self._thread.shutdown()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _logs_of_a_module() -> Iterator[None]:
+    """A server sets up the logs of its process: leave nothing of that to the next module."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -151,15 +151,16 @@ class TestUrls:
     async def test_a_server_that_does_not_answer_is_given_up(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """After a time for all of it."""
-        monkeypatch.setattr(sources, "TIMEOUT", 0.05)
+        """After a time for all of it; one that refuses is told apart."""
 
         async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read()
             await closed(writer)
 
         async with listening(hang) as port:
-            assert "did not answer" in await failure(UrlSource(f"http://127.0.0.1:{port}/"))
+            with monkeypatch.context() as hurried:
+                hurried.setattr(sources, "TIMEOUT", 0.05)
+                assert "did not answer" in await failure(UrlSource(f"http://127.0.0.1:{port}/"))
         assert "cannot be reached" in await failure(UrlSource(f"http://127.0.0.1:{port}/"))
 
     async def test_no_failure_shows_the_bearer_token(self, tmp_path: Path) -> None:
