@@ -137,7 +137,7 @@ def _argon2(hashed: str, kind: str, m: str, t: str, p: str, salt: str, digest: s
 _BCRYPT = r"(?P<hashed>\$2[aby]\$(?P<cost>\d\d)\$[./A-Za-z0-9]{53})"
 _DIGEST = r"\$(?P<digest>[A-Za-z0-9+/]+={0,2})"
 _SALT_AND_DIGEST = r"\$(?P<salt>[A-Za-z0-9+/.]+)\$(?P<digest>[A-Za-z0-9+/.]+)"
-_TEXT_SALT = r"\$(?P<salt>[^$]+)"
+_TEXT_SALT = r"\$(?P<salt>[!-#%-~]+)"  # visible ASCII
 
 _FORMS: dict[str, Callable[..., Check]] = {
     rf"(?:bcrypt\$)?{_BCRYPT}": _bcrypt,

@@ -91,6 +91,8 @@ def test_the_costs_that_are_recommended_are_accepted(given: str) -> None:
         "5f4dcc3b5aa765d61d8327deb882cf99",
         "md5$salt$5f4dcc3b5aa765d61d8327deb882cf99",
         "pbkdf2_sha1$1000$salt$abcd",
+        f"pbkdf2_sha256$1000$sa\0lt${DIGEST}",
+        f"scrypt$1024$sa lt$8$1${DIGEST}",
         "$1$salt$hash",
         "$6$salt$hash",
         f"$2x$04${BCRYPT_HASH}",
