@@ -78,15 +78,15 @@ class Credentials:
         # Most logins of a flood are refused here, without a query and without using an attempt.
         self._hasher.require_room()
         # The attempt is reserved before the hash, so that parallel guesses cannot race past.
-        user, taken, decoy = await self._throttle.reserve(identifier, origin)
-        if user is not None:
+        attempt = await self._throttle.reserve(identifier, origin)
+        if (user := attempt.user) is not None:
             audit.note(user_id=user.id)
         kept = user.password_hash if user else None
-        matches = await self._hasher.verify(kept, password, decoy)
+        matches = await self._hasher.verify(kept, password, attempt.decoy)
         if user is None or not matches or user.disabled:
             raise InvalidCredentials
         audit.identify(Actor(ActorKind.USER, str(user.id), "password"))
-        return Proved(user, taken)
+        return Proved(user, attempt.taken)
 
     async def give_back(self, taken: Sequence[Taken]) -> None:
         """Give back what an attempt took whose password was right."""

@@ -12,10 +12,9 @@ address or an identifier that shares the bucket of another.
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from typing import NamedTuple
 from uuid import UUID
 
 from auth_service.addresses import ip_of, network_of
@@ -38,7 +37,7 @@ _MAX_SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """`burst` attempts at once, of which one is regained each `refill`."""
+    """`burst` attempts at once; one of them is regained each `refill`."""
 
     burst: int
     refill: timedelta
@@ -72,7 +71,7 @@ class LoginOrigin:
 
     address: str = ""
     """The IP address of the client; empty if it is unknown."""
-    shown: tuple[str, ...] = ()
+    shown: tuple[str, ...] = field(default=(), repr=False)
     """Device tokens and refresh tokens, unverified. One that is good for nothing does no harm."""
     session: tuple[UUID, UUID] | None = None
     """The user and the session of a valid access token."""
@@ -81,17 +80,18 @@ class LoginOrigin:
 
 
 NOWHERE = LoginOrigin()
-"""That of a call of which nothing is known."""
+"""The origin of a call from an unknown place, which shows nothing."""
 
 
-class Attempt(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Attempt:
     """A login attempt that was reserved."""
 
     user: User | None
     """The user with the identifier, if there is one."""
     taken: tuple[Taken, ...]
     """What to give back if the password is right."""
-    decoy: str | None = None
+    decoy: str | None = field(default=None, repr=False)
     """What to verify the password with if there is no user."""
 
 

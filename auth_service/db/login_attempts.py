@@ -4,6 +4,7 @@ Owns the two statements. Which buckets there are, and for whom, the caller decid
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -18,7 +19,7 @@ SHORTEST_WAIT = timedelta(milliseconds=1)
 
 
 class Bucket(NamedTuple):
-    """A bucket of `burst` attempts, of which one is regained each `refill`."""
+    """A bucket of `burst` attempts; one of them is regained each `refill`."""
 
     slot: int
     """Its row. Attempts take from buckets in the order of their slots, or two could deadlock."""
@@ -40,7 +41,8 @@ class Shown(NamedTuple):
     """Of a device token, which ends when all sessions of the user are ended."""
 
 
-class Reserved(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Reserved:
     """The outcome of a reservation."""
 
     user: User | None
@@ -50,8 +52,8 @@ class Reserved(NamedTuple):
     bucket: int
     """The slot that has the fewest attempts left: what refused, if something did."""
     own: int | None
-    """The slot of the caller's own bucket; None for a stranger."""
-    decoy: str | None = None
+    """The slot of the bucket that belongs to the caller; None for a stranger."""
+    decoy: str | None = field(default=None, repr=False)
     """The password hash of another user, to spend time on, if nobody has the identifier."""
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID, uuid4
@@ -83,10 +84,13 @@ async def test_an_attempt_comes_with_the_user_and_a_refusal_with_the_wait(
     user = await add_user("zoe@example.org", "anna")
     once, other = of_identifier(1), of_identifier(1, slot=IDENTIFIER + 1)
     assert await reserve(once) == Reserved(user, None, IDENTIFIER, None)
-    assert (await reserve(other, identifier="nobody"))[:4] == (None, None, IDENTIFIER + 1, None)
+    unknown = await reserve(other, identifier="nobody")
+    assert replace(unknown, decoy=None) == Reserved(None, None, IDENTIFIER + 1, None)
+    assert user.password_hash not in repr(unknown)
     written = await pool.fetch(TABLE)
     assert await reserve(once) == Reserved(None, HOUR, IDENTIFIER, None)
-    assert (await reserve(other, identifier="nobody"))[:4] == (None, HOUR, IDENTIFIER + 1, None)
+    refused = await reserve(other, identifier="nobody")
+    assert refused == Reserved(None, HOUR, IDENTIFIER + 1, None)
     assert await pool.fetch(TABLE) == written
 
 

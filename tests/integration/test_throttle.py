@@ -285,3 +285,8 @@ async def test_the_table_stays_bounded_whoever_tries_from_wherever(
     await asyncio.gather(*(reserve() for _ in range(10)))
     rows = await pool.fetch("SELECT slot / 64 AS kind, count(*) FROM login_buckets GROUP BY 1")
     assert {row["kind"]: row["count"] for row in rows} == {0: 64, 1: 64, 2: 64}
+
+
+def test_an_origin_shows_no_token() -> None:
+    """Neither device tokens nor refresh tokens, wherever it is printed."""
+    assert "secret" not in repr(LoginOrigin("198.51.100.1", ("secret",)))
