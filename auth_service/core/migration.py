@@ -5,26 +5,25 @@ proves is decided in `old_issuers`.
 """
 
 import hashlib
-import secrets
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import structlog
 
 from auth_service import audit
 from auth_service.audit import Actor, ActorKind
 from auth_service.clock import Clock
-from auth_service.core import fields
-from auth_service.core.audiences import Audiences, granted_scope
+from auth_service.core.audiences import Audiences
 from auth_service.core.auditing import Auditor
 from auth_service.core.credentials import Credentials
+from auth_service.core.new_session import NewSessions, login_terms
 from auth_service.core.old_issuers import OldIssuer, OldIssuers, Proof
 from auth_service.core.session_policy import SessionPolicy
 from auth_service.core.token_issuer import TokenIssuer
 from auth_service.db.migration import Trade
 from auth_service.db.store import Store
-from auth_service.errors import CertificateRequired, InvalidCredentials
+from auth_service.errors import InvalidCredentials
 from auth_service.models import Session, TokenPair, User
 from auth_service.tokens.assurance import MFA, ONE_FACTOR, POSSESSION
 from auth_service.tokens.challenge import LoginTerms
@@ -34,7 +33,6 @@ __all__ = ["Migration"]
 
 log = structlog.get_logger(__name__)
 
-_SEED_BYTES = 32
 _STRENGTHS = (MFA, POSSESSION)
 _MARGIN = timedelta(minutes=1)  # what was traded outlives its token, whatever the clock is set to
 
@@ -55,7 +53,7 @@ class Migration:
         self._store = store
         self._credentials = credentials
         self._issuers = OldIssuers(issuers, policy.clock_skew, clock)
-        self._audiences = audiences
+        self._new_sessions = NewSessions(audiences, policy, clock)
         self._tokens = tokens
         self._policy = policy
         self._clock = clock
@@ -81,14 +79,7 @@ class Migration:
         CertificateRequired, SecondFactorRequired, and Unavailable if the keys of the issuer were
         never read.
         """
-        terms = LoginTerms(
-            fields.labels(audience, "audience"),
-            fields.scope(scope),
-            fields.label(client_id, "client_id") or "first-party",
-            fields.label(device_label, "device_label"),
-            fields.request_id(request_id),
-            certificate,
-        )
+        terms = login_terms(audience, scope, client_id, device_label, request_id, certificate)
         with self._auditor.attempt("migrated_token"):
             return await self._trade(token, terms)
 
@@ -99,7 +90,9 @@ class Migration:
             audit.note(issuer=proof.issuer.name)
             user = await self._user(proof)
             audit.identify(Actor(ActorKind.USER, str(user.id), "migrated_token"))
-            session = await self._session(user, proof, terms)
+            # What another system tells of a second factor is not what this service would ask for.
+            amr = tuple(each for each in proof.amr if each not in _STRENGTHS)
+            session = await self._new_sessions.make(user, terms, amr, ONE_FACTOR, proof.auth_time)
             await self._credentials.require_factor(user, terms, session.amr)
             stored = await self._traded(proof, user, session, terms)
         except Refusal as refusal:
@@ -147,40 +140,6 @@ class Migration:
         if stored.bound_to not in ("", terms.certificate):
             raise Refusal(RefusalReason.REPLAYED)
         return stored
-
-    async def _session(self, user: User, proof: Proof, terms: LoginTerms) -> Session:
-        audience = terms.audience or self._policy.default_audience
-        within = await self._audiences.admit(audience, user.audiences)
-        now = self._clock()
-        if user.revoked_before is not None:
-            now = max(now, user.revoked_before)  # no earlier revocation covers its tokens
-        expires_at = now + self._policy.refresh_absolute_ttl
-        return Session(
-            user_id=user.id,
-            id=uuid4(),
-            generation=0,
-            seed=secrets.token_bytes(_SEED_BYTES),
-            client_id=terms.client_id,
-            device_label=terms.device_label,
-            audience=audience,
-            scope=granted_scope(user.scope, terms.scope, within),
-            # What another system tells of a second factor is not what this service would ask for.
-            amr=tuple(each for each in proof.amr if each not in _STRENGTHS),
-            acr=ONE_FACTOR,
-            auth_time=proof.auth_time,
-            created_at=now,
-            refreshed_at=now,
-            refresh_expires_at=min(now + self._policy.refresh_idle_ttl, expires_at),
-            expires_at=expires_at,
-            bound_to=self._bound_to(audience, terms.certificate),
-        )
-
-    def _bound_to(self, audience: Sequence[str], certificate: str) -> str:
-        if not self._audiences.any_bound(audience):
-            return ""
-        if not certificate:
-            raise CertificateRequired
-        return certificate
 
 
 def _log_refusal(reason: RefusalReason, proof: Proof | None) -> None:

@@ -26,6 +26,7 @@ from auth_service.tokens.keys import MasterKey
 
 __all__ = [
     "NO_PASSKEYS",
+    "PROOFS",
     "FactorPolicy",
     "FactorProof",
     "IssuedChallenge",
@@ -35,6 +36,12 @@ __all__ = [
     "enrollment_of",
 ]
 
+PROOFS = {
+    "totp_code": FactorKind.TOTP,
+    "recovery_code": FactorKind.RECOVERY_CODE,
+    "passkey_response": FactorKind.PASSKEY,
+}
+"""What proves a second factor, by the name that every edge has for it."""
 CHALLENGE_TTL = timedelta(minutes=5)
 EVERYBODY = "*"
 NO_PASSKEYS = "this service has no passkeys: it needs AUTH_PASSKEY_RP_ID or an issuer that is a URL"

@@ -1,10 +1,8 @@
 """Sessions: begun by a login, continued by a refresh. Knows nothing of the wire or of SQL."""
 
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
 
 import structlog
 
@@ -15,6 +13,7 @@ from auth_service.core import fields
 from auth_service.core.audiences import Audiences, confined, granted_scope
 from auth_service.core.auditing import Auditor
 from auth_service.core.credentials import Credentials
+from auth_service.core.new_session import NewSessions, login_terms, uncovered
 from auth_service.core.refresh_call import RefreshCall, request_hash
 from auth_service.core.revocation import Revocations
 from auth_service.core.second_factors import FactorProof, IssuedChallenge, SecondFactorRequired
@@ -26,7 +25,6 @@ from auth_service.core.token_issuer import TokenIssuer
 from auth_service.db.sessions import FoundSession, RotatedSession, Rotation
 from auth_service.db.store import Store
 from auth_service.errors import (
-    CertificateRequired,
     InvalidArgument,
     InvalidCredentials,
     InvalidGrant,
@@ -43,7 +41,6 @@ __all__ = ["Sessions"]
 
 log = structlog.get_logger(__name__)
 
-_SEED_BYTES = 32
 _MAX_REFRESH_ROUNDS = 4
 
 
@@ -70,6 +67,7 @@ class Sessions:
         self._shielded = shielded
         self._clock = clock
         self._steady = steady(clock)
+        self._new_sessions = NewSessions(audiences, policy, clock)
         self._step_up = StepUp(store, audiences, tokens, clock)
         self._auditor = Auditor(store, clock)
 
@@ -98,13 +96,8 @@ class Sessions:
         `new_password` replaces it; without one, raises PasswordChangeRequired.
         """
         identifier = fields.identifier(identifier, "password.identifier")
-        terms = LoginTerms(
-            fields.labels(audience, "audience"),
-            fields.scope(scope),
-            fields.label(client_id, "client_id") or "first-party",
-            fields.label(device_label, "device_label"),
-            fields.request_id(request_id),
-            origin.certificate,
+        terms = login_terms(
+            audience, scope, client_id, device_label, request_id, origin.certificate
         )
         with self._auditor.attempt("password"):
             return await self._prove_password(identifier, password, terms, origin, new_password)
@@ -179,13 +172,7 @@ class Sessions:
         certificate: str = "",
     ) -> IssuedChallenge:
         """Return a challenge that the passkey of any user answers by `login_factor`."""
-        terms = LoginTerms(
-            fields.labels(audience, "audience"),
-            fields.scope(scope),
-            fields.label(client_id, "client_id") or "first-party",
-            fields.label(device_label, "device_label"),
-            certificate=certificate,
-        )
+        terms = login_terms(audience, scope, client_id, device_label, certificate=certificate)
         return self._credentials.factors.begin_alone(terms)
 
     async def step_up(
@@ -225,28 +212,7 @@ class Sessions:
         """Return the session of these terms, not stored yet; None if they name one to step up."""
         if terms.session_id is not None:
             return None
-        audience = terms.audience or self._policy.default_audience
-        within = await self._audiences.admit(audience, user.audiences)
-        now = _uncovered(self._clock(), user.revoked_before)
-        expires_at = now + self._policy.refresh_absolute_ttl
-        return Session(
-            user_id=user.id,
-            id=uuid4(),
-            generation=0,
-            seed=secrets.token_bytes(_SEED_BYTES),
-            client_id=terms.client_id,
-            device_label=terms.device_label,
-            audience=audience,
-            scope=granted_scope(user.scope, terms.scope, within),
-            amr=amr,
-            auth_time=now,
-            created_at=now,
-            refreshed_at=now,
-            refresh_expires_at=min(now + self._policy.refresh_idle_ttl, expires_at),
-            expires_at=expires_at,
-            bound_to=self._bound_to(audience, terms.certificate),
-            acr=acr_of(amr),
-        )
+        return await self._new_sessions.make(user, terms, amr, acr_of(amr))
 
     async def _begin(
         self,
@@ -270,17 +236,6 @@ class Sessions:
                 "request_id", "belongs to an earlier login; make up a new one for each login"
             )
         return self._tokens.for_login(stored, user.roles, session.created_at)
-
-    def _bound_to(self, audience: Sequence[str], certificate: str, asked: bool = False) -> str:
-        """Return the certificate that tokens for these audiences are bound to; empty if none.
-
-        Raises CertificateRequired if they have to be and the client presented none.
-        """
-        if not (asked or self._audiences.any_bound(audience)):
-            return ""
-        if not certificate:
-            raise CertificateRequired
-        return certificate
 
     async def login_client(
         self,
@@ -339,8 +294,8 @@ class Sessions:
             account = await prove()
             within = await self._audiences.admit(audience, account.audiences)
             granted = granted_scope(account.scope, scope, within)
-            issued_at = _uncovered(now, account.revoked_before)
-            bound_to = self._bound_to(audience, certificate, account.bound)
+            issued_at = uncovered(now, account.revoked_before)
+            bound_to = self._new_sessions.bound_to(audience, certificate, account.bound)
         # It has no session, so nothing is stored with which the row could be.
         self._store.write_audit_later(audit.row("service_account.logged_in", now))
         return self._tokens.for_service(account, tuple(audience), granted, issued_at, bound_to)
@@ -486,8 +441,3 @@ class Sessions:
     async def _client_of(self, claims: RefreshClaims) -> str | None:
         found = await self._store.get_session(claims.user_id, claims.session_id)
         return found.session.client_id if found else None
-
-
-def _uncovered(now: datetime, revoked_before: datetime | None) -> datetime:
-    """Return now, or a later moment that no earlier revocation of the account covers."""
-    return max(now, revoked_before) if revoked_before else now

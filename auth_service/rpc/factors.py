@@ -5,7 +5,7 @@ from authn.v1 import auth_service_pb2 as auth_pb
 
 from auth_service.core import fields
 from auth_service.core.own_factors import OwnFactors
-from auth_service.core.second_factors import FactorProof, IssuedChallenge, TotpEnrollment
+from auth_service.core.second_factors import PROOFS, FactorProof, IssuedChallenge, TotpEnrollment
 from auth_service.core.shielded import Shielded
 from auth_service.errors import InvalidArgument
 from auth_service.models import Factor, FactorKind
@@ -19,11 +19,6 @@ _KINDS = {
     FactorKind.TOTP: auth_pb.FACTOR_KIND_TOTP,
     FactorKind.RECOVERY_CODE: auth_pb.FACTOR_KIND_RECOVERY_CODE,
     FactorKind.PASSKEY: auth_pb.FACTOR_KIND_PASSKEY,
-}
-_PROOFS = {
-    "totp_code": FactorKind.TOTP,
-    "recovery_code": FactorKind.RECOVERY_CODE,
-    "passkey_response": FactorKind.PASSKEY,
 }
 
 
@@ -42,8 +37,8 @@ def proof_of(credentials: auth_pb.FactorCredentials) -> FactorProof:
     """Return what proves the second factor. Raises InvalidArgument if nothing does."""
     name = credentials.WhichOneof("proof")
     if name is None or not getattr(credentials, name):
-        raise InvalidArgument("factor.proof", f"is required: set {' or '.join(_PROOFS)}")
-    return FactorProof(_PROOFS[name], getattr(credentials, name))
+        raise InvalidArgument("factor.proof", f"is required: set {' or '.join(PROOFS)}")
+    return FactorProof(PROOFS[name], getattr(credentials, name))
 
 
 class FactorMethods:

@@ -5,18 +5,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from auth_service.core.second_factors import FactorProof, IssuedChallenge
+from auth_service.core.second_factors import PROOFS, FactorProof, IssuedChallenge
 from auth_service.errors import InvalidArgument
-from auth_service.models import FactorKind
 
 __all__ = ["ANSWER", "challenge_content", "proof_in"]
 
-_PROOFS = {
-    "totp_code": FactorKind.TOTP,
-    "recovery_code": FactorKind.RECOVERY_CODE,
-    "passkey_response": FactorKind.PASSKEY,
-}
-ANSWER: Mapping[str, type] = {"challenge_token": str} | dict.fromkeys(_PROOFS, str)
+ANSWER: Mapping[str, type] = {"challenge_token": str} | dict.fromkeys(PROOFS, str)
 """The members of an answer to a challenge."""
 
 
@@ -36,9 +30,9 @@ def challenge_content(issued: IssuedChallenge, now: datetime) -> dict[str, Any]:
 
 def proof_in(given: Mapping[str, str]) -> FactorProof:
     """Return what answers a challenge. Raises InvalidArgument unless there is one proof, alone."""
-    present = [name for name in _PROOFS if given.get(name)]
+    present = [name for name in PROOFS if given.get(name)]
     if len(present) != 1:
-        raise InvalidArgument("challenge_token", f"needs one of: {', '.join(_PROOFS)}")
+        raise InvalidArgument("challenge_token", f"needs one of: {', '.join(PROOFS)}")
     if others := given.keys() - ANSWER.keys():
         raise InvalidArgument(min(others), "is not taken with a challenge, which has its own")
-    return FactorProof(_PROOFS[present[0]], given[present[0]])
+    return FactorProof(PROOFS[present[0]], given[present[0]])
