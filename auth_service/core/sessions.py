@@ -187,9 +187,9 @@ class Sessions:
         """Return tokens of a session that tell of this login, made with a refresh token of it.
 
         Without an identifier the password was proved before, and only the second factor is asked
-        for. Raises what `login_password` raises, InvalidCredentials for a user who has no second
-        factor to ask for, and InvalidGrant for the refresh token, also if it was issued to another
-        client than `client_id`, or to another user.
+        for. Raises what `login_password` raises, InvalidCredentials for another user than the
+        session's and for one who has no second factor to ask for, and InvalidGrant for the refresh
+        token, also if it was issued to another client than `client_id`.
         """
         if identifier:
             identifier = fields.identifier(identifier, "password.identifier")
@@ -197,10 +197,13 @@ class Sessions:
             found = await self._step_up.find(session_refresh_token, client_id, certificate)
             audit.note(user_id=found.session.user_id, session_id=found.session.id)
             terms = LoginTerms(certificate=certificate, session_id=found.session.id)
-            if identifier:
-                origin = LoginOrigin(session=(found.session.user_id, found.session.id))
-                return await self._prove_password(identifier, password, terms, origin)
             user = await self._store.get_user(found.session.user_id)
+            if identifier:
+                # Without an attempt: one's own session opens no way to guess at other accounts.
+                if user is None or identifier not in user.identifiers:
+                    raise InvalidCredentials
+                origin = LoginOrigin(session=(user.id, found.session.id))
+                return await self._prove_password(identifier, password, terms, origin)
             if user is not None and user.second_factor:
                 amr = tuple(method for method in found.session.amr if method != MFA)
                 await self._credentials.require_factor(user, terms, amr)

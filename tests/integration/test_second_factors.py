@@ -503,10 +503,14 @@ class TestStepUp:
         assert claims.auth_time == int(clock.now.timestamp())
         await core.factors.begin_totp(claims)
 
-    async def test_a_wrong_password_changes_nothing(self, core: Core, clock: FakeClock) -> None:
+    async def test_a_wrong_password_changes_nothing(
+        self, core: Core, clock: FakeClock, pool: Any
+    ) -> None:
         """Nor does the right one of another user, or a session that has ended."""
         await core.user("eve@example.com")
         pair, before = await core.login(), clock.now
+        buckets = "SELECT count(*) FROM login_buckets"
+        there = await pool.fetchval(buckets)
         clock.advance(timedelta(minutes=1))
         attempts: list[tuple[str, str, type[AuthError]]] = [
             (ADA, "some other battery staple", InvalidCredentials),
@@ -515,6 +519,8 @@ class TestStepUp:
         for name, password, error in attempts:
             with pytest.raises(error):
                 await core.sessions.step_up(pair.refresh_token, name, password)
+        # Only the guess at the session's own account has cost an attempt.
+        assert await pool.fetchval(buckets) == there + 1
         refreshed = await core.sessions.refresh(pair.refresh_token)
         assert core.claims(refreshed.access_token).auth_time == int(before.timestamp())
         await core.revoker.revoke_refresh_token(refreshed.refresh_token)
