@@ -152,7 +152,7 @@ class InsufficientUserAuthentication(InvalidToken):
         self.max_age = max_age
         """How long ago the user may have logged in; None if that is not demanded."""
         self.acr_values = acr_values
-        """The values of `acr` that suffice, of which the token needs one; empty if any does."""
+        """The values of `acr`, one of which the token needs; empty if any will do."""
         self.unmet = unmet
         """Which of the two the token does not satisfy: `max_age`, `acr_values` or both, in this
         order; empty if that is not known."""

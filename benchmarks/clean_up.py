@@ -1,7 +1,7 @@
 """Does the clean-up of expired sessions slow Refresh down?
 
-A million sessions, half of which expire at once. Refresh runs at half of what the server answers,
-before that, while the server removes the half by itself, and afterwards.
+There are a million sessions, and half of them expire at once. Refresh runs at half of the capacity
+of the server: before that, while the server removes the expired ones, and afterwards.
 """
 
 import asyncio

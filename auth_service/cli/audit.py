@@ -163,7 +163,7 @@ def _read(cursor_file: Path | None) -> AuditPosition | None:
         return None
     position = AuditPosition.parse(cursor_file.read_text(encoding="utf-8").strip())
     if position is None:
-        fail(Exit.USAGE, f"{cursor_file} holds no cursor", "delete it to begin anew")
+        fail(Exit.USAGE, f"{cursor_file} holds no cursor", "delete it to start again from now")
     return position
 
 

@@ -436,9 +436,9 @@ RETURNING client_id
 -- takes one from the first bucket that this opens.
 -- A refused attempt writes nothing and reads no user. The time to wait comes from the statement's
 -- snapshot and is a hint. An identifier that nobody has comes with the hash of a user who follows
--- from it: to refuse it then takes as long as to refuse a user drawn at random. Attempts that pass the snapshot at the same time race for the rows. Who
--- loses has taken from the buckets before, which are its own network's, and never from the bucket
--- of the identifier, which comes last.
+-- from it: to refuse it then takes as long as to refuse a user drawn at random.
+-- Attempts that pass the snapshot at the same time race for the rows. The loser has taken from the
+-- buckets before, which are its own network's, and never from the last one, the identifier's.
 WITH own AS MATERIALIZED (
     SELECT shown.slot
     FROM unnest($6::integer[], $7::uuid[], $8::uuid[], $9::bigint[], $10::timestamptz[])

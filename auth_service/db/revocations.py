@@ -40,7 +40,7 @@ class RevocationStore(Executor):
     async def revoke_token(
         self, revocation: Revocation, now: datetime, **about: Unpack[About]
     ) -> None:
-        """Record the revocation of one access token, and of whom it was."""
+        """Record the revocation of one access token, and audit whose it was."""
         async with self._transaction() as connection:
             await record_revocation(connection, revocation, now)
             await write_audit(connection, "token.revoked", now, **about)

@@ -30,8 +30,8 @@ ONE_FACTOR: Final = "1fa"
 TWO_FACTORS: Final = "2fa"
 """Two factors, such as a password and a one-time code."""
 PHISHING_RESISTANT: Final = "phr"
-"""Two factors of which one cannot be phished: a passkey that verifies its user, or a password and a
-passkey. The name is that of OpenID Connect's Extended Authentication Profile, section 2."""
+"""Two factors, one of which cannot be phished: a passkey that verifies its user, or a password
+and a passkey. The name is that of OpenID Connect's Extended Authentication Profile, section 2."""
 
 MULTI_FACTOR: Final = (TWO_FACTORS, PHISHING_RESISTANT)
 """All values of at least two factors, as `acr_values`."""
