@@ -14,7 +14,7 @@ import click
 from auth_service import audit as audits
 from auth_service.cli.database import Backend, run
 from auth_service.cli.settings import config_option
-from auth_service.cli.terminal import Exit, examples, fail, json_option, plain, table
+from auth_service.cli.terminal import Exit, examples, fail, json_option, moment, plain, table
 from auth_service.db.audit_reader import AuditEvent, AuditFilter, AuditPosition
 
 __all__ = ["audit"]
@@ -32,18 +32,6 @@ _SHOWN = ("time", "event", "outcome", "actor_kind", "actor", "source", "subject"
 )
 def audit() -> None:
     """Read the audit log: who did what, and from where."""
-
-
-def _time(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:
-    if text is None:
-        return None
-    try:
-        given = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise click.BadParameter(
-            f"{text!r} is no time, for example 2026-11-26T10:00:00Z"
-        ) from error
-    return given if given.tzinfo else given.replace(tzinfo=UTC)
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +54,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--user-id", type=click.UUID, help="User whom the row is about."),
         click.option("--actor", help="Id of who acted; name@host for commands."),
         click.option("--event", help="Event such as session.created, or user.* for several."),
-        click.option("--since", callback=_time, help="Earliest time (ISO 8601; UTC by default)."),
+        click.option("--since", callback=moment, help="Earliest time (ISO 8601; UTC by default)."),
     ):
         wrapper = option(wrapper)
     return wrapper
@@ -80,7 +68,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ),
 )
 @filter_options
-@click.option("--until", callback=_time, help="Rows before this time.")
+@click.option("--until", callback=moment, help="Rows before this time.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -161,7 +149,11 @@ def follow(wanted: AuditFilter, cursor_file: Path | None, config_file: Path | No
 def _read(cursor_file: Path | None) -> AuditPosition | None:
     if cursor_file is None or not cursor_file.exists():
         return None
-    position = AuditPosition.parse(cursor_file.read_text(encoding="utf-8").strip())
+    try:
+        text = cursor_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        fail(Exit.USAGE, f"{cursor_file} cannot be read: {error}", "name another --cursor-file")
+    position = AuditPosition.parse(text.strip())
     if position is None:
         fail(Exit.USAGE, f"{cursor_file} holds no cursor", "delete it to start again from now")
     return position
@@ -171,8 +163,11 @@ def _keep(cursor_file: Path | None, position: AuditPosition) -> None:
     """Replace the file as a whole, so that a crash leaves the old or the new position."""
     if cursor_file is not None:
         new = cursor_file.with_name(f"{cursor_file.name}.new")
-        new.write_text(f"{position}\n", encoding="utf-8")
-        new.replace(cursor_file)
+        try:
+            new.write_text(f"{position}\n", encoding="utf-8")
+            new.replace(cursor_file)
+        except OSError as error:
+            fail(Exit.USAGE, f"{cursor_file} cannot be written: {error.strerror}")
 
 
 def _record(event: AuditEvent) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """sessions: the commands that list and end sessions."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -8,19 +8,10 @@ import click
 
 from auth_service.cli.database import Backend, run
 from auth_service.cli.settings import config_option
-from auth_service.cli.terminal import Exit, examples, fail, json_option, table
+from auth_service.cli.terminal import Exit, examples, fail, json_option, moment, table
 from auth_service.models import Session
 
 __all__ = ["sessions"]
-
-
-def _moment(_context: click.Context, _option: click.Parameter, text: str | None) -> datetime | None:
-    """Return the value of an option as a moment; without an offset it is in UTC."""
-    try:
-        found = None if text is None else datetime.fromisoformat(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no time like 2026-11-01T09:00:00Z") from error
-    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found
 
 
 @click.group(
@@ -56,9 +47,7 @@ def list_(user: str, as_json: bool, config_file: Path | None) -> None:
 )
 @click.argument("session_id", type=click.UUID, required=False)
 @click.option("--user", help="End all sessions of this user.")
-@click.option(
-    "--begun-before", callback=_moment, help="Only those begun before it (UTC, RFC 3339)."
-)
+@click.option("--begun-before", callback=moment, help="Only those begun before it (UTC, RFC 3339).")
 @config_option
 def revoke(
     session_id: UUID | None,

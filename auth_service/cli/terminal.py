@@ -20,6 +20,7 @@ __all__ = [
     "examples",
     "fail",
     "json_option",
+    "moment",
     "show",
     "table",
     "thumbprint_option",
@@ -87,6 +88,19 @@ acr_option = click.option(
     multiple=True,
     help="A value of acr that suffices, such as 2fa; may be repeated, and one is enough.",
 )
+
+
+def moment(_context: click.Context, _option: click.Parameter, text: str | None) -> datetime | None:
+    """Return the value of an option as a moment; without an offset it is in UTC."""
+    try:
+        found = None if text is None else datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text!r} is no time, for example 2026-11-26T10:00:00Z"
+        ) from error
+    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 thumbprint_option = click.option(
     "--certificate-thumbprint",

@@ -18,6 +18,7 @@ import structlog
 from click.testing import CliRunner, Result
 
 from auth_service.cli.app import cli
+from auth_service.cli.terminal import Exit
 from tests.acceptance.servers import environment
 from tests.conftest import Outside
 
@@ -42,9 +43,13 @@ class Commands:
         self.run(*arguments, stdin=stdin)
         return [row for row in self._all() if row not in before]
 
-    def until(self, event: str) -> None:
-        """Return once there is a row of this event."""
-        while not [row for row in self._all() if row["event"] == event]:
+    def count(self, event: str) -> int:
+        """Return how many rows there are of this event."""
+        return len([row for row in self._all() if row["event"] == event])
+
+    def until(self, event: str, count: int) -> None:
+        """Return once there are so many rows of this event."""
+        while self.count(event) < count:
             pass
 
     def _all(self) -> list[dict[str, Any]]:
@@ -151,6 +156,7 @@ def test_a_follower_goes_on_after_a_restart(commands: Commands, tmp_path: Path) 
     cursor, events = tmp_path / "cursor", dict[str, str]()
     follow = [sys.executable, "-m", "auth_service", "audit", "follow", "--event", "user.*"]
     for name, expected in (("mia", 1), ("noa", 3)):
+        begun = commands.count("cli.audit_follow")
         with subprocess.Popen(
             [*follow, "--cursor-file", str(cursor)],
             env=environment(commands.database_url),
@@ -158,7 +164,7 @@ def test_a_follower_goes_on_after_a_restart(commands: Commands, tmp_path: Path) 
             text=True,
         ) as follower:
             if name == "mia":
-                commands.until("cli.audit_follow")
+                commands.until("cli.audit_follow", begun + 1)
             commands.run("users", "create", name, stdin=PASSWORD)
             assert follower.stdout is not None
             while len(events) < expected:
@@ -167,3 +173,20 @@ def test_a_follower_goes_on_after_a_restart(commands: Commands, tmp_path: Path) 
             follower.terminate()
         commands.run("users", "disable", name)
     assert list(events.values()) == ["user.created", "user.disabled", "user.created"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\xff", "cannot be read"), (b"nothing", "holds no cursor")],
+    ids=["bytes", "text"],
+)
+def test_a_cursor_file_that_is_none_is_named(
+    commands: Commands, tmp_path: Path, content: bytes, said: str
+) -> None:
+    """In one line, with what to do."""
+    file = tmp_path / "cursor"
+    file.write_bytes(content)
+    result = commands.run("audit", "follow", "--cursor-file", str(file))
+    assert result.exit_code == Exit.USAGE
+    assert f"{file} {said}" in result.output
+    assert "hint: " in result.output
